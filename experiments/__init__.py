@@ -1,0 +1,1 @@
+"""Floor 3: benchmarks, declared experiments, the network lab and the report."""

@@ -1,0 +1,95 @@
+"""One lock-free worker against scikit-learn's SGDClassifier: same float32 CSR, same epochs, same constant step.
+
+python -m experiments.bench_linear [--rows 1000000] [--epochs 5] [--repeats 5] [--data FOLDER]
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+
+from experiments.machine import describe
+from hogwild import data, linear, synthetic, transforms
+from hogwild.train import train
+from kernels.losses import Logistic
+from kernels.rules import SGD, AdaGrad
+from kernels.schedules import Constant
+
+SETS = {"imdb": ("imdb/imdb-bow.{}.svm.xz", "log,l2"), "20newsgroups": ("20newsgroups/20news-comp-sci.{}.svm.xz", "none")}
+
+
+def load(folder, rows):
+    """(name, training data, test data) of each set; a real set that is not there is named and left out."""
+    for name, (pattern, transform) in SETS.items():
+        path = folder / pattern.format("train")
+        if not path.exists():
+            print(f"{name}: skipped, no {path}")
+            continue
+        whole = data.read(path)
+        names = transforms.parse(transform)
+        state = transforms.fit(names, whole)
+        test = data.read(folder / pattern.format("test"), n_features=whole.n_features)
+        yield name, transforms.apply(names, state, whole), transforms.apply(names, state, test)
+    whole, _ = synthetic.rcv1_like(rows + rows // 20)
+    yield f"synthetic, {rows:,} rows", whole.subset(0, rows), whole.subset(rows, whole.rows)
+
+
+def ours(train_data, test, rule, lr, epochs, seed):
+    """(seconds, test accuracy) of one worker: set-up, permutations and training, without evaluation."""
+    schedule, start = Constant(lr), time.perf_counter()
+    problem = linear.Linear(train_data, None, Logistic(), rule, schedule)
+    train(problem, rule, schedule, epochs=epochs, seed=seed)
+    seconds = time.perf_counter() - start
+    accuracy = np.mean((linear.scores(problem.w, test) > 0) == (test.labels > 0))
+    return seconds, float(accuracy)
+
+
+def theirs(X, y, T, test, lr, epochs, seed):
+    """The same of SGDClassifier.fit."""
+    from sklearn.linear_model import SGDClassifier
+    model = SGDClassifier(loss="log_loss", penalty=None, learning_rate="constant", eta0=lr, max_iter=epochs, tol=None,
+                          random_state=seed)
+    start = time.perf_counter()
+    model.fit(X, y)
+    return time.perf_counter() - start, float(np.mean((model.decision_function(T) > 0) == (test.labels > 0)))
+
+
+def matrix(d):
+    """scikit-learn's view of a dataset, without a copy of the values."""
+    return scipy.sparse.csr_matrix((d.values, d.indices.astype(np.int32), d.indptr.astype(np.int32)),
+                                   shape=(d.rows, d.n_features))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    options = parser.parse_args()
+    print(describe())
+    print(f"\n{options.epochs} epochs, logistic loss, no penalty, one thread; medians of {options.repeats} interleaved runs\n")
+    print("| data | trainer | k examples/s | M non-zeros/s | times SGDClassifier | test accuracy |\n|---|---|---|---|---|---|")
+    for name, train_data, test in load(options.data, options.rows):
+        X, y, T = matrix(train_data), train_data.labels, matrix(test)
+        runs = {"scikit-learn SGDClassifier, lr 0.5": lambda s: theirs(X, y, T, test, 0.5, options.epochs, s),  # noqa: B023
+                "hogwild sgd, lr 0.5": lambda s: ours(train_data, test, SGD(), 0.5, options.epochs, s),  # noqa: B023
+                "hogwild adagrad, lr 0.1": lambda s: ours(train_data, test, AdaGrad(), 0.1, options.epochs, s)}  # noqa: B023
+        ours(train_data, test, SGD(), 0.5, 1, 0), ours(train_data, test, AdaGrad(), 0.1, 1, 0)  # compile
+        results = {run: [] for run in runs}
+        for repeat in range(options.repeats):
+            for run, function in runs.items():
+                results[run].append(function(repeat))
+        base = next(iter(results.values()))
+        for run, pairs in results.items():
+            seconds = statistics.median(s for s, _ in pairs) / options.epochs
+            ratio = statistics.median(b[0] / s for (s, _), b in zip(pairs, base, strict=True))
+            print(f"| {name} | {run} | {train_data.rows / seconds / 1e3:,.0f} | {train_data.nnz / seconds / 1e6:,.0f} | "
+                  f"{ratio:.2f} | {statistics.median(a for _, a in pairs):.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

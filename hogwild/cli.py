@@ -1,0 +1,217 @@
+"""The `hogwild` command: train, evaluate, predict, inspect. Mistakes give one line and exit code 2."""
+
+import sys
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import tyro
+from tyro.conf import Positional
+
+from hogwild.errors import UserError
+
+Flag = tyro.conf.FlagCreatePairsOff
+
+
+@dataclass
+class TrainLinear:
+    """Train a sparse linear model with lock-free workers. Without DATA: on synthetic data of RCV1's shape.
+
+    Examples:
+      hogwild train linear
+      hogwild train linear reviews.svm.xz --transform log,l2 --test held-out.svm.xz --model reviews.safetensors
+      hogwild train linear prices.csv --loss squared --rule adam:b1=0.95 --schedule cosine --epochs 10
+    """
+
+    data: Positional[Path | None] = None
+    """svmlight/libsvm text (plain, .gz, .bz2, .xz), .csv, or .npz; nothing: synthetic data."""
+    test: Path | None = None
+    """Held-out file; without one, the share --holdout of DATA is held out."""
+    holdout: float = 0.1
+    """Share of DATA held out where there is no --test; 0 trains on everything."""
+    transform: str = "none"
+    """Row transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), none. For raw counts: log,l2."""
+    loss: str = "logistic"
+    """logistic, hinge, squared-hinge (two classes); squared, huber[:delta=1.35] (real targets)."""
+    rule: str = "adagrad"
+    """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo; or module.Class of
+    your own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6."""
+    lr: float | None = None
+    """Learning rate; default: what suits the rule on rows of unit length."""
+    schedule: str = "constant"
+    """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
+    triangular, triangular2, exp-range, onecycle, plateau. Parameters follow, durations in steps or
+    epochs: step:gamma=0.8,every=1epoch."""
+    warmup: float | None = None
+    """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
+    l2: float = 0.0
+    """L2 penalty l2/2 |w|^2 on the mean loss, added to the gradient (coupled)."""
+    weight_decay: float | None = None
+    """Decoupled weight decay; default 0 (AdamW: 0.01)."""
+    clip_norm: float | None = None
+    """Clip each example's gradient to this L2 norm."""
+    clip_value: float | None = None
+    """Clip each component of the gradient to this size."""
+    intercept: bool = True
+    """Whether the model has an intercept."""
+    epochs: int = 5
+    """Passes over the training data."""
+    workers: int | None = None
+    """Lock-free threads; default: the cores this process may use."""
+    seed: int = 0
+    """Seed of the permutations (and of the synthetic data)."""
+    model: Path | None = None
+    """Where the model is saved (safetensors)."""
+    record: Path | None = None
+    """File to which the run's JSON lines are appended."""
+    features: int | None = None
+    """Number of features; default: the largest index in DATA."""
+    zero_based: bool = False
+    """svmlight indices start at 0."""
+    label: str | None = None
+    """Label column of a CSV file, by name or number from 0; default: the last."""
+    cache: bool = True
+    """Keep the parsed file, so that the next run starts at once."""
+    rows: int = 200_000
+    """Rows of the synthetic training data."""
+    config: Path | None = None
+    """TOML file with any of these options; the command line goes on top."""
+
+
+@dataclass
+class Evaluate:
+    """Measure a saved model on a file: accuracy, log-loss, AUC, or RMSE and MAE for real targets."""
+
+    model: Positional[Path]
+    """A model saved by `hogwild train`."""
+    data: Positional[Path]
+    """Data file; the model's row transforms are applied."""
+    zero_based: bool = False
+    """svmlight indices start at 0."""
+    label: str | None = None
+    """Label column of a CSV file."""
+    cache: bool = True
+    """Keep the parsed file."""
+
+
+@dataclass
+class Predict:
+    """Print one prediction a row: the class and its probability (or the score), or the predicted value."""
+
+    model: Positional[Path]
+    """A model saved by `hogwild train`."""
+    data: Positional[Path]
+    """Data file; its labels are ignored (svmlight wants one: any number)."""
+    out: Path | None = None
+    """File for the predictions; default: standard output."""
+    zero_based: bool = False
+    """svmlight indices start at 0."""
+    label: str | None = None
+    """Label column of a CSV file."""
+    cache: bool = True
+    """Keep the parsed file."""
+
+
+@dataclass
+class Inspect:
+    """Describe a data file: rows, features, non-zeros, labels, how even the features are."""
+
+    data: Positional[Path]
+    """Data file."""
+    zero_based: bool = False
+    """svmlight indices start at 0."""
+    label: str | None = None
+    """Label column of a CSV file."""
+    cache: bool = True
+    """Keep the parsed file."""
+
+
+def _defaults(arguments) -> TrainLinear:
+    """TrainLinear with what the TOML file of --config says."""
+    path = None
+    for i, word in enumerate(arguments):
+        if word == "--config" and i + 1 < len(arguments):
+            path = arguments[i + 1]
+        elif word.startswith("--config="):
+            path = word.partition("=")[2]
+    if path is None:
+        return TrainLinear()
+    try:
+        given = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    known = {field.name: field for field in fields(TrainLinear)}
+    values = {}
+    for key, value in given.items():
+        field = known.get(key.replace("-", "_"))
+        if field is None:
+            raise UserError(f"{path}: unknown option '{key}'; known: {', '.join(known)}")
+        values[field.name] = _typed(path, field, value)
+    return TrainLinear(**values)
+
+
+def _typed(path, field, value):
+    """A TOML value as the option's type."""
+    kind = next(k for k in (bool, Path, float, int, str) if k in getattr(field.type, "__args__", (field.type,)))
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"{path}: {field.name} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _parse(arguments):
+    """The options as one of the dataclasses above; --help and unknown options end here."""
+    app = {"evaluate": Evaluate, "predict": Predict, "inspect": Inspect}
+    command = arguments[0] if arguments else "--help"
+    if command in app:
+        return tyro.cli(app[command], prog=f"hogwild {command}", args=arguments[1:], config=(Flag,))
+    if command == "train" and arguments[1:2] == ["linear"]:
+        return tyro.cli(TrainLinear, prog="hogwild train linear", args=arguments[2:], config=(Flag,),
+                        default=_defaults(arguments[2:]))
+    if command in ("-h", "--help") or (command == "train" and set(arguments[1:]) & {"-h", "--help"}):
+        print(OVERVIEW)
+        sys.exit(0 if arguments else 2)
+    if command == "train":
+        family = arguments[1] if len(arguments) > 1 else ""
+        raise UserError(f"train needs a problem family, got '{family}': hogwild train linear [DATA]")
+    raise UserError(f"unknown command '{command}': use train, evaluate, predict or inspect (hogwild --help)")
+
+
+OVERVIEW = """usage: hogwild COMMAND …
+
+Lock-free (Hogwild) training of sparse models.
+
+  hogwild train linear [DATA]      train a sparse linear model (no DATA: on synthetic data)
+  hogwild evaluate MODEL DATA      measure a saved model
+  hogwild predict MODEL DATA       print predictions
+  hogwild inspect DATA             describe a data file
+
+hogwild COMMAND --help lists the options; for training: hogwild train linear --help."""
+
+
+def main(arguments=None):
+    """Entry point of the `hogwild` command."""
+    from hogwild import commands
+    try:
+        options = _parse(list(sys.argv[1:] if arguments is None else arguments))
+        commands.run(options)
+    except UserError as error:
+        sys.exit(_fail(error))
+    except MemoryError as error:
+        sys.exit(_fail(f"not enough memory: {error}; a smaller --features, or fewer features in DATA, would do"))
+    except KeyboardInterrupt:
+        print("hogwild: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _fail(message) -> int:
+    print("hogwild: " + " ".join(str(message).split("\n")), file=sys.stderr)
+    return 2

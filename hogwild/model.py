@@ -1,0 +1,134 @@
+"""Model files: safetensors with a header of our own and a checksum over all of it.
+
+The file's metadata holds one text: the SHA-256, a blank, the header as canonical JSON. The digest covers the header
+and every tensor's name, dtype, shape and bytes; it is taken alike in every format, so damage is told from novelty.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import stat
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hogwild.errors import UserError
+
+FORMAT = 1
+KEY = "hogwild"
+
+
+def save(path, tensors: dict[str, np.ndarray], header: dict):
+    """Write a model to `path`; whatever fails, an older file there stays as it was and no other file is left.
+
+    tensors: arrays by name (not copied if contiguous); header: what json can write. Raises UserError.
+    """
+    text = json.dumps({"format": FORMAT, **header}, sort_keys=True, separators=(",", ":"))
+    tensors = {name: np.asarray(x, x.dtype.newbyteorder("<"), order="C") for name, x in tensors.items()}
+    metadata = {KEY: f"{_digest(text, tensors)} {text}"}
+    _replace(path, lambda new: save_file(tensors, new, metadata))
+
+
+def load(path) -> tuple[dict[str, np.ndarray], dict]:
+    """(tensors by name, header) of the model at `path`.
+
+    Raises UserError for a file that is missing, no model, damaged in any bit, or of a newer format.
+    """
+    if not os.path.isfile(path):
+        kind = "is not a file" if os.path.exists(path) else "no such file"
+        raise UserError(f"{path}: {kind}; give a model written by --model")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            stated = (file.metadata() or {}).get(KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if stated else {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the model: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        raise UserError(f"{path}: is not a model, or is damaged; train again or restore the file") from None
+    if not stated:
+        raise UserError(f"{path}: was not written by hogwild, or is damaged; give a model written by --model")
+    digest, _, text = stated.partition(" ")
+    if digest != _digest(text, tensors):
+        raise UserError(f"{path}: is damaged (its checksum does not match); train again or restore the file")
+    header = json.loads(text)
+    if header["format"] > FORMAT:
+        raise UserError(f"{path}: has format {header['format']}, this version reads up to {FORMAT}; "
+                        "update hogwild-sparsecomm")
+    return tensors, {name: value for name, value in header.items() if name != "format"}
+
+
+def write_atomically(path, content: bytes):
+    """Write `content` to `path` as `save` writes a model: all of it or nothing. Raises UserError."""
+    def write(new):
+        with open(new, "wb") as file:
+            file.write(content)
+    _replace(path, write)
+
+
+def check_writable(path):
+    """Raise UserError now, before hours of training, if a file could not be written at `path` later."""
+    with _explained(path):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise OSError(0, "a directory or device is there")
+        new = _beside(path)
+        try:
+            open(new, "xb").close()
+        finally:
+            _remove(new)
+
+
+def _digest(text, tensors) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for name, x in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{x.dtype.name}\0{x.shape}\0".encode())
+        digest.update(x)
+    return digest.hexdigest()
+
+
+def _beside(path):
+    """A new name in the folder of the file that `path` leads to, through symbolic links."""
+    return os.path.join(os.path.dirname(os.path.realpath(path)), f".hogwild-{secrets.token_hex(8)}.tmp")
+
+
+def _replace(path, write):
+    """Call `write(new)` for a new file beside `path`, then put it in the place of `path`, durably."""
+    new = _beside(path)
+    with _explained(path):
+        try:
+            with open(new, "xb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            write(new)
+            os.chmod(new, mode)  # safetensors makes files that only their owner may read
+            _sync(new)
+            os.replace(new, os.path.realpath(path))
+        except BaseException:
+            _remove(new)
+            raise
+        _sync(os.path.dirname(new))
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+@contextlib.contextmanager
+def _explained(path):
+    """Turn what the system says into a UserError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: cannot be written: {cause}; free space there or choose another path") from None

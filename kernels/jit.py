@@ -1,0 +1,166 @@
+"""The one `kernel` decorator, the disk cache behind it, and dispatch on the type of a NamedTuple."""
+
+import functools
+import hashlib
+import inspect
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numba
+from numba import types
+from numba.core import caching, cgutils, config
+from numba.extending import intrinsic, overload
+
+# Full fastmath would remove NaN checks; this set keeps them and still lets loops vectorize.
+FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
+STALE_SECONDS = 30 * 24 * 3600
+
+
+@functools.cache
+def sources_hash() -> str:
+    """Hash of every file in kernels/: Numba itself notices an edit only in the kernel's own file."""
+    digest = hashlib.sha256(f"boundscheck={config.BOUNDSCHECK} numba={numba.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def user_cache() -> Path:
+    """The user's cache folder of this project (XDG_CACHE_HOME or ~/.cache); a temporary one where that is read-only."""
+    for base in (os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~/.cache"), tempfile.gettempdir()):
+        if base and os.path.isabs(base):
+            folder = Path(base) / (f"hogwild-{os.getuid()}" if base == tempfile.gettempdir() else "hogwild-sparsecomm")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError:
+                continue
+            return folder
+    raise OSError("no writable folder for the cache: set XDG_CACHE_HOME to one")
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """Folder of the compiled kernels of exactly these sources; those unused for 30 days are removed."""
+    base = Path(os.environ["NUMBA_CACHE_DIR"]) if os.environ.get("NUMBA_CACHE_DIR") else user_cache() / "kernels"
+    folder = base / f"hogwild-{sources_hash()}"
+    if not folder.exists():
+        for old in base.glob("hogwild-*"):
+            if time.time() - old.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    return folder
+
+
+class _Locator(caching._CacheLocator):
+    def __init__(self, function):
+        self.where = f"{function.__module__}.{function.__qualname__}:{inspect.getfile(function)}"
+        self.source = Path(inspect.getfile(function))
+
+    @classmethod
+    def from_function(cls, py_func, py_file):
+        return cls(py_func)
+
+    def get_cache_path(self):
+        return str(cache_folder())
+
+    def get_source_stamp(self):
+        return hashlib.sha256(self.source.read_bytes()).hexdigest()
+
+    def get_disambiguator(self):
+        return hashlib.sha256(self.where.encode()).hexdigest()[:10]
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+def _classes(numba_type):
+    """Every NamedTuple class inside a Numba type, nested ones too."""
+    if isinstance(numba_type, (types.NamedTuple, types.NamedUniTuple)):
+        yield numba_type.instance_class
+    for inner in getattr(numba_type, "types", ()) if isinstance(numba_type, types.BaseTuple) else ():
+        yield from _classes(inner)
+
+
+@functools.cache
+def _class_key(cls) -> tuple:
+    """Name of `cls` and hash of its file: an edit to a rule of the user's own must not meet its old machine code."""
+    try:
+        stamp = hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # typed into an interpreter: never the same twice
+        stamp = str(time.time_ns())
+    return cls.__module__, cls.__qualname__, stamp
+
+
+class _Cache(caching.FunctionCache):
+    _impl_class = _CacheImpl
+
+    def _index_key(self, sig, codegen):
+        # Text, not types: all programs read one index, and one that cannot import another's rule could not unpickle it.
+        classes = tuple(_class_key(cls) for argument in sig for cls in _classes(argument))
+        return (str(sig), *super()._index_key(sig, codegen)[1:], classes)
+
+    def load_overload(self, sig, target_context):
+        found = super().load_overload(sig, target_context)
+        # A class of __main__ comes back as a copy; under the caller's own types the next call finds the machine code.
+        return found and found._replace(signature=found.signature.replace(args=tuple(sig)))
+
+
+def kernel(function):
+    """Compile `function` for nogil use, cached on disk. It must be at the top level of a module.
+
+    Rules, schedules and losses reach it as NamedTuple arguments, never as functions: those miss the disk cache.
+    """
+    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    dispatcher._cache = _Cache(function)
+    return dispatcher
+
+
+def by_type(generic):
+    """Make `generic(x, ...)` call the method of the same name of `x`'s class, in Python and inside kernels alike."""
+    name = generic.__name__
+
+    @functools.wraps(generic)
+    def call(x, *args):
+        return getattr(x, name)(*args)
+
+    @overload(call, strict=False, jit_options={"fastmath": FASTMATH, "error_model": "numpy"})
+    def resolve(x, *args):
+        method = inspect.getattr_static(x.instance_class, name, None)
+        if method is None:
+            method = generic
+        if not isinstance(method, staticmethod):
+            return method
+        # A static method does not take x: put an ignored argument in front.
+        names = list(inspect.signature(method.__func__).parameters)
+        scope = {"f": numba.njit(fastmath=FASTMATH, error_model="numpy")(method.__func__)}
+        exec(f"def {name}(x, {', '.join(names)}): return f({', '.join(names)})", scope)
+        return scope[name]
+
+    return call
+
+
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Ask for the cache line of `array[index]`; harmless when the index is past the end."""
+
+    def codegen(context, builder, signature, args):
+        struct = context.make_array(signature.args[0])(context, builder, args[0])
+        pointer = builder.bitcast(builder.gep(struct.data, [args[1]]), cgutils.voidptr_t)
+        i32 = cgutils.int32_t
+        function = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t],
+                                                    fnty=_prefetch_type(i32))
+        builder.call(function, [pointer, i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+def _prefetch_type(i32):
+    from llvmlite import ir
+    return ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, i32, i32, i32])

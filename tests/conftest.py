@@ -1,0 +1,37 @@
+"""Settings that every test shares."""
+
+import os
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# The first example of a test may compile a kernel, which takes longer than any deadline.
+settings.register_profile("kernels", deadline=None)
+settings.load_profile("kernels")
+
+
+def pytest_report_header():
+    checks = os.environ.get("NUMBA_BOUNDSCHECK", "unset")
+    return f"numba {numba.__version__}, numpy {np.__version__}, NUMBA_BOUNDSCHECK {checks}"
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """Folder of the public data sets that lie beside the repository."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no data sets: ../shared/data, relative to the repository, does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data_cache(tmp_path_factory):
+    """Keep the tests, and what they start, out of the user's cache of data; that of kernels stays in use."""
+    from kernels.jit import user_cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR") or str(user_cache() / "kernels"))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -1,0 +1,237 @@
+"""The `hogwild` command as a person uses it: good runs, and every mistake as one line with exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hogwild import cli
+
+ROWS = 400
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def svm(path, rows=ROWS, d=30, seed=0, end="\n"):
+    rng = np.random.default_rng(seed)
+    planted = np.linspace(-2, 2, d)
+    lines = []
+    for _ in range(rows):
+        js = np.sort(rng.choice(d, 6, replace=False))
+        x = rng.integers(1, 5, 6)
+        lines.append(f"{'+1' if planted[js] @ x > 0 else '-1'} " + " ".join(f"{j + 1}:{v}" for j, v in zip(js, x)))
+    lines[0] = "+1 30:1"
+    path.write_bytes(end.join(lines).encode() + (b"" if end == "\r\n" else b"\n"))
+    return path
+
+
+def run(*arguments):
+    """Exit code of `hogwild ARGUMENTS…` in this process."""
+    try:
+        cli.main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def fails(capsys, *arguments):
+    """The one line that a mistake prints."""
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("hogwild: ") and "Traceback" not in printed.err
+    return lines[0]
+
+
+def test_train_evaluate_predict_agree(tmp_path, capsys):
+    data, test, model = svm(tmp_path / "a.svm"), svm(tmp_path / "b.svm", seed=1), tmp_path / "m.safetensors"
+    record = tmp_path / "r.jsonl"
+    assert run("train", "linear", data, "--test", test, "--transform", "log,tfidf,l2", "--model", model, "--epochs", 8,
+               "--record", record, "--workers", 2) == 0
+    out = capsys.readouterr().out
+    assert "epoch 8/8" in out and "2 lock-free workers" in out and "M non-zeros/s" in out
+    events = [json.loads(line) for line in record.read_text().splitlines()]
+    accuracy = events[-1]["metrics"]["accuracy"]
+    assert accuracy > 0.9 and [e["event"] for e in events] == ["start"] + ["epoch"] * 8 + ["end"]
+    assert run("evaluate", model, test) == 0
+    assert f"accuracy   {accuracy:.6f}" in capsys.readouterr().out
+    assert run("predict", model, test) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    truth = [float(line.split()[0]) for line in test.read_text().splitlines()]
+    assert np.mean([float(r[0]) == t for r, t in zip(rows, truth, strict=True)]) == pytest.approx(accuracy)
+    assert all((float(p) > 0.5) == (label == "1") for label, p in rows)
+
+
+def test_synthetic_default_names_itself_and_the_best_achievable(capsys):
+    assert run("train", "linear", "--rows", 3000, "--epochs", 2) == 0
+    out = capsys.readouterr().out
+    assert "synthetic" in out and "best achievable" in out and "47,236 features" in out
+
+
+def test_regression_on_csv_and_another_rule(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 4))
+    y = x @ [1, -2, 3, 0.5] + 4
+    path = tmp_path / "prices.csv"
+    np.savetxt(path, np.column_stack([y, x]), delimiter=",", header="price,a,b,c,d", comments="")
+    assert run("train", "linear", path, "--label", "price", "--loss", "squared", "--rule", "adam:b1=0.8", "--lr", 0.05,
+               "--schedule", "cosine", "--epochs", 30, "--model", tmp_path / "m") == 0
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "m", path, "--label", "price") == 0
+    rmse = float(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("rmse")).split()[1])
+    assert rmse < 0.05
+
+
+def test_toml_below_the_command_line(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text('epochs = 3\nrule = "sgd"\nlr = 1\n')
+    assert run("train", "linear", svm(tmp_path / "a.svm"), "--config", tmp_path / "run.toml", "--epochs", 2) == 0
+    out = capsys.readouterr().out
+    assert "epoch 2/2" in out and "SGD()" in out and "lr=1)" in out
+
+
+@pytest.mark.parametrize("text,message", [
+    ("epochz = 3", "unknown option 'epochz'"), ("epochs = 'many'", "epochs must be of type int"), ("epochs = ", "not valid TOML"),
+])
+def test_toml_mistakes(tmp_path, capsys, text, message):
+    (tmp_path / "run.toml").write_text(text)
+    assert message in fails(capsys, "train", "linear", "--config", "run.toml")
+
+
+def test_a_rule_of_the_users_own(tmp_path, capsys):
+    (tmp_path / "my_rules.py").write_text(
+        "from typing import NamedTuple\n"
+        "class SignSGD(NamedTuple):\n"
+        "    floor: float = 1e-3\n"
+        "    default_lr = 0.01\n"
+        "    def start(hp): return ()\n"
+        "    def prepare(hp, lr, t): return (lr, hp.floor)\n"
+        "    @staticmethod\n"
+        "    def update(c, g, slots): return c[0] * g / (abs(g) + c[1]), slots\n")
+    assert run("train", "linear", svm(tmp_path / "a.svm"), "--rule", "my_rules.SignSGD:floor=0.01") == 0
+    assert "SignSGD(floor=0.01)" in capsys.readouterr().out
+    assert "cannot import" in fails(capsys, "train", "linear", "--rule", "my_rules.Nothing")
+
+
+def test_inspect(tmp_path, capsys):
+    assert run("inspect", svm(tmp_path / "a.svm")) == 0
+    out = capsys.readouterr().out
+    assert "rows        400 (0 without features)" in out and "non-zeros   2,395" in out
+
+
+@pytest.mark.parametrize("content,line,what", [
+    (b"+1 1:1\n-1 x:2\n", 2, "x"), (b"+1 1:1\n-1 2:b\n", 2, "b"), (b"+1 1:1\n-1 0:1\n", 2, "zero-based"),
+    (b"+1 -3:1\n", 1, "-3"), (b"+1 1:1\n+1 5000000000:1\n", 2, "5000000000"), (b"+1 2:1 2:1\n", 1, "2"),
+    (b"+1 3:1 2:1\n", 1, "2"), (b"+1 1:nan\n", 1, "nan"), (b"+1 1:1\n\n-1 1:inf\n", 3, "inf"), (b"+1 1:1e400\n", 1, "1e400"),
+    (b"+1 1:1\n-1 1:\n", 2, "1:"), (b"+1 1:1\n-1 1:\x001\n", 2, "1"), (b"nan 1:1\n", 1, "nan"),
+])
+def test_bad_lines_are_named(tmp_path, capsys, content, line, what):
+    path = tmp_path / "bad.svm"
+    path.write_bytes(content)
+    message = fails(capsys, "train", "linear", path, "--model", tmp_path / "m")
+    assert f"bad.svm:{line}" in message.replace(", line ", ":").replace(" line ", ":") and what in message
+    assert os.listdir(tmp_path) == ["bad.svm"] or not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_crlf_and_a_missing_last_newline_are_legal(tmp_path, capsys, end):
+    assert run("train", "linear", svm(tmp_path / "a.svm", end=end), "--epochs", 1) == 0
+
+
+def test_files_that_are_not_there_or_empty(tmp_path, capsys):
+    assert "none.svm" in fails(capsys, "train", "linear", tmp_path / "none.svm")
+    (tmp_path / "empty.svm").write_bytes(b"")
+    assert "empty.svm" in fails(capsys, "train", "linear", tmp_path / "empty.svm")
+
+
+def test_one_class_only(tmp_path, capsys):
+    (tmp_path / "one.svm").write_text("+1 1:1\n+1 2:1\n" * 10)
+    assert "two classes, got 1" in fails(capsys, "train", "linear", tmp_path / "one.svm")
+
+
+def test_more_features_than_the_model(tmp_path, capsys):
+    data, model = svm(tmp_path / "a.svm"), tmp_path / "m"
+    (tmp_path / "wide.svm").write_text("+1 1:1\n-1 99:1\n")
+    message = fails(capsys, "train", "linear", data, "--test", tmp_path / "wide.svm", "--model", model)
+    assert "99 features" in message and "--features 99" in message and not model.exists()
+    assert run("train", "linear", data, "--model", model) == 0
+    capsys.readouterr()
+    for command in ("evaluate", "predict"):
+        message = fails(capsys, command, model, tmp_path / "wide.svm")
+        assert "wide.svm" in message and "2" in message and "99" in message
+
+
+def test_a_damaged_model(tmp_path, capsys):
+    data, model = svm(tmp_path / "a.svm"), tmp_path / "m"
+    assert run("train", "linear", data, "--model", model) == 0
+    capsys.readouterr()
+    whole = model.read_bytes()
+    for damaged in (whole[:-3], whole[:20], b"", whole[:-8] + bytes([whole[-8] ^ 4]) + whole[-7:]):
+        model.write_bytes(damaged)
+        assert "m:" in fails(capsys, "evaluate", model, data)
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["--rule", "adamm"], "did you mean adam"), (["--rule", "adam:b1=1.5"], "b1 must be a number in [0, 1)"),
+    (["--rule", "adam:beta=1"], "one of b1, b2"), (["--rule", "adam:b1=x"], "must be a number"),
+    (["--schedule", "cosin"], "unknown schedule"), (["--loss", "log"], "unknown loss"), (["--transform", "sqrt"], "sqrt"),
+    (["--epochs", "0"], "--epochs must be at least 1"), (["--workers", "-1"], "--workers"), (["--lr", "nan"], "--lr"),
+    (["--l2", "-1"], "l2"), (["--weight-decay", "-1"], "wd"), (["--clip-norm", "0"], "norm"), (["--holdout", "1.5"], "--holdout"),
+    (["--model", "/no/such/folder/m"], "/no/such/folder"), (["--record", "/no/such/folder/r"], "/no/such/folder"),
+    (["--seed", "-1"], "--seed"), (["--test", "x.svm"], "--test needs DATA"),
+])
+def test_options_out_of_range(capsys, arguments, message):
+    assert message in fails(capsys, "train", "linear", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [["train", "linear", "--epohcs", "3"], ["evaluate"], ["predict", "--x"]])
+def test_unknown_option_exits_with_2(capsys, arguments):
+    assert run(*arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_unknown_command_and_family(capsys):
+    assert "unknown command 'trian'" in fails(capsys, "trian")
+    assert "family" in fails(capsys, "train", "lineal")
+
+
+def test_a_diverging_run_leaves_no_model(tmp_path, capsys):
+    data = svm(tmp_path / "a.svm")
+    message = fails(capsys, "train", "linear", data, "--loss", "squared", "--rule", "sgd", "--lr", "1e30", "--model", tmp_path / "m")
+    assert "no longer finite" in message and not (tmp_path / "m").exists()
+
+
+def test_a_full_disk_keeps_the_old_model(tmp_path):
+    data, model = svm(tmp_path / "a.svm"), tmp_path / "m"
+    model.write_bytes(b"old")
+    code = ("import resource, sys; from hogwild import cli, model;"
+            "check = model.check_writable;"
+            "model.check_writable = lambda p: (check(p), resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)));"
+            f"cli.main(['train', 'linear', {str(data)!r}, '--no-cache', '--model', {str(model)!r}])")
+    warm = subprocess.run([sys.executable, "-m", "hogwild.cli"], capture_output=True)  # noqa: F841
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert model.read_bytes() == b"old" and not [f for f in os.listdir(tmp_path) if "tmp" in f]
+
+
+def test_help_can_be_read(capsys):
+    assert run("train", "linear", "--help") == 0
+    out = capsys.readouterr().out
+    for word in ("--rule", "--transform", "svmlight", "adagrad", "onecycle", "Examples"):
+        assert word in out
+    assert run("--help") == 0 and "hogwild inspect DATA" in capsys.readouterr().out
+
+
+def test_the_command_imports_neither_torch_nor_sklearn(tmp_path):
+    data = svm(tmp_path / "a.svm")
+    code = (f"import sys; from hogwild import cli; cli.main(['train', 'linear', {str(data)!r}, '--epochs', '1']);"
+            "print('heavy', [m for m in ('torch', 'sklearn', 'mpi4py', 'matplotlib') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "heavy []" in done.stdout, done.stderr

@@ -1,0 +1,169 @@
+"""The linear kernel against a sequential twin in NumPy, and what many workers must still guarantee."""
+
+import numpy as np
+import pytest
+
+from hogwild import linear as family
+from hogwild.data import from_arrays
+from hogwild.errors import UserError
+from hogwild.train import train
+from kernels import linear as kernel
+from kernels import losses
+from kernels.csr import CSR
+from kernels.hyper import checked
+from kernels.rules import RULES, SGD, AdaGrad
+from kernels.schedules import Constant, InverseSqrt, OneCycle, Warmup, cycled, rate
+from kernels.steps import Clip, Decay, array_step, columns, new_theta
+
+D = 40
+
+
+def problem(n, seed, dtype=np.float64, density=0.2):
+    rng = np.random.default_rng(seed)
+    dense = rng.standard_normal((n, D)) * (rng.random((n, D)) < density)
+    dense[n // 2] = 0  # a row without features
+    rows, cols = np.nonzero(dense)
+    indptr = np.searchsorted(rows, np.arange(n + 1)).astype(np.int64)
+    labels = np.where(dense @ rng.standard_normal(D) + 0.3 > 0, 1, -1).astype(np.float32)
+    return dense, CSR(indptr, cols.astype(np.uint32), dense[rows, cols].astype(dtype)), labels
+
+
+def run_kernel(rule, schedule, loss, decay, clip, intercept, csr, labels, weight, order, t=0, stride=1):
+    theta, tally = new_theta(rule, D + 1, csr.values.dtype), np.zeros(3)
+    w, slots = columns(theta)
+    kernel.train(rule, schedule, loss, decay, clip, intercept, theta, w, slots, kernel.private_row(theta),
+                 kernel.unit(csr.values.dtype), csr, labels, weight, order, t, stride, tally)
+    return theta, tally
+
+
+def twin(rule, schedule, loss, decay, clip, intercept, dense, labels, weight, order, t, stride):
+    """The same, one example after the other, through the rules' source on NumPy arrays."""
+    theta, total = np.zeros((D + 1, 1 + len(rule.start()))), 0.0
+    theta[:, 1:] = rule.start()
+    for i in order:
+        touched = np.flatnonzero(dense[i])
+        value, slope = losses.evaluate(loss, float(dense[i] @ theta[:D, 0] + theta[D, 0]), float(labels[i]))
+        total += value
+        now, lr = cycled(rule, schedule, t), rate(schedule, t)
+        for rows, x, scale in [(touched, dense[i][touched], weight)] + [([D], np.ones(1), None)] * intercept:
+            part = theta[rows].T.copy()
+            shrink = decay if scale is not None else None
+            if shrink is not None and len(part[0]):  # the twin's decay is unweighted: weigh it coordinate by coordinate
+                if not hasattr(rule, "terms"):
+                    for c in range(len(rows)):
+                        one = part[:, c:c + 1]
+                        own = Decay(decay.l2 * scale[rows[c]], decay.wd * scale[rows[c]])
+                        array_step(now, one[0], np.array([slope * x[c]]), one[1:], lr, t, own)
+                    theta[rows] = part.T
+                    continue
+            if len(part[0]):
+                array_step(now, part[0], slope * x, part[1:], lr, t, None, clip)
+                theta[rows] = part.T
+        t += stride
+    return theta, total
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("loss", [losses.Logistic(), losses.Huber()])
+def test_one_worker_is_the_sequential_twin(name, loss):
+    dense, csr, labels = problem(700, 1)
+    rule, schedule = checked(RULES[name]()), checked(Warmup(InverseSqrt(0.05, 0.01), 20.0))
+    order = np.random.default_rng(2).permutation(700)
+    theta, tally = run_kernel(rule, schedule, loss, None, None, True, csr, labels, None, order, 3, 2)
+    want, total = twin(rule, schedule, loss, None, None, True, dense, labels, None, order, 3, 2)
+    assert np.allclose(theta, want, rtol=1e-9, atol=1e-11)
+    assert tally == pytest.approx([total, 700, csr.values.size])
+
+
+@pytest.mark.parametrize("decay", [Decay(l2=0.01), Decay(wd=0.02)])
+def test_decay_is_weighted_by_feature(decay):
+    dense, csr, labels = problem(300, 3)
+    weight = np.random.default_rng(4).random(D)
+    rule, schedule, order = checked(AdaGrad()), checked(Constant(0.1)), np.arange(300)
+    theta, _ = run_kernel(rule, schedule, losses.Logistic(), checked(decay), None, True, csr, labels, weight, order)
+    want, _ = twin(rule, schedule, losses.Logistic(), decay, None, True, dense, labels, weight, order, 0, 1)
+    assert np.allclose(theta, want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("clip", [Clip(value=0.3), Clip(norm=0.5)])
+def test_clipping(clip):
+    dense, csr, labels = problem(300, 5)
+    rule, schedule, order = checked(SGD()), checked(OneCycle(0.5, 300)), np.arange(300)
+    arguments = (rule, schedule, losses.Logistic(), None, checked(clip), True)
+    theta, _ = run_kernel(*arguments, csr, labels, None, order)
+    want, _ = twin(*arguments, dense, labels, None, order, 0, 1)
+    assert np.allclose(theta, want, rtol=1e-9)
+    assert not np.allclose(theta, run_kernel(*arguments[:4], None, True, csr, labels, None, order)[0])
+
+
+def test_without_intercept_its_row_stays():
+    _, csr, labels = problem(100, 6)
+    theta, _ = run_kernel(checked(SGD()), checked(Constant(0.1)), losses.Logistic(), None, None, False, csr, labels, None,
+                          np.arange(100))
+    assert theta[D, 0] == 0 and np.any(theta[:D])
+
+
+def test_canaries_around_the_shared_arrays_stay():
+    _, csr, labels = problem(400, 7, np.float32)
+    room = np.full((D + 1 + 32, 2), 7, np.float32)
+    theta, out = room[16:-16], np.full(400 + 32, 7, np.float32)
+    theta[:] = 0
+    w, slots = columns(theta)
+    kernel.train(checked(AdaGrad()), checked(Constant(0.1)), losses.Logistic(), None, None, True, theta, w, slots,
+                 kernel.private_row(theta), kernel.unit(np.float32), csr, labels, None, np.arange(400), 0, 1, np.zeros(3))
+    kernel.scores(np.ascontiguousarray(w), csr, 0, 400, out[16:-16])
+    assert np.all(room[:16] == 7) and np.all(room[-16:] == 7) and np.any(theta)
+    assert np.all(out[:16] == 7) and np.all(out[-16:] == 7)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_workers_share_what_they_learn(workers):
+    from sklearn.linear_model import LogisticRegression
+    dense, _, labels = problem(4000, 8)
+    data = from_arrays(dense[:3000], labels[:3000])
+    held_out = from_arrays(dense[3000:], labels[3000:])
+    rule, schedule = AdaGrad(), Constant(0.1)
+    linear = family.Linear(data, held_out, losses.Logistic(), rule, schedule, workers=workers)
+    history = train(linear, rule, schedule, epochs=6, workers=workers)
+    reference = LogisticRegression(C=100, max_iter=1000).fit(dense[:3000], labels[:3000])
+    assert history[-1].metrics["accuracy"] > reference.score(dense[3000:], labels[3000:]) - 0.02
+    assert np.corrcoef(linear.w[:D], reference.coef_[0])[0, 1] > 0.97
+    assert sum(e.examples for e in history) == 6 * 3000
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_workers_intercept_is_lost(workers):
+    """Rows without features train the intercept alone, the most contended coordinate there is."""
+    data = from_arrays(np.zeros((20000, 1)), np.where(np.arange(20000) % 4 == 0, -1, 1))
+    rule, schedule = SGD(), Constant(0.005)
+    linear = family.Linear(data, None, losses.Logistic(), rule, schedule, workers=workers)
+    train(linear, rule, schedule, epochs=4, workers=workers)
+    assert linear.w[-1] == pytest.approx(np.log(3), abs=0.25)
+
+
+def test_l2_is_unbiased_for_rare_features():
+    """SGD with the weighted penalty goes to the minimum of mean loss + l2/2 |w|², found in closed form."""
+    dense, _, _ = problem(3000, 9, density=0.1)
+    y = dense @ np.linspace(-1, 1, D) + 0.01 * np.random.default_rng(0).standard_normal(3000)
+    dense[:, 0] *= np.arange(3000) % 10 == 0  # a feature ten times rarer
+    rule, schedule, l2 = SGD(), InverseSqrt(0.1, 0.05), 0.05
+    linear = family.Linear(from_arrays(dense, y), None, losses.Squared(), rule, schedule, Decay(l2=l2), intercept=False)
+    train(linear, rule, schedule, epochs=60)
+    want = np.linalg.solve(dense.T @ dense / 3000 + l2 * np.eye(D), dense.T @ y / 3000)
+    assert np.allclose(linear.w[:D], want, atol=0.03)
+    unweighted = np.linalg.solve(dense.T @ dense / 3000 + l2 * 0.1 * np.eye(D), dense.T @ y / 3000)
+    assert not np.allclose(want, unweighted, atol=0.03)
+
+
+def test_labels_are_checked():
+    two = from_arrays(np.eye(3), np.array([0, 1, 1]))
+    make = lambda data, test=None: family.Linear(data, test, losses.Logistic(), SGD(), Constant(0.1))  # noqa: E731
+    assert make(two).labels.tolist() == [-1, 1, 1]
+    with pytest.raises(UserError, match="two classes, got 1"):
+        make(from_arrays(np.eye(3), np.ones(3)))
+    with pytest.raises(UserError, match="two classes, got 3"):
+        make(from_arrays(np.eye(3), np.arange(3)))
+    with pytest.raises(UserError, match="row 2 has label 5"):
+        make(two, from_arrays(np.eye(3), np.array([0, 5, 1])))
+    with pytest.raises(UserError, match="4 features, the model 3"):
+        family.scores(make(two).w, from_arrays(np.eye(4), np.ones(4)))

@@ -1,0 +1,109 @@
+"""The loop and the workers, driven by a problem family of ten lines."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hogwild.errors import UserError
+from hogwild.record import Report
+from hogwild.train import train
+from kernels.jit import kernel
+from kernels.rules import SGD
+from kernels.schedules import Constant, Plateau, rate
+from kernels.steps import aligned
+
+
+@kernel
+def pull(schedule, theta, targets, order, t, stride, tally):
+    """A toy family: coordinate i is pulled to target i."""
+    for i in order:
+        r = theta[i] - targets[i]
+        theta[i] -= rate(schedule, t) * r
+        t += stride
+        tally[0] += r * r / 2
+        tally[1] += 1
+
+
+class Toy:
+    def __init__(self, n):
+        self.examples, self.theta, self.targets = n, aligned((n,), np.float64), np.arange(n, dtype=float)
+        self.seen = []
+
+    def private(self):
+        return None
+
+    def run(self, rule, schedule, own, order, t, stride, tally):
+        self.seen.append((order.copy(), t, stride))
+        pull(schedule, self.theta, self.targets, order, t, stride, tally)
+
+    def evaluate(self):
+        return {"error": float(np.abs(self.theta - self.targets).max())}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("n", [1, 5, 1000])
+def test_toy_family_follows_its_closed_form(workers, n):
+    toy = Toy(n)
+    history = train(toy, SGD(), Constant(0.5), epochs=3, workers=workers)
+    assert np.allclose(toy.theta, toy.targets * (1 - 0.5**3))
+    for e, epoch in enumerate(history):
+        assert epoch.examples == n
+        assert epoch.loss == pytest.approx((toy.targets**2 / 2 * 0.25**e).mean())
+        assert epoch.metrics["error"] == pytest.approx((n - 1) * 0.5 ** (e + 1))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_each_epoch_is_a_fresh_permutation_in_contiguous_slices(workers):
+    toy = Toy(501)
+    train(toy, SGD(), Constant(0.1), epochs=2, workers=workers, seed=5)
+    rng, orders = np.random.default_rng(5), []
+    chunks = sorted(toy.seen, key=lambda chunk: chunk[1])
+    for epoch in range(2):
+        order = rng.permutation(501)
+        orders.append(order)
+        mine = [c for c in chunks if epoch * 501 <= c[1] < (epoch + 1) * 501]
+        assert sorted(np.concatenate([c[0] for c in mine])) == list(range(501))
+        starts = np.linspace(0, 501, workers + 1).astype(int)
+        for k in range(workers):
+            slice_ = [c for c in mine if (c[1] - epoch * 501) % workers == k]
+            assert np.array_equal(np.concatenate([c[0] for c in slice_]), order[starts[k]:starts[k + 1]])
+            assert {c[2] for c in slice_} == {workers}
+    assert not np.array_equal(*orders)
+
+
+def test_plateau_reads_the_first_metric():
+    class Stuck(Toy):
+        def evaluate(self):
+            return {"error": 1.0}
+    history = train(Stuck(4), SGD(), Plateau(1.0, factor=0.5, patience=1), epochs=6)
+    assert [e.lr for e in history] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+def test_an_exception_in_a_worker_is_raised_and_stops_the_others():
+    class Broken(Toy):
+        def run(self, rule, schedule, own, order, t, stride, tally):
+            if 0 in order:
+                raise ZeroDivisionError("worker")
+            super().run(rule, schedule, own, order, t, stride, tally)
+    with pytest.raises(ZeroDivisionError, match="worker"):
+        train(Broken(5000), SGD(), Constant(0.1), epochs=1000, workers=2)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice():
+    toy = Toy(10)
+    with pytest.raises(UserError, match="no longer finite in epoch .*--lr"):
+        train(toy, SGD(), Constant(1e200), epochs=10)
+
+
+def test_record_has_a_line_for_each_event(tmp_path, capsys):
+    path = tmp_path / "run.jsonl"
+    report = Report(path)
+    report.start(seed=3)
+    history = train(Toy(100), SGD(), Constant(0.5), epochs=2, workers=2, report=report)
+    report.close(metrics=history[-1].metrics)
+    start, *epochs, end = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (start["event"], start["seed"], end["event"]) == ("start", 3, "end") and "numba" in start["versions"]
+    assert [e["epoch"] for e in epochs] == [1, 2] and epochs[1]["loss"] == history[1].loss
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "examples/s" in lines[0] and "ETA" in lines[0] and "lr 0.5" in lines[0]
