@@ -4,9 +4,9 @@ import bz2
 import csv
 import gzip
 import io
-import itertools
 import lzma
 import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -99,7 +99,9 @@ def unpacked(path, file):
     unpack = next((unpack for magic, unpack in PACKED.items() if head.startswith(magic)), None)
     stream = unpack(file) if unpack else file
     try:
-        piece = stream.read(CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf")
+        piece = stream.read(3)
+        if piece == b"\xef\xbb\xbf":  # a byte order mark, which Windows programs put in front of UTF-8
+            piece = stream.read(CHUNK_BYTES)
         while piece:
             yield piece
             piece = stream.read(CHUNK_BYTES)
@@ -107,7 +109,7 @@ def unpacked(path, file):
         if unpack is None:
             raise UserError(f"{place(path)}: reading failed ({error}); check the disk it lies on") from None
         state = "truncated" if isinstance(error, EOFError) else "corrupt"
-        raise UserError(f"{place(path)}: {state} compressed file ({error}); needed a whole one, copy it again") from None
+        raise UserError(f"{place(path)}: {state} compressed file ({error}); copy it again") from None
 
 
 def line_blocks(path):
@@ -149,11 +151,20 @@ def read_svmlight(path, *, zero_based=False):
     for first, block in line_blocks(path):
         status, position, labels, indptr, indices, values = text.parse(block, 0 if zero_based else 1)
         if status != text.OK:
-            token = block[position:].split(b"\n", 1)[0].split(b"#")[0].split()[0]
+            token = re.split(rb"[ \t\n#]", block[position:], maxsplit=1)[0]
             needed, remedy = NOT_FINITE if status == text.NOT_A_NUMBER and _not_finite(token) else SVMLIGHT[status]
             where = place(path, first + block.count(b"\n", 0, position))
             raise UserError(f"{where}: got {excerpt(token)}, {needed}; {remedy}")
         yield Chunk(labels, np.diff(indptr), indices, values)
+
+
+def line_of_row(path, row):
+    """Line number of row `row` (from 0) of an svmlight text."""
+    for first, block in line_blocks(path):
+        for line, content in enumerate(block.split(b"\n"), first):
+            row -= bool(content.split(b"#")[0].strip(b" \t\r"))
+            if row < 0:
+                return line
 
 
 def _not_finite(token):
@@ -167,29 +178,34 @@ def read_csv(path, *, label=None):
     """Chunks of comma-separated numbers, zeros dropped; label is a column's name or index, by default the last."""
     width = None
     for first, block in line_blocks(path):
-        header = False
+        lines = io.StringIO(block.decode("utf-8", "replace"), newline="").readlines()
         if width is None:
-            _, cells = next(csv_rows(path, first, block), (0, None))
+            last, cells = next(csv_rows(path, first, lines), (0, None))
             if cells is None:
                 continue
             header, width = is_header(cells), len(cells)
             column = label_column(path, cells, header, label)
-        table = csv_table(path, first, block, width, header)
+            if header:
+                first, lines = last + 1, lines[last + 1 - first:]
+        if not any(map(str.strip, lines)):
+            continue
+        table = csv_table(path, first, lines, width)
         features = np.delete(table, column, axis=1)
         stored = features != 0
         yield Chunk(np.ascontiguousarray(table[:, column]), stored.sum(axis=1, dtype=np.int64),
                     np.nonzero(stored)[1].astype(np.uint32), features[stored], width - 1)
 
 
-def csv_rows(path, first, block):
-    """Yield (line number, cells) of the lines that are not blank."""
-    reader = csv.reader(io.StringIO(block.decode("utf-8", "replace"), newline=""))
+def csv_rows(path, first, lines):
+    """Yield (line number, cells) of the lines that are not blank; a quoted cell may span some."""
+    reader = csv.reader(lines)
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells) or len(cells) > 1:
                 yield first + reader.line_num - 1, cells
     except csv.Error as error:
-        raise UserError(f"{place(path, first + reader.line_num - 1)}: {error}; needed comma-separated numbers") from None
+        where = place(path, first + reader.line_num - 1)
+        raise UserError(f"{where}: {error}; needed comma-separated numbers, correct the line") from None
 
 
 def numeric(cell):
@@ -201,7 +217,7 @@ def numeric(cell):
 
 
 def is_header(cells) -> bool:
-    """Whether a first line names the columns: one cell is text, and no cell is a number other than a column's number."""
+    """Whether a first line names the columns: a cell is text, and the others are no numbers but those of columns."""
     rest = [cell.strip() for cell in cells if numeric(cell) is None]
     return any(rest) and all(cell.strip().isdigit() for cell in cells if numeric(cell) is not None)
 
@@ -224,21 +240,16 @@ def label_column(path, cells, header, label):
                         f"a column's number from {-width} to {width - 1}; pass --label") from None
 
 
-def csv_table(path, first, block, width, header):
-    """float32[rows, width] of a block of lines; the csv module finds the mistake if NumPy's parser meets one."""
-    lines = io.StringIO(block.decode("utf-8", "replace"))
-    if header or not block.strip():
-        rows = itertools.islice(csv_rows(path, first, block), int(header), None)
-        return _csv_slow(path, rows, width)
+def csv_table(path, first, lines, width):
+    """float32[rows, width] of some lines; where NumPy's parser refuses, the csv module finds the mistake."""
     try:
-        table = np.loadtxt(lines, delimiter=",", comments=None, quotechar='"', ndmin=2)
         with np.errstate(over="ignore"):
-            table = table.astype(np.float32)
+            table = np.loadtxt(lines, delimiter=",", comments=None, quotechar='"', ndmin=2).astype(np.float32)
         if table.shape[1] == width and np.isfinite(table).all():
             return table
     except ValueError:
         pass
-    return _csv_slow(path, csv_rows(path, first, block), width)
+    return _csv_slow(path, csv_rows(path, first, lines), width)
 
 
 def _csv_slow(path, rows, width):
@@ -258,11 +269,14 @@ def _csv_slow(path, rows, width):
     return np.array(table, np.float32).reshape(-1, width)
 
 
+NUMBERS = {"iu": "whole numbers", "iufb": "real numbers", "S": "bytes"}  # by NumPy's dtype.kind
+
+
 class Member:
     """A one-dimensional array in an .npz file, read piece by piece."""
 
-    def __init__(self, path, archive, name):
-        self.path, self.name = path, name
+    def __init__(self, path, archive, name, kinds="iu"):
+        self.name = name
         try:
             self.file = archive.open(f"{name}.npy")
         except KeyError:
@@ -271,9 +285,9 @@ class Member:
         version = np.lib.format.read_magic(self.file)
         read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
         shape, _, self.dtype = read_header(self.file)
-        if len(shape) > 1 or self.dtype.hasobject or self.dtype.kind not in "iufbS":
+        if len(shape) > 1 or self.dtype.kind not in kinds:
             raise UserError(f"{place(path)}: array {name!r} has shape {shape} and dtype {self.dtype}, "
-                            f"needed one dimension of real numbers; {WRITE_NPZ}")
+                            f"needed one dimension of {NUMBERS[kinds]}; {WRITE_NPZ}")
         self.size = shape[0] if shape else 1
 
     def take(self, count=None):
@@ -295,11 +309,12 @@ def read_npz(path):
 
 
 def _npz_chunks(path, archive):
-    layout = Member(path, archive, "format").take()[0] if "format.npy" in archive.namelist() else b"csr"
+    layout = Member(path, archive, "format", "S").take()[0] if "format.npy" in archive.namelist() else b"csr"
     if layout != b"csr":
-        raise UserError(f"{place(path)}: got sparse format {excerpt(layout)}, needed CSR; call X.tocsr() and {WRITE_NPZ}")
-    indptr, y, shape = (Member(path, archive, name).take() for name in ("indptr", "y", "shape"))
-    indices, data = Member(path, archive, "indices"), Member(path, archive, "data")
+        raise UserError(f"{place(path)}: got sparse format {excerpt(layout)}, needed CSR; {WRITE_NPZ}")
+    indptr, shape = Member(path, archive, "indptr").take(), Member(path, archive, "shape").take()
+    y = Member(path, archive, "y", "iufb").take()
+    indices, data = Member(path, archive, "indices"), Member(path, archive, "data", "iufb")
     rows = indptr.size - 1
     if shape.size != 2 or not rows == shape[0] == y.size or not indices.size == data.size == indptr[-1]:
         raise UserError(f"{place(path)}: shape {shape.tolist()} with {rows + 1} row pointers, {y.size} labels, "
@@ -330,9 +345,9 @@ def checked(source, first, y, indptr, indices, values, width):
         row = int(np.flatnonzero(~np.isfinite(labels))[0])
         raise UserError(f"{source}, row {first + row} (from 0): got label {excerpt(y[row])}, needed a finite float32 "
                         "number; replace it or drop the row")
-    if width > 2**32 or (indices.size and not 0 <= indices.min() <= indices.max() < width):
-        bad = np.flatnonzero((indices < 0) | (indices >= min(width, 2**32)))
-        status, row = csr.OVER_WIDTH, int(np.searchsorted(indptr, bad[0], "right")) - 1 if bad.size else 0
+    bad = np.flatnonzero((indices < 0) | (indices >= min(width, 2**32)))  # here, as uint32 would wrap them around
+    if bad.size:
+        status, row = csr.OVER_WIDTH, int(np.searchsorted(indptr, bad[0], "right")) - 1
     else:
         indptr, indices = np.ascontiguousarray(indptr, np.int64), indices.astype(np.uint32)
         status, row = csr.check(csr.CSR(indptr, indices, values), width)
@@ -346,8 +361,8 @@ def save_npz(path, X, y):
     from scipy import sparse
     X, y = sparse.csr_array(X, copy=True), np.asarray(y)
     X.sum_duplicates()
-    checked("matrix", 0, y, X.indptr, X.indices, X.data, X.shape[1])
     if y.shape != X.shape[:1]:
-        raise UserError(f"got labels of shape {y.shape}, needed ({X.shape[0]},), one for each row of X")
+        raise UserError(f"got labels of shape {y.shape}, needed ({X.shape[0]},); pass one for each row of X")
+    checked("matrix", 0, y, X.indptr, X.indices, X.data, X.shape[1])
     with open(path, "wb") as file:
         np.savez(file, indptr=X.indptr, indices=X.indices, data=X.data, shape=X.shape, format=b"csr", y=y)

@@ -11,7 +11,7 @@ from kernels.synthetic import Recipe, generate, lengths
 FEATURES = 47_236  # RCV1 (Lewis et al. 2004) has as many, and rows of 75 features on average
 LOG_MEAN, LOG_STD, LONGEST = np.log(75) - 0.6**2 / 2, 0.6, 600
 ZIPF, OFFSET = 1.1, 20.0  # p(rank) ~ 1 / (rank + OFFSET)^ZIPF: Zipf-Mandelbrot, stop words removed
-INFORMATIVE = 50, 3_000  # ranks that carry weight: frequent enough to be learnt, too rare to decide alone
+INFORMATIVE = 20, 600  # ranks that carry weight: frequent enough to be learnt, too rare to decide alone
 BEST = 0.95  # accuracy of the planted weights
 SOURCE = "synthetic (RCV1's shape)"
 

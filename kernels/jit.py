@@ -16,6 +16,7 @@ from numba.extending import intrinsic, overload
 
 # Full fastmath would remove NaN checks; this set keeps them and still lets loops vectorize.
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
+LOOP = {"jit_options": {"fastmath": FASTMATH, "error_model": "numpy"}}  # for overloads that run inside loops
 STALE_SECONDS = 30 * 24 * 3600
 
 
@@ -127,9 +128,9 @@ def by_type(generic):
 
     @functools.wraps(generic)
     def call(x, *args):
-        return getattr(x, name)(*args)
+        return getattr(x, name)(*args) if hasattr(x, name) else generic(x, *args)
 
-    @overload(call, strict=False, jit_options={"fastmath": FASTMATH, "error_model": "numpy"})
+    @overload(call, strict=False, **LOOP)
     def resolve(x, *args):
         method = inspect.getattr_static(x.instance_class, name, None)
         if method is None:

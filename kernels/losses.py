@@ -4,7 +4,8 @@
     evaluate(softmax, scores, y, gradient)  -> value; writes the gradient by the K scores into `gradient`
 
 Both work in Python and inside kernels, and there compute in float64 whatever the dtype of the score. A NaN or infinite
-score never gives a finite value, even where the limit is finite (a hinge at +inf): a diverged model must not look perfect.
+score never gives a finite value, even where the limit is finite (a hinge at +inf): a diverged model must not look
+perfect.
 """
 
 import math

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from kernels.jit import by_type
+from kernels.jit import LOOP, by_type
 
 
 @by_type
@@ -54,7 +54,7 @@ def maximum(a, b):
     return a.maximum(b) if hasattr(a, "maximum") else np.maximum(a, b)
 
 
-@overload(maximum, inline="always")
+@overload(maximum, **LOOP)
 def _maximum(a, b):
     return lambda a, b: a if not a <= b else b
 
@@ -64,7 +64,7 @@ def root(x):
     return x**0.5
 
 
-@overload(root, inline="always")
+@overload(root, **LOOP)
 def _root(x):
     return lambda x: math.sqrt(x)
 

@@ -137,7 +137,8 @@ class Polynomial(NamedTuple):
     ranges = {"lr": "[0, inf)", "steps": "[1, inf)", "power": "(0, inf)", "end": "[0, inf)"}
 
     def rate(self, t):
-        return self.end + (self.lr - self.end) * (1.0 - min(float(t), self.steps) / self.steps) ** self.power
+        left = self.steps - min(float(t), self.steps)  # 1 - t/steps may round below 0 in a kernel, whose power is NaN
+        return self.end + (self.lr - self.end) * (left / self.steps) ** self.power
 
 
 class Noam(NamedTuple):
@@ -323,7 +324,7 @@ def _type_cycles(schedule):
 
 
 def cycled(rule, schedule, t):
-    """`rule` with its momentum (mu, else b1, else b) as `schedule` has it at step t; unchanged where either has none."""
+    """`rule` with its momentum (mu, else b1, else b) as `schedule` has it at step t; itself where either has none."""
     field = _momentum_field(rule._fields)
     if field is None or not _cycles(schedule):
         return rule

@@ -154,13 +154,9 @@ def parse_svmlight(text, base, labels, indptr, indices, values, slow):
                 return OK, p, rows, nnz, n_slow
             p, last = p + 1, np.int64(-2)
             continue
-        if rows + 1 >= min(labels.size + 1, indptr.size) or n_slow == slow.shape[0]:
-            return FULL, p, rows, nnz, n_slow
         if last == -2:
             kind, where, last = LABEL, rows, np.int64(-1)
         else:
-            if nnz == min(indices.size, values.size):
-                return FULL, p, rows, nnz, n_slow
             status, p, index = pair(chars, p, base, last)
             if status != OK:
                 return status, start, rows, nnz, n_slow
@@ -168,6 +164,9 @@ def parse_svmlight(text, base, labels, indptr, indices, values, slow):
         end, value, sure = number(chars, p)
         if end < 0:
             return NOT_A_NUMBER, start, rows, nnz, n_slow
+        if (rows >= min(labels.size, indptr.size - 1) or kind == VALUE and nnz >= min(indices.size, values.size)
+                or not sure and n_slow >= slow.shape[0]):
+            return FULL, start, rows, nnz, n_slow
         if not sure:
             slow[n_slow, 0], slow[n_slow, 1], slow[n_slow, 2], slow[n_slow, 3] = kind, where, p, end
             n_slow += 1

@@ -45,8 +45,9 @@ def test_import_is_light(tmp_path):
 
 
 def test_version(tmp_path):
-    (tmp_path / "hogwild_sparsecomm-9.8.7.dist-info").mkdir()
-    (tmp_path / "hogwild_sparsecomm-9.8.7.dist-info" / "METADATA").write_text("Name: hogwild-sparsecomm\nVersion: 9.8.7\n")
+    installed = tmp_path / "hogwild_sparsecomm-9.8.7.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: hogwild-sparsecomm\nVersion: 9.8.7\n")
     code = "import hogwild, sparsecomm; print(hogwild.__version__, sparsecomm.__version__)"
     assert run(code, tmp_path, ROOT, cwd=tmp_path).stdout.split() == ["9.8.7", "9.8.7"]
     for package in (hogwild, sparsecomm):

@@ -21,7 +21,8 @@ header_values = st.one_of(st.integers(), st.text(), st.floats(allow_nan=False), 
 
 
 def small(path):
-    model.save(path, {"weights": np.arange(3, dtype=np.float32), "idf": np.ones(2)}, {"family": "linear", "note": "é\n\""})
+    tensors = {"weights": np.arange(3, dtype=np.float32), "idf": np.ones(2)}
+    model.save(path, tensors, {"family": "linear", "note": "é\n\""})
     return path.read_bytes()
 
 

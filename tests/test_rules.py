@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.hyper import HyperParameterError
-from kernels.rules import (RULES, SGD, AdaBelief, AdaGrad, Adam, AdamW, Apollo, Momentum, Nadam, Nesterov, RAdam,
-                           RMSProp)
+from kernels.rules import RULES, SGD, AdaBelief, AdaGrad, Adam, AdamW, Apollo, Momentum, Nadam, Nesterov, RAdam, RMSProp
 from kernels.steps import Clip, Decay, array_step, columns, dense_step, new_slots, new_theta, sparse_step
 
 STEPS, D = 300, 23

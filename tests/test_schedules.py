@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,8 @@ from kernels.schedules import (
     observed,
     rate,
 )
+
+ROOT = Path(__file__).parents[1]
 
 
 @kernel
@@ -111,8 +114,9 @@ def test_rates_are_torchs(schedule, build, n):
 
 
 @pytest.mark.parametrize("lr, steps, options", [
-    (0.1, 50, {}), (0.1, 10, {"pct_start": 0.25}), (1.0, 7, {"div": 4.0, "final_div": 10.0}), (0.1, 1, {}), (0.1, 2, {}),
-    (0.2, 33, {"pct_start": 0.9, "low_momentum": 0.5, "high_momentum": 0.99}), (0.2, 20, {"pct_start": 0.0})])
+    (0.1, 50, {}), (0.1, 10, {"pct_start": 0.25}), (1.0, 7, {"div": 4.0, "final_div": 10.0}), (0.1, 1, {}),
+    (0.2, 33, {"pct_start": 0.9, "low_momentum": 0.5, "high_momentum": 0.99}), (0.2, 20, {"pct_start": 0.0}),
+    (0.1, 2, {})])
 def test_one_cycle_is_torchs(lr, steps, options):
     names = {"div": "div_factor", "final_div": "final_div_factor", "low_momentum": "base_momentum",
              "high_momentum": "max_momentum"}
@@ -312,7 +316,7 @@ def test_a_second_process_compiles_nothing():
             "cycle(checked(Adam()), checked(Warmup(ONE, 3)), 3);"
             "print(sum(sum(k.stats.cache_misses.values()) for k in (trace, cycle)))")
     for _ in range(2):
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.split() == ["0"]
 
 
