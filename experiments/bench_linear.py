@@ -6,6 +6,7 @@ python -m experiments.bench_linear [--rows 1000000] [--epochs 5] [--repeats 5] [
 import argparse
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +76,9 @@ def main():
     print("| data | trainer | k examples/s | M non-zeros/s | times SGDClassifier | test accuracy |\n|---|---|---|---|---|---|")
     for name, train_data, test in load(options.data, options.rows):
         X, y, T = matrix(train_data), train_data.labels, matrix(test)
-        runs = {"scikit-learn SGDClassifier, lr 0.5": lambda s: theirs(X, y, T, test, 0.5, options.epochs, s),  # noqa: B023
-                "hogwild sgd, lr 0.5": lambda s: ours(train_data, test, SGD(), 0.5, options.epochs, s),  # noqa: B023
-                "hogwild adagrad, lr 0.1": lambda s: ours(train_data, test, AdaGrad(), 0.1, options.epochs, s)}  # noqa: B023
+        runs = {"scikit-learn SGDClassifier, lr 0.5": partial(theirs, X, y, T, test, 0.5, options.epochs),
+                "hogwild sgd, lr 0.5": partial(ours, train_data, test, SGD(), 0.5, options.epochs),
+                "hogwild adagrad, lr 0.1": partial(ours, train_data, test, AdaGrad(), 0.1, options.epochs)}
         ours(train_data, test, SGD(), 0.5, 1, 0), ours(train_data, test, AdaGrad(), 0.1, 1, 0)  # compile
         results = {run: [] for run in runs}
         for repeat in range(options.repeats):

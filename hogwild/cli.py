@@ -1,5 +1,6 @@
 """The `hogwild` command: train, evaluate, predict, inspect. Mistakes give one line and exit code 2."""
 
+import inspect
 import sys
 import tomllib
 from dataclasses import dataclass, fields
@@ -34,14 +35,14 @@ class TrainLinear:
     loss: str = "logistic"
     """logistic, hinge, squared-hinge (two classes); squared, huber[:delta=1.35] (real targets)."""
     rule: str = "adagrad"
-    """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo; or module.Class of
-    your own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6."""
+    """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo;
+    or module.Class of your own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6."""
     lr: float | None = None
     """Learning rate; default: what suits the rule on rows of unit length."""
     schedule: str = "constant"
     """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
-    triangular, triangular2, exp-range, onecycle, plateau. Parameters follow, durations in steps or
-    epochs: step:gamma=0.8,every=1epoch."""
+    triangular, triangular2, exp-range, onecycle, plateau.
+    Parameters follow, durations in steps or epochs: step:gamma=0.8,every=1epoch."""
     warmup: float | None = None
     """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
     l2: float = 0.0
@@ -71,7 +72,7 @@ class TrainLinear:
     label: str | None = None
     """Label column of a CSV file, by name or number from 0; default: the last."""
     cache: bool = True
-    """Keep the parsed file, so that the next run starts at once."""
+    """Whether the parsed file is kept, so that the next run starts at once."""
     rows: int = 200_000
     """Rows of the synthetic training data."""
     config: Path | None = None
@@ -91,7 +92,7 @@ class Evaluate:
     label: str | None = None
     """Label column of a CSV file."""
     cache: bool = True
-    """Keep the parsed file."""
+    """Whether the parsed file is kept."""
 
 
 @dataclass
@@ -109,7 +110,7 @@ class Predict:
     label: str | None = None
     """Label column of a CSV file."""
     cache: bool = True
-    """Keep the parsed file."""
+    """Whether the parsed file is kept."""
 
 
 @dataclass
@@ -123,7 +124,7 @@ class Inspect:
     label: str | None = None
     """Label column of a CSV file."""
     cache: bool = True
-    """Keep the parsed file."""
+    """Whether the parsed file is kept."""
 
 
 def _defaults(arguments) -> TrainLinear:
@@ -172,7 +173,7 @@ def _parse(arguments):
         return tyro.cli(app[command], prog=f"hogwild {command}", args=arguments[1:], config=(Flag,))
     if command == "train" and arguments[1:2] == ["linear"]:
         return tyro.cli(TrainLinear, prog="hogwild train linear", args=arguments[2:], config=(Flag,),
-                        default=_defaults(arguments[2:]))
+                        default=_defaults(arguments[2:]), description=inspect.getdoc(TrainLinear))
     if command in ("-h", "--help") or (command == "train" and set(arguments[1:]) & {"-h", "--help"}):
         print(OVERVIEW)
         sys.exit(0 if arguments else 2)

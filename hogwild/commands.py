@@ -1,6 +1,5 @@
 """What the commands do, from their options to their output."""
 
-import json
 import sys
 from dataclasses import asdict, replace
 
@@ -9,7 +8,7 @@ import numpy as np
 from hogwild import cli, data, linear, model, synthetic, transforms
 from hogwild.errors import UserError
 from hogwild.record import Report, versions
-from hogwild.spec import build, fields_of
+from hogwild.spec import build
 from hogwild.train import train
 from hogwild.workers import cores
 from kernels.csr import degrees

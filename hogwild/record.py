@@ -1,6 +1,7 @@
 """What a run says: JSON lines in a file, and a bar or plain lines on the console."""
 
 import json
+import math
 import platform
 import sys
 import time
@@ -15,6 +16,13 @@ from hogwild.errors import UserError
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "numba")}}
+
+
+def _finite(value):
+    """`value` with null where JSON has no number for it: NaN and infinities."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Report:
@@ -33,7 +41,7 @@ class Report:
     def event(self, name, **fields):
         """One JSON line."""
         if self.file:
-            self.file.write(json.dumps({"event": name, "time": time.time(), **fields}, default=str) + "\n")
+            self.file.write(json.dumps(_finite({"event": name, "time": time.time(), **fields}), default=str) + "\n")
 
     def start(self, **configuration):
         """The whole configuration, before the first step."""

@@ -16,6 +16,7 @@ from kernels import rules
 from kernels.hyper import checked
 from kernels.jit import LOOP, kernel
 
+
 class Decay(NamedTuple):
     """Weight decay: `l2` is coupled (adds l2 w to the gradient), `wd` decoupled (w *= 1 - lr wd)."""
 
@@ -200,8 +201,8 @@ def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, we
     """One step with gradient `factor * x[start:stop]`, on the coordinates `indices[start:stop]` (None: start … stop).
 
     For use inside kernels: bounds in place of slices, since a slice counts references, atomically, at each example.
-    w [d] and slots (S arrays [d]); x [m]; indices [m], unique between the bounds, below d; weight [d] or None: multiplies the decay, the
-    Hogwild paper's correction for features that are rarely touched. Nothing is checked here.
+    w [d] and slots (S arrays [d]); x [m]; indices [m], unique between the bounds, below d; weight [d] or None:
+    multiplies the decay, the Hogwild paper's correction for features that are rarely touched. Nothing is checked here.
     """
     like = w.dtype.type
     bound64, factor = _clip_terms(clip, x, start, stop, factor)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from hogwild import cli
 
 ROWS = 400
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,12 @@ def run(*arguments):
     except SystemExit as stop:
         return stop.code or 0
     return 0
+
+
+def fresh(code):
+    """`code` in a Python process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def fails(capsys, *arguments):
@@ -97,7 +105,8 @@ def test_toml_below_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text,message", [
-    ("epochz = 3", "unknown option 'epochz'"), ("epochs = 'many'", "epochs must be of type int"), ("epochs = ", "not valid TOML"),
+    ("epochz = 3", "unknown option 'epochz'"), ("epochs = 'many'", "epochs must be of type int"),
+    ("epochs = ", "not valid TOML"),
 ])
 def test_toml_mistakes(tmp_path, capsys, text, message):
     (tmp_path / "run.toml").write_text(text)
@@ -128,7 +137,8 @@ def test_inspect(tmp_path, capsys):
 @pytest.mark.parametrize("content,line,what", [
     (b"+1 1:1\n-1 x:2\n", 2, "x"), (b"+1 1:1\n-1 2:b\n", 2, "b"), (b"+1 1:1\n-1 0:1\n", 2, "zero-based"),
     (b"+1 -3:1\n", 1, "-3"), (b"+1 1:1\n+1 5000000000:1\n", 2, "5000000000"), (b"+1 2:1 2:1\n", 1, "2"),
-    (b"+1 3:1 2:1\n", 1, "2"), (b"+1 1:nan\n", 1, "nan"), (b"+1 1:1\n\n-1 1:inf\n", 3, "inf"), (b"+1 1:1e400\n", 1, "1e400"),
+    (b"+1 3:1 2:1\n", 1, "2"), (b"+1 1:nan\n", 1, "nan"), (b"+1 1:1\n\n-1 1:inf\n", 3, "inf"),
+    (b"+1 1:1e400\n", 1, "1e400"),
     (b"+1 1:1\n-1 1:\n", 2, "1:"), (b"+1 1:1\n-1 1:\x001\n", 2, "1"), (b"nan 1:1\n", 1, "nan"),
 ])
 def test_bad_lines_are_named(tmp_path, capsys, content, line, what):
@@ -182,7 +192,8 @@ def test_a_damaged_model(tmp_path, capsys):
     (["--rule", "adam:beta=1"], "one of b1, b2"), (["--rule", "adam:b1=x"], "must be a number"),
     (["--schedule", "cosin"], "unknown schedule"), (["--loss", "log"], "unknown loss"), (["--transform", "sqrt"], "sqrt"),
     (["--epochs", "0"], "--epochs must be at least 1"), (["--workers", "-1"], "--workers"), (["--lr", "nan"], "--lr"),
-    (["--l2", "-1"], "l2"), (["--weight-decay", "-1"], "wd"), (["--clip-norm", "0"], "norm"), (["--holdout", "1.5"], "--holdout"),
+    (["--l2", "-1"], "l2"), (["--weight-decay", "-1"], "wd"), (["--clip-norm", "0"], "norm"),
+    (["--holdout", "1.5"], "--holdout"),
     (["--model", "/no/such/folder/m"], "/no/such/folder"), (["--record", "/no/such/folder/r"], "/no/such/folder"),
     (["--seed", "-1"], "--seed"), (["--test", "x.svm"], "--test needs DATA"),
 ])
@@ -203,7 +214,8 @@ def test_unknown_command_and_family(capsys):
 
 def test_a_diverging_run_leaves_no_model(tmp_path, capsys):
     data = svm(tmp_path / "a.svm")
-    message = fails(capsys, "train", "linear", data, "--loss", "squared", "--rule", "sgd", "--lr", "1e30", "--model", tmp_path / "m")
+    message = fails(capsys, "train", "linear", data, "--loss", "squared", "--rule", "sgd", "--lr", "1e30",
+                    "--model", tmp_path / "m")
     assert "no longer finite" in message and not (tmp_path / "m").exists()
 
 
@@ -214,8 +226,7 @@ def test_a_full_disk_keeps_the_old_model(tmp_path):
             "check = model.check_writable;"
             "model.check_writable = lambda p: (check(p), resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)));"
             f"cli.main(['train', 'linear', {str(data)!r}, '--no-cache', '--model', {str(model)!r}])")
-    warm = subprocess.run([sys.executable, "-m", "hogwild.cli"], capture_output=True)  # noqa: F841
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = fresh(code)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert model.read_bytes() == b"old" and not [f for f in os.listdir(tmp_path) if "tmp" in f]
@@ -233,5 +244,5 @@ def test_the_command_imports_neither_torch_nor_sklearn(tmp_path):
     data = svm(tmp_path / "a.svm")
     code = (f"import sys; from hogwild import cli; cli.main(['train', 'linear', {str(data)!r}, '--epochs', '1']);"
             "print('heavy', [m for m in ('torch', 'sklearn', 'mpi4py', 'matplotlib') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = fresh(code)
     assert done.returncode == 0 and "heavy []" in done.stdout, done.stderr

@@ -1,7 +1,5 @@
 """Every rule against a foreign optimizer or a transcription, step by step; then the drivers against each other."""
 
-import contextlib
-import io
 import math
 from typing import NamedTuple
 
@@ -10,141 +8,42 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import (
+    adabelief,
+    adam_variant,
+    apollo,
+    apollo_dqn,
+    by_norm,
+    by_value,
+    clipped,
+    keras_adagrad,
+    keras_rmsprop,
+    keras_sgd,
+    numpy_step,
+    radam_paper,
+    torch_step,
+)
 
 from kernels.hyper import HyperParameterError
-from kernels.rules import RULES, SGD, AdaBelief, AdaGrad, Adam, AdamW, Apollo, Momentum, Nadam, Nesterov, RAdam, RMSProp
+from kernels.rules import (
+    RULES,
+    SGD,
+    AdaBelief,
+    AdaGrad,
+    Adam,
+    AdamW,
+    Apollo,
+    Momentum,
+    Nadam,
+    Nesterov,
+    RAdam,
+    RMSProp,
+    maximum,
+)
 from kernels.steps import Clip, Decay, array_step, columns, dense_step, new_slots, new_theta, sparse_step
 
 STEPS, D = 300, 23
 optim = torch.optim
-
-
-# Oracles: a function of the first weights that gives `step(g, lr) -> weights`.
-
-def torch_step(cls, clip=None, **options):
-    def start(w):
-        p = torch.nn.Parameter(torch.tensor(w))
-        with contextlib.redirect_stdout(io.StringIO()):
-            optimizer = cls([p], lr=1.0, **options)
-
-        def step(g, lr):
-            p.grad = torch.tensor(g)
-            if clip:
-                clip([p])
-            optimizer.param_groups[0]["lr"] = lr
-            optimizer.step()
-            return p.detach().numpy()
-        return step
-    return start
-
-
-def adabelief(b1=0.9, b2=0.999, **options):
-    from adabelief_pytorch import AdaBelief as Theirs
-    return torch_step(Theirs, betas=(b1, b2), print_change_log=False, **options)
-
-
-def apollo_dqn(**options):
-    """pytorch-optimizer's, without its warm-up, which is shifted by one step."""
-    from pytorch_optimizer import ApolloDQN
-    return torch_step(ApolloDQN, warmup_steps=0, **options)
-
-
-def numpy_step(formula, slots=1, start=0.0):
-    """A transcription: `formula(w, g, lr, t, *slots)`, t from 1, works in place on w and its slots."""
-    def begin(w):
-        w, state, t = w.copy(), [np.full_like(w, start) for _ in range(slots)], [0]
-
-        def step(g, lr):
-            t[0] += 1
-            formula(w, g, lr, t[0], *state)
-            return w
-        return step
-    return begin
-
-
-def keras_sgd(mu, nesterov=False):
-    def formula(w, g, lr, t, v):
-        v[:] = mu * v - lr * g
-        w += mu * v - lr * g if nesterov else v
-    return numpy_step(formula)
-
-
-def keras_adagrad(G0, eps_in):
-    def formula(w, g, lr, t, G):
-        G += g**2
-        w -= lr * g / np.sqrt(G + eps_in)
-    return numpy_step(formula, start=G0)
-
-
-def keras_rmsprop(rho, eps_in, mu=0.0, centred=False):
-    def formula(w, g, lr, t, s, mean, v):
-        s[:] = rho * s + (1 - rho) * g**2
-        mean[:] = rho * mean + (1 - rho) * g
-        v[:] = mu * v + lr * g / np.sqrt((s - mean**2 if centred else s) + eps_in)
-        w -= v
-    return numpy_step(formula, 3)
-
-
-def adam_variant(b1, b2, eps_hat=None, eps_in=None):
-    """Kingma & Ba, section 2's efficient form (eps_hat), or Géron's, with epsilon inside the root."""
-    def formula(w, g, lr, t, m, v):
-        m += (1 - b1) * (g - m)
-        v += (1 - b2) * (g**2 - v)
-        if eps_hat is not None:
-            w -= lr * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + eps_hat)
-        else:
-            w -= lr * (m / (1 - b1**t)) / np.sqrt(v / (1 - b2**t) + eps_in)
-    return numpy_step(formula, 2)
-
-
-def radam_paper(b1, b2, eps):
-    """Liu et al. 2020, algorithm 2: rectified where rho > 4; epsilon as torch has it."""
-    def formula(w, g, lr, t, m, v):
-        m[:] = b1 * m + (1 - b1) * g
-        v[:] = b2 * v + (1 - b2) * g**2
-        top = 2 / (1 - b2) - 1
-        rho, mean = top - 2 * t * b2**t / (1 - b2**t), m / (1 - b1**t)
-        if rho > 4:
-            r = math.sqrt((rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho))
-            w -= lr * r * mean * math.sqrt(1 - b2**t) / (np.sqrt(v) + eps)
-        else:
-            w -= lr * mean
-    return numpy_step(formula, 2)
-
-
-def apollo(beta=0.9, eps=1e-4, belief=False, kind="l2", wd=0.0):
-    """Ma 2021, in the order of the author's apollo.py."""
-    def formula(w, g, lr, t, m, B, d):
-        g = g + wd * w if kind == "l2" else g
-        alpha, change = (1 - beta) / (1 - beta**t), g - m
-        sigma, e = (np.abs(change).max(), eps) if belief else (0.01, eps / 0.01)
-        m += alpha * change
-        n = (d**4).sum() ** 0.25 + e
-        d /= n
-        v = d**2
-        B += v * (-alpha * (change * d).sum() / n - (B * v).sum())
-        D = np.maximum(np.abs(B), sigma) + (e / alpha if belief else 0)
-        d[:] = m / D
-        if kind != "l2":
-            d += (wd / D.mean() if kind == "stable" else wd) * w
-        w -= lr * d
-    return numpy_step(formula, 3)
-
-
-def clipped(w):
-    """Momentum behind both clips, in Clip's order: norm, then value."""
-    def clip(ps):
-        torch.nn.utils.clip_grad_norm_(ps, 3.0)
-        torch.nn.utils.clip_grad_value_(ps, 0.5)
-    return torch_step(optim.SGD, clip, momentum=0.9)(w)
-
-
-def by_norm(ps):
-    torch.nn.utils.clip_grad_norm_(ps, 2.0)
-
-
-def by_value(ps):
-    torch.nn.utils.clip_grad_value_(ps, 0.7)
 
 
 B1B2 = (0.8, 0.99)
@@ -236,12 +135,23 @@ def agree(got, want, tolerance=1e-12):
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.abs(want).max(initial=0))
 
 
+@pytest.fixture
+def double_scalars():
+    """torch's NAdam keeps its product of mu in the default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double_scalars")
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)], ids=["f64", "f32"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, (case[0], *case[2:]))))
 def test_oracle(case, dtype, tolerance):
     rule, oracle, decay, clip = (*case, None, None)[:4]
     weights, gradients = problem(np.random.default_rng(1))
     w, slots, step = weights.astype(dtype), new_slots(rule, D, dtype), oracle(weights)
+    # Apollo's B is a difference of sums over the block, and m / max(|B|, 0.01) enlarges its rounding up to 100 times.
+    tolerance *= 100 if isinstance(rule, Apollo) else 1
     for t, g in enumerate(gradients):
         want = step(g, lr_at(t))
         dense_step(rule, w, g.astype(dtype), slots, lr_at(t), t, decay, clip)
@@ -261,12 +171,12 @@ class Lion(NamedTuple):
         return (0.0,)
 
     def prepare(hp, lr, t):
-        return (hp.b1, 1.0 - hp.b1, hp.b2, 1.0 - hp.b2, lr)
+        return (hp.b1, 1.0 - hp.b1, hp.b2, 1.0 - hp.b2, lr, 1e-30)
 
     @staticmethod
     def update(c, g, slots):
         d = c[0] * slots[0] + c[1] * g
-        return c[4] * (d > 0) - c[4] * (d < 0), (c[2] * slots[0] + c[3] * g,)
+        return c[4] * d / maximum(abs(d), c[5]), (c[2] * slots[0] + c[3] * g,)
 
 
 def lion(b1, b2):
@@ -287,7 +197,8 @@ every_option = pytest.mark.parametrize("decay, clip", STEP_OPTIONS, ids=["plain"
 @pytest.mark.parametrize("hp", [Lion(), Lion(0.5, 0.9), Lion(0.0, 0.5)], ids=str)
 def test_rule_of_the_users_own(hp):
     weights, gradients = problem(np.random.default_rng(2))
-    w, slots, theta, step = weights.copy(), new_slots(hp, D, np.float64), new_theta(hp, D, np.float64), lion(*hp)(weights)
+    w, slots, step = weights.copy(), new_slots(hp, D, np.float64), lion(*hp)(weights)
+    theta = new_theta(hp, D, np.float64)
     theta[:, 0], w2, slots2 = weights, weights.copy(), new_slots(hp, D, np.float64)
     for t, g in enumerate(gradients):
         want = step(g, lr_at(t))
@@ -330,7 +241,6 @@ def test_lazy_step_and_duplicates_as_torch(rule, cls):
     optimizer = cls(p)
     for t in range(100):
         indices, values = rng.integers(0, D, 9), rng.standard_normal(9)
-        assert len(np.unique(indices)) < 9 or t > 0
         p.grad = torch.sparse_coo_tensor(indices[None], values, (D,), check_invariants=True)
         optimizer.param_groups[0]["lr"] = lr_at(t)
         optimizer.step()
@@ -399,7 +309,7 @@ def test_new_state():
     for rule in (AdaGrad(G0=0.3), Adam(amsgrad=True), SGD()):
         slots, theta = new_slots(rule, 5), new_theta(rule, 5, np.float64)
         assert slots.dtype == np.float32 and theta.dtype == np.float64
-        assert slots.ctypes.data % 64 == theta.ctypes.data % 64 == 0
+        assert theta.ctypes.data % 64 == 0 and (slots.size == 0 or slots.ctypes.data % 64 == 0)
         w, state = columns(theta)
         assert not w.any() and np.shares_memory(w, theta)
         for slot, column, value in zip(slots, state, rule.start(), strict=True):

@@ -1,0 +1,326 @@
+"""The cache of parsed data, datasets from arrays, and the transforms against scikit-learn."""
+
+import json
+import mmap
+import os
+import resource
+import time
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_svmlight_file
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.preprocessing import normalize
+
+from hogwild import data, formats, transforms
+from hogwild.errors import UserError
+from kernels import csr
+
+TEXT = b"1 1:0.5 3:2\n# none\n-1\n1 2:3 7:1e-3\n"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache folder of one test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hogwild-sparsecomm" / "data"
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A small file, old enough that its modification time can be trusted."""
+    path = tmp_path / "data.svm"
+    write(path, TEXT)
+    return path
+
+
+def write(path, content, age=60):
+    path.write_bytes(content)
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def folders(cache):
+    return [entry for entry in cache.iterdir() if entry.is_dir()]
+
+
+def never(*_, **__):
+    raise AssertionError("this should not have been called")
+
+
+def assert_holds(dataset, expected, labels):
+    got = sparse.csr_array((dataset.values, dataset.indices, dataset.indptr), (dataset.rows, dataset.n_features))
+    np.testing.assert_array_equal(got.toarray(), np.asarray(expected, np.float32))
+    np.testing.assert_array_equal(dataset.labels, labels)
+
+
+def is_mapped(array):
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = array.base
+    return array is not None
+
+
+def random_dataset(rows=40, width=30):
+    X = sparse.random_array((rows, width), density=0.2, rng=5, format="csr", dtype=np.float32)
+    X.data += 0.5
+    return X, data.from_arrays(X, np.arange(rows))
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_read_agrees_with_sklearn(cache, path, use_cache):
+    X, y = load_svmlight_file(str(path))
+    for _ in range(2):
+        dataset = data.read(path, cache=use_cache)
+        assert_holds(dataset, X.toarray(), y)
+        assert (dataset.rows, dataset.nnz, dataset.n_features, dataset.source) == (3, 4, 7, str(path))
+    assert data.read(path, n_features=9, cache=use_cache).n_features == 9
+    assert len(folders(cache) if cache.exists() else []) == use_cache
+
+
+def test_read_files_of_many_chunks(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "CHUNK_BYTES", 50)
+    X, dataset = random_dataset()
+    lines = (f"{i} " + " ".join(f"{j + 1}:{v!r}" for j, v in zip(X.indices[a:b].tolist(), X.data[a:b].tolist()))
+             for i, (a, b) in enumerate(zip(X.indptr, X.indptr[1:])))
+    write(tmp_path / "many.svm", "\n".join(lines).encode())
+    formats.save_npz(tmp_path / "many.npz", X, np.arange(40))
+    np.savetxt(tmp_path / "many.csv", np.column_stack((X.toarray(), np.arange(40))), delimiter=",", fmt="%.9g")
+    for name in ("many.svm", "many.npz", "many.csv"):
+        assert_holds(data.read(tmp_path / name, n_features=30), X.toarray(), np.arange(40))
+    write(tmp_path / "zeros.csv", b"1,0,0,5\n1,0,0,6\n")
+    assert data.read(tmp_path / "zeros.csv").n_features == 3
+    write(tmp_path / "labels.svm", b"1\n2\n")
+    assert_holds(data.read(tmp_path / "labels.svm"), np.empty((2, 0)), [1, 2])
+
+
+def test_second_read_neither_parses_nor_hashes(cache, path, monkeypatch):
+    first = data.read(path)
+    monkeypatch.setattr(formats, "read_chunks", never)
+    monkeypatch.setattr(data.hashlib, "file_digest", never)
+    np.testing.assert_array_equal(data.read(path).values, first.values)
+    with pytest.raises(AssertionError):
+        data.read(path, zero_based=True)
+
+
+def test_same_content_elsewhere_is_not_parsed_again(cache, path, tmp_path, monkeypatch):
+    data.read(path)
+    write(tmp_path / "copy", TEXT)
+    monkeypatch.setattr(formats, "read_chunks", never)
+    assert data.read(tmp_path / "copy").source == str(tmp_path / "copy")
+    write(tmp_path / "copy.csv", TEXT)  # the same bytes, another format
+    with pytest.raises(AssertionError):
+        data.read(tmp_path / "copy.csv")
+
+
+@pytest.mark.parametrize("age", [60, 0])
+def test_changed_content_is_noticed(cache, path, age):
+    write(path, TEXT, age)
+    stamp = os.stat(path).st_mtime_ns
+    data.read(path)
+    path.write_bytes(TEXT.replace(b"0.5", b"4.5"))
+    os.utime(path, ns=(stamp, stamp + (10**6 if age else 0)))  # a fresh file may change within one tick of its time
+    assert data.read(path).values[0] == 4.5
+
+
+@pytest.mark.parametrize("damage", ["values", "meta.json", "labels", "not json"])
+def test_damaged_cache_is_rebuilt(cache, path, damage):
+    data.read(path)
+    [folder] = folders(cache)
+    if damage == "not json":
+        (folder / "meta.json").write_text("{")
+    elif damage == "values":
+        (folder / damage).write_bytes((folder / damage).read_bytes()[:-1])
+    else:
+        (folder / damage).unlink()
+    X, y = load_svmlight_file(str(path))
+    assert_holds(data.read(path), X.toarray(), y)
+    assert folders(cache) == [folder] and set(os.listdir(folder)) == {*data.ARRAYS, "meta.json"}
+    assert json.loads((folder / "meta.json").read_text())["bytes"]["values"] == 16
+
+
+def test_two_processes_may_race(cache, path, monkeypatch):
+    write_chunks = data._write
+
+    def slower(chunks, folder):  # another process publishes the same data meanwhile
+        write_chunks(chunks, folder)
+        monkeypatch.setattr(data, "_write", write_chunks)
+        data.read(path)
+
+    monkeypatch.setattr(data, "_write", slower)
+    X, y = load_svmlight_file(str(path))
+    assert_holds(data.read(path), X.toarray(), y)
+    assert len(folders(cache)) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
+def test_interrupted_parse_leaves_nothing(cache, path, monkeypatch, error):
+    def interrupted(*_, **__):
+        yield formats.Chunk(*(np.zeros(1, dtype) for dtype in (np.float32, np.int64, np.uint32, np.float32)))
+        raise error("stop")
+
+    monkeypatch.setattr(formats, "read_chunks", interrupted)
+    with pytest.raises(error):
+        data.read(path)
+    assert folders(cache) == []
+
+
+def test_old_entries_are_removed(cache, path, tmp_path):
+    data.read(path)
+    for entry in cache.iterdir():
+        os.utime(entry, (time.time() - 40 * 24 * 3600,) * 2)
+    write(tmp_path / "other", b"1 1:1\n")
+    data.read(tmp_path / "other")
+    assert len(folders(cache)) == 1 and len(list(cache.glob("*.seen"))) == 1
+
+
+@pytest.mark.parametrize("use_cache, remedy", [(True, "XDG_CACHE_HOME"), (False, "TMPDIR")])
+def test_full_disk(cache, tmp_path, use_cache, remedy):
+    write(tmp_path / "big", b"1 1:1 2:1 3:1\n" * 2000)
+    data.read(tmp_path / "big", cache=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10000, hard))  # the nearest thing to a full disk that needs no root
+    try:
+        with pytest.raises(UserError, match=f"cannot be written there .*{remedy}") as caught:
+            data.read(tmp_path / "big", cache=use_cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value) and (not use_cache or str(caught.value).startswith(str(cache)))
+    assert not use_cache or folders(cache) == []
+
+
+@pytest.mark.parametrize("zero_based, got", [(False, 7), (True, 7)])
+def test_too_many_features(cache, path, zero_based, got):
+    with pytest.raises(UserError, match=f"data.svm, line 4: got index {got}, needed at most {6 - zero_based};"):
+        data.read(path, n_features=6, zero_based=zero_based)
+    with pytest.raises(UserError, match="features, needed at most 1"):
+        write(path.with_suffix(".csv"), b"1,2,3\n")
+        data.read(path.with_suffix(".csv"), n_features=1)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_mistakes_pass_through(cache, tmp_path, use_cache):
+    with pytest.raises(UserError, match="cannot be read"):
+        data.read(tmp_path / "missing", cache=use_cache)
+    with pytest.raises(UserError, match="is a folder"):
+        data.read(tmp_path, cache=use_cache)
+    write(tmp_path / "bad", b"1 1:1\n1 x\n")
+    with pytest.raises(UserError, match="bad, line 2: got 'x'"):
+        data.read(tmp_path / "bad", cache=use_cache)
+
+
+def test_a_pipe_can_be_read(cache, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    if os.fork() == 0:
+        (tmp_path / "pipe").write_bytes(TEXT)
+        os._exit(0)
+    assert data.read(tmp_path / "pipe").rows == 3
+    os.wait()
+
+
+def test_subset_take_and_blocks():
+    X, dataset = random_dataset()
+    part = dataset.subset(5, 17)
+    assert_holds(part, X[5:17].toarray(), np.arange(5, 17))
+    assert np.shares_memory(part.values, dataset.values) and np.shares_memory(part.indices, dataset.indices)
+    order = np.array([7, 7, 39, 0])
+    assert_holds(data.take(dataset, order), X[order].toarray(), order)
+    assert_holds(data.take(dataset, order[:0]), np.empty((0, 30)), [])
+    for entries in (1, 13, 10**6):
+        starts, stops = zip(*dataset.blocks(entries))
+        assert starts == (0, *stops[:-1]) and stops[-1] == 40
+        assert all(stop == start + 1 or dataset.indptr[stop] - dataset.indptr[start] <= entries
+                   for start, stop in zip(starts, stops))
+
+
+def test_datasets_are_read_only_and_the_arrays_given_are_not():
+    values = np.ones(1, np.float32)
+    dataset = data.Dataset(np.array([0, 1]), np.zeros(1, np.uint32), values, np.zeros(1, np.float32), 1, "x")
+    assert values.flags.writeable and np.shares_memory(values, dataset.values)
+    with pytest.raises(ValueError):
+        dataset.values[0] = 2
+
+
+@pytest.mark.parametrize("convert", [np.asarray, np.ndarray.tolist, sparse.coo_array, sparse.csc_array,
+                                     sparse.csr_matrix])
+def test_from_arrays(convert):
+    dense = np.array([[0, 2.5, 0], [0, 0, 0], [1, 0, -1]])
+    assert_holds(data.from_arrays(convert(dense), [1, 0, 1]), dense, [1, 0, 1])
+
+
+def test_from_arrays_sums_duplicates_and_leaves_its_argument():
+    X = sparse.csr_array((np.array([1.0, 2, 3]), np.array([2, 0, 2]), np.array([0, 3])), (1, 3))
+    dataset = data.from_arrays(X, [1])
+    assert dataset.indices.tolist() == [0, 2] and dataset.values.tolist() == [2, 4]
+    assert X.indices.tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize("X, y, message", [
+    ([[1, 2]], [1, 2], "shape"), ([1, 2], [1, 2], "shape"), (np.empty((0, 2)), [], "shape"),
+    ([[1, 2], [3, np.nan]], [1, 2], "row 1"), ([[1], [2]], [1, np.inf], "row 1"), ([[1], [1e39]], [1, 2], "row 1"),
+    ([["a"]], [1], "dtype"), ([[1]], ["a"], "dtype"), ([[1j]], [1], "dtype"), ([[1], [1, 2]], [1, 2], "lengths")])
+def test_mistakes_in_arrays(X, y, message):
+    with pytest.raises(UserError, match=f"^here.*{message}"):
+        data.from_arrays(X, y, "here")
+
+
+def test_degrees():
+    X, dataset = random_dataset()
+    count = np.zeros(30, np.int64)
+    csr.degrees(dataset.csr, count)
+    np.testing.assert_array_equal(count, (X.toarray() != 0).sum(axis=0))
+
+
+@pytest.mark.parametrize("text, names", [("log,l2", ("log", "l2")), ("none", ()), ("", ()),
+                                         (" l2 , tfidf", ("l2", "tfidf"))])
+def test_transform_names(text, names):
+    assert transforms.parse(text) == names
+
+
+def test_unknown_transform():
+    with pytest.raises(UserError, match="'sqrt', needed one of log, l2, binary, tfidf, none"):
+        transforms.parse("log,sqrt")
+
+
+SKLEARN = {"log": lambda X, _: X.log1p(), "l2": lambda X, _: normalize(X),
+           "binary": lambda X, _: (X != 0).astype(float),
+           "tfidf": lambda X, train: TfidfTransformer(norm=None, smooth_idf=True).fit(train).transform(X)}
+
+
+@pytest.mark.parametrize("text", ["log", "l2", "binary", "tfidf", "log,tfidf,l2", "l2,log"])
+@pytest.mark.parametrize("block", [10, 1 << 20])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_transforms_agree_with_sklearn(cache, monkeypatch, text, block, in_file):
+    monkeypatch.setattr(transforms, "BLOCK", block)
+    if in_file:
+        monkeypatch.setattr(transforms.os, "sysconf", lambda _: 1)
+    X, train = random_dataset()
+    names, test = transforms.parse(text), train.subset(3, 20)
+    got = transforms.apply(names, transforms.fit(names, train), test)
+    expected = X[3:20].astype(np.float64)
+    for name in names:
+        expected = SKLEARN[name](expected, X)
+    assert is_mapped(got.values) == in_file
+    np.testing.assert_allclose(sparse.csr_array((got.values, got.indices, got.indptr), (17, 30)).toarray(),
+                               expected.toarray(), rtol=1e-6)
+    np.testing.assert_array_equal(train.values, X.data)
+
+
+def test_transforms_of_zeros_and_of_nothing():
+    dataset = data.Dataset(np.array([0, 2, 2]), np.array([0, 1], np.uint32), np.zeros(2, np.float32),
+                           np.zeros(2, np.float32), 2, "zeros")
+    assert transforms.apply((), {}, dataset) is dataset
+    for name in ("l2", "binary", "log"):
+        assert transforms.apply((name,), {}, dataset).values.tolist() == [0, 0]
+
+
+def test_mistakes_in_transforms(monkeypatch):
+    monkeypatch.setattr(transforms, "BLOCK", 1)
+    dataset = data.from_arrays([[1, 0, 2], [0, 0, 0], [0.5, -1, 3]], [1, 2, 3], "here")
+    with pytest.raises(UserError, match=r"^here, row 2 \(from 0\): got value -1, log"):
+        transforms.apply(("log",), {}, dataset)
+    narrow = data.from_arrays([[1, 0], [2, 0]], [1, 2])
+    with pytest.raises(UserError, match="^here: has 3 features, tfidf was fitted on 2"):
+        transforms.apply(("tfidf",), transforms.fit(("tfidf",), narrow), dataset)
+    large = data.from_arrays([[1, 0], [0, 3e38]], [1, 2], "large")
+    with pytest.raises(UserError, match=r"^large, row 1 .*float32"):
+        transforms.apply(("tfidf",), transforms.fit(("tfidf",), large), large)

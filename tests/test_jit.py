@@ -1,0 +1,122 @@
+"""The disk cache of kernels, in processes of their own, on a copy of kernels/."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KERNELS = Path(__file__).resolve().parents[1] / "kernels"
+PROGRAM = """
+import json, sys
+import numpy as np
+import kernels
+from kernels import jit, rules, steps
+{rule}
+def run(rule, lr, t):
+    w = np.zeros(8, np.float32)
+    steps.dense_step(rule, w, np.ones(8, np.float32), steps.new_slots(rule, 8), lr, t)
+    return float(w[0])
+first = run(Rule(), 0.5, 0)
+compiled = len(steps.step.signatures)
+for lr, t in (0.25, 7), (1, 8):
+    run(Rule({other}), lr, t)
+stats = steps.step.stats
+print(json.dumps(dict(
+    first=first, hits=sum(stats.cache_hits.values()), misses=sum(stats.cache_misses.values()), compiled=compiled,
+    compiled_later=len(steps.step.signatures) - compiled, cache=str(jit.cache_folder()), file=kernels.__file__)))
+"""
+ADAM = "from kernels.rules import Adam as Rule"
+MINE = """
+from typing import NamedTuple
+class Rule(NamedTuple):
+    a: float = 1.0
+    def start(hp): return ()
+    def prepare(hp, lr, t): return (lr * hp.a,)
+    @staticmethod
+    def update(c, g, slots): return c[0] * g, slots
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """`run(rule)` runs PROGRAM on the copy in tmp_path, with its cache in tmp_path, and returns what it printed."""
+    shutil.copytree(KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def run(rule=ADAM, other="0.5", **env):
+        program = tmp_path / "program.py"
+        program.write_text(PROGRAM.format(rule=rule, other=other))
+        inherited = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "PYTHONPATH")}
+        env = inherited | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"} | env
+        result = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=tmp_path, env=env)
+        assert result.returncode == 0, result.stderr
+        report = json.loads(result.stdout)
+        assert Path(report["file"]).parent == tmp_path / "kernels"
+        return report
+    return run
+
+
+def counts(report):
+    return report["hits"], report["misses"]
+
+
+def test_second_process_and_other_numbers_compile_nothing(run):
+    first, second = run(), run()
+    assert counts(first) == (0, 1) and counts(second) == (1, 0)
+    assert first["compiled"] == second["compiled"] == 1
+    assert first["compiled_later"] == second["compiled_later"] == 0
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in KERNELS.glob("*.py")))
+def test_edit_to_any_kernel_file_is_noticed(run, tmp_path, name):
+    before = run()
+    with open(tmp_path / "kernels" / name, "a") as file:
+        file.write("\n# edited\n")
+    after = run()
+    assert counts(before) == counts(after) == (0, 1) and before["cache"] != after["cache"]
+
+
+def test_edit_to_a_users_rule_is_noticed(run, tmp_path):
+    mine, rule = tmp_path / "mine.py", "from mine import Rule"
+    mine.write_text(MINE)
+    assert [(r["first"], *counts(r)) for r in (run(rule), run(rule))] == [(-0.5, 0, 1), (-0.5, 1, 0)]
+    mine.write_text(MINE.replace("c[0] * g", "3 * c[0] * g"))
+    after = run(rule)
+    assert (after["first"], *counts(after)) == (-1.5, 0, 1)
+
+
+def test_a_users_rule_does_not_disturb_other_programs(run, tmp_path):
+    """All programs share one index of the cache, also those that cannot import the rule of another."""
+    (tmp_path / "mine.py").write_text(MINE)
+    run(), run("from mine import Rule")
+    (tmp_path / "mine.py").unlink()
+    assert counts(run()) == (1, 0)
+
+
+def test_rule_of_the_main_program_is_cached(run):
+    assert [counts(run(MINE)) for _ in range(2)] == [(0, 1), (1, 0)]
+    assert run(MINE)["compiled_later"] == 0
+
+
+def test_nothing_is_written_below_a_read_only_package(run, tmp_path):
+    package = tmp_path / "kernels"
+    files = {path: path.read_bytes() for path in package.iterdir()}
+    package.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        report = run()
+        assert {path: path.read_bytes() for path in package.iterdir()} == files
+        assert Path(report["cache"]).is_relative_to(tmp_path / "cache") and list(Path(report["cache"]).glob("*.nbc"))
+    finally:
+        package.chmod(stat.S_IRWXU)
+
+
+def test_no_writable_cache_falls_back_to_a_temporary_folder(run, tmp_path):
+    (tmp_path / "plain").write_text("a file, not a folder")
+    (tmp_path / "temporary").mkdir()
+    below = str(tmp_path / "plain" / "cache")
+    report = run(XDG_CACHE_HOME=below, HOME=str(tmp_path / "plain"), TMPDIR=str(tmp_path / "temporary"))
+    assert Path(report["cache"]).is_relative_to(tmp_path / "temporary") and list(Path(report["cache"]).glob("*.nbc"))
