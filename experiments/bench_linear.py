@@ -72,8 +72,9 @@ def main():
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     options = parser.parse_args()
     print(describe())
-    print(f"\n{options.epochs} epochs, logistic loss, no penalty, one thread; medians of {options.repeats} interleaved runs\n")
-    print("| data | trainer | k examples/s | M non-zeros/s | times SGDClassifier | test accuracy |\n|---|---|---|---|---|---|")
+    print(f"\n{options.epochs} epochs, logistic loss, no penalty, one thread; medians of {options.repeats} runs\n")
+    print("| data | trainer | k examples/s | M non-zeros/s | times SGDClassifier | test accuracy |\n"
+          "|---|---|---|---|---|---|")
     for name, train_data, test in load(options.data, options.rows):
         X, y, T = matrix(train_data), train_data.labels, matrix(test)
         runs = {"scikit-learn SGDClassifier, lr 0.5": partial(theirs, X, y, T, test, 0.5, options.epochs),

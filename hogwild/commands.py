@@ -69,9 +69,12 @@ def _rule_and_schedule(options, rows):
     lr = options.lr if options.lr is not None else linear.DEFAULT_LR.get(name, getattr(rule, "default_lr", 0.01))
     ahead, share = getattr(rule, "default_warmup", (0, 0.0)) if options.warmup is None else (options.warmup * rows, 0.0)
     total = max(options.epochs * rows - ahead, 1)
-    half = max(total // 2, 1)
-    schedule = build(options.schedule, SCHEDULES, "schedule", rows, lr=lr, steps=total, warmup=max(rows // 10, 1),
-                     every=rows, decay=1 / rows, up=half, down=half, low=lr / 10, gamma=0.8, milestones=(half,),
+    half, kind = max(total // 2, 1), options.schedule.partition(":")[0]
+    # Where a step is an example, a decay that people think of by the epoch is its root by the step.
+    gamma = 0.8 ** (1 / rows) if kind in ("exponential", "exp-range") else 0.8
+    schedule = build(options.schedule, SCHEDULES, "schedule", rows, lr=lr, steps=rows if kind == "cosine-restarts" else total,
+                     warmup=max(rows // 10, 1), every=rows, decay=1 / rows, up=half, down=half, low=lr / 10, gamma=gamma,
+                     milestones=(half,),
                      maximise=build(options.loss, LOSSES, "loss").task == "classification")
     return rule, Warmup(schedule, ahead, share) if ahead else schedule
 

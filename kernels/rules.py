@@ -51,7 +51,7 @@ def close(rule, c, stage, totals, n):
 
 def maximum(a, b):
     """Elementwise maximum on scalars, NumPy arrays and torch tensors; NaN wins."""
-    return a.maximum(b) if hasattr(a, "maximum") else np.maximum(a, b)
+    return a.clamp(min=b) if hasattr(a, "clamp") else np.maximum(a, b)
 
 
 @overload(maximum, **LOOP)

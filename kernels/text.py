@@ -138,9 +138,9 @@ def after_qid(text, p):
 def parse_svmlight(text, base, labels, indptr, indices, values, slow):
     """(status, position, rows, nnz, n_slow) of whole lines `text` (uint8), indices counted from `base` (0 or 1).
 
-    Fills labels float32[rows], indptr int64[rows + 1], indices uint32[nnz], values float32[nnz], and
-    slow int64[n_slow, 4] = (LABEL or VALUE, where it goes, token's start, end) for numbers the caller must convert.
-    status other than OK: the token at `position` is wrong, or an array was too short (FULL).
+    Fills labels float32[rows], indptr int64[rows + 1], indices uint32[nnz], values float32[nnz], and for numbers the
+    caller must convert slow int64[n_slow, 4] = (LABEL or VALUE, where it goes, token's start, end). Unless status is
+    OK, the token at `position` is wrong, or an array is too short for it (FULL).
     """
     chars = (np.int64(text.ctypes.data), np.int64(text.size))
     p = rows = nnz = n_slow = np.int64(0)
@@ -154,23 +154,22 @@ def parse_svmlight(text, base, labels, indptr, indices, values, slow):
                 return OK, p, rows, nnz, n_slow
             p, last = p + 1, np.int64(-2)
             continue
-        if last == -2:
-            kind, where, last = LABEL, rows, np.int64(-1)
-        else:
+        kind, where, status, index = LABEL, rows, OK, np.int64(-1)
+        if last > -2:
+            kind, where = VALUE, nnz
             status, p, index = pair(chars, p, base, last)
-            if status != OK:
-                return status, start, rows, nnz, n_slow
-            kind, where, last = VALUE, nnz, index
         end, value, sure = number(chars, p)
-        if end < 0:
-            return NOT_A_NUMBER, start, rows, nnz, n_slow
-        if (rows >= min(labels.size, indptr.size - 1) or kind == VALUE and nnz >= min(indices.size, values.size)
-                or not sure and n_slow >= slow.shape[0]):
-            return FULL, start, rows, nnz, n_slow
+        if status == OK and end < 0:
+            status = NOT_A_NUMBER
+        if status == OK and (rows >= min(labels.size, indptr.size - 1) or not sure and n_slow >= slow.shape[0]
+                             or kind == VALUE and nnz >= min(indices.size, values.size)):
+            status = FULL
+        if status != OK:
+            return status, start, rows, nnz, n_slow
         if not sure:
             slow[n_slow, 0], slow[n_slow, 1], slow[n_slow, 2], slow[n_slow, 3] = kind, where, p, end
             n_slow += 1
-        p = end
+        p, last = end, index
         if kind == VALUE:
             indices[nnz], values[nnz] = index, value
             nnz += 1

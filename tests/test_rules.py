@@ -113,7 +113,7 @@ for belief in (False, True):
         wd = 0.0 if kind == "none" else 0.05
         decay = {"none": None, "l2": Decay(l2=wd)}.get(kind, Decay(wd=wd))
         oracle_kind = "l2" if kind == "none" else kind
-        for b, eps in ((0.9, 1e-4), (0.5, 1e-2), (0.99, 1e-3)):
+        for b, eps in ((0.9, 1e-4), (0.7, 1e-2), (0.99, 1e-3)):
             CASES.append((Apollo(b, eps, belief, kind == "stable"), apollo(b, eps, belief, oracle_kind, wd), decay))
         CASES.append((Apollo(0.9, 1e-4, belief, kind == "stable"), apollo_dqn(
             rebound="belief" if belief else "constant", weight_decay=wd, weight_decay_type=oracle_kind), decay))
@@ -130,9 +130,9 @@ def lr_at(t):
     return 0.01 * (1 + 0.9 * math.sin(t))
 
 
-def agree(got, want, tolerance=1e-12):
+def agree(got, want, tolerance=1e-12, slack=0.0):
     # A weight that happens to cross zero has lost its leading digits, so errors count against the largest as well.
-    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.abs(want).max(initial=0))
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.abs(want).max(initial=0) + slack)
 
 
 @pytest.fixture
@@ -150,12 +150,16 @@ def test_oracle(case, dtype, tolerance):
     rule, oracle, decay, clip = (*case, None, None)[:4]
     weights, gradients = problem(np.random.default_rng(1))
     w, slots, step = weights.astype(dtype), new_slots(rule, D, dtype), oracle(weights)
-    # Apollo's B is a difference of sums over the block, and m / max(|B|, 0.01) enlarges its rounding up to 100 times.
-    tolerance *= 100 if isinstance(rule, Apollo) else 1
+    # Apollo amplifies rounding: m / max(|B|, 0.01), B a difference of sums. How much, its oracle tells by itself when
+    # the gradients are off by one rounding.
+    shaken, slack, rng = oracle(weights) if isinstance(rule, Apollo) else None, 0.0, np.random.default_rng(7)
     for t, g in enumerate(gradients):
         want = step(g, lr_at(t))
+        if shaken:
+            off = shaken(g * (1 + np.finfo(dtype).eps * rng.uniform(-1, 1, D)), lr_at(t))
+            slack = max(slack, 10 * np.abs(off - want).max())
         dense_step(rule, w, g.astype(dtype), slots, lr_at(t), t, decay, clip)
-        agree(w, want, tolerance)
+        agree(w, want, tolerance, slack)
     assert np.abs(want - weights).max() > 0.1
 
 

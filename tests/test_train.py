@@ -34,7 +34,8 @@ class Toy:
         return None
 
     def run(self, rule, schedule, own, order, t, stride, tally):
-        self.seen.append((order.copy(), t, stride))
+        if len(order):
+            self.seen.append((order.copy(), t, stride))
         pull(schedule, self.theta, self.targets, order, t, stride, tally)
 
     def evaluate(self):
