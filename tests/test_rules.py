@@ -305,8 +305,9 @@ def test_any_size_and_alignment_stays_within_its_arrays(rule, d, offset, seed):
     for ok in (w_ok, g_ok, slots_ok, theta_ok):
         ok()
     assert (g == sent).all()
-    agree(w, a, 1e-4)
-    agree(theta[:, 0], a, 1e-4)
+    tolerance = 0.02 if isinstance(rule, Apollo) else 1e-4  # see test_oracle on what Apollo does to rounding
+    agree(w, a, tolerance)
+    agree(theta[:, 0], a, tolerance)
 
 
 def test_new_state():
