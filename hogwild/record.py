@@ -65,11 +65,10 @@ class Report:
     def epoch(self, epoch, epochs):
         """End of an epoch: its line and its record."""
         self.event("epoch", **asdict(epoch))
-        elapsed = time.perf_counter() - self.started
         metrics = "".join(f"  {name} {value:.4f}" for name, value in epoch.metrics.items())
         self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {epoch.loss:.4f}{metrics}  lr {epoch.lr:.3g}  "
                  f"{epoch.examples_per_s / 1e3:,.0f} k examples/s  {epoch.nonzeros_per_s / 1e6:,.0f} M non-zeros/s  "
-                 f"ETA {elapsed / epoch.epoch * (epochs - epoch.epoch):.0f} s")
+                 f"ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
 
     def close(self, **fields):
         """The end event; the bar and the file are closed."""

@@ -196,6 +196,7 @@ def _block_impl(rule, c, w, slots, indices, x, start, stop, factor, k, bound, we
         return c
     return block
 
+
 @kernel
 def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, weight):
     """One step with gradient `factor * x[start:stop]`, on the coordinates `indices[start:stop]` (None: start … stop).
@@ -207,8 +208,7 @@ def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, we
     like = w.dtype.type
     bound64, factor = _clip_terms(clip, x, start, stop, factor)
     bound, k, factor = _cast(bound64, like), _cast(_decay_terms(decay, lr), like), like(factor)
-    c64 = _block(rule, rules.prepare(rule, lr, t), w, slots, indices, x, start, stop, factor, k, bound,
-                 weight)
+    c64 = _block(rule, rules.prepare(rule, lr, t), w, slots, indices, x, start, stop, factor, k, bound, weight)
     c = _cast(c64, like)
     for i in range(np.uint64(start), np.uint64(stop)):
         j = _at(indices, i, i)

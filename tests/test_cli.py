@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from hogwild import cli
+from hogwild.model import load
 
 ROWS = 400
 ROOT = Path(__file__).parents[1]
@@ -230,6 +232,20 @@ def test_a_full_disk_keeps_the_old_model(tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert model.read_bytes() == b"old" and not [f for f in os.listdir(tmp_path) if "tmp" in f]
+
+
+def test_ctrl_c_saves_what_was_learnt_and_exits_with_130(tmp_path):
+    data, model = svm(tmp_path / "a.svm"), tmp_path / "m"
+    code = ("from hogwild import cli;"
+            f"cli.main(['train', 'linear', {str(data)!r}, '--epochs', '1000000', '--model', {str(model)!r}])")
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           env={**os.environ, "PYTHONPATH": str(ROOT)})
+    while "10/1000000" not in (line := run.stdout.readline()):
+        assert line, run.stderr.read()
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130 and said.strip() == "hogwild: interrupted"
+    assert load(model)[0]["weights"].any()
 
 
 def test_help_can_be_read(capsys):
