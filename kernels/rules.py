@@ -18,7 +18,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
 from kernels.jit import LOOP, by_type
 
@@ -94,7 +94,6 @@ class Momentum(NamedTuple):
     mu: float = 0.9
     tau: float = 0.0
     lr_inside: bool = False
-
     ranges = {"mu": "[0, 1)", "tau": "[0, 1)", "lr_inside": "[0, 1]"}
     default_lr = 0.01
 
@@ -119,7 +118,6 @@ class Nesterov(NamedTuple):
 
     mu: float = 0.9
     lr_inside: bool = False
-
     ranges = {"mu": "[0, 1)", "lr_inside": "[0, 1]"}
     default_lr = 0.01
 
@@ -144,7 +142,6 @@ class AdaGrad(NamedTuple):
     eps: float = 1e-10
     eps_in: float = 0.0
     G0: float = 0.0
-
     ranges = {"eps": "[0, inf)", "eps_in": "[0, inf)", "G0": "[0, inf)"}
     default_lr = 0.01
 
@@ -172,7 +169,6 @@ class RMSProp(NamedTuple):
     eps_in: float = 0.0
     mu: float = 0.0
     centred: bool = False
-
     ranges = {"alpha": "[0, 1)", "eps": "[0, inf)", "eps_in": "[0, inf)", "mu": "[0, 1)", "centred": "[0, 1]"}
     default_lr = 0.01
 
@@ -206,7 +202,6 @@ class Adam(NamedTuple):
     eps_in: float = 0.0
     eps_hat: bool = False
     amsgrad: bool = False
-
     ranges = {"b1": "[0, 1)", "b2": "[0, 1)", "eps": "[0, inf)", "eps_in": "[0, inf)", "eps_hat": "[0, 1]",
               "amsgrad": "[0, 1]"}
     default_lr = 1e-3
@@ -238,7 +233,6 @@ class AdamW(NamedTuple):
     eps_in: float = 0.0
     eps_hat: bool = False
     amsgrad: bool = False
-
     ranges = Adam.ranges
     default_lr = 1e-3
     default_wd = 1e-2  # what the step's Decay is when the user names none
@@ -252,7 +246,6 @@ class Nadam(NamedTuple):
     b2: float = 0.999
     eps: float = 1e-8
     psi: float = 4e-3
-
     ranges = {"b1": "[0, 1)", "b2": "[0, 1)", "eps": "[0, inf)", "psi": "[0, inf)"}
     default_lr = 2e-3
 
@@ -277,6 +270,7 @@ class Nadam(NamedTuple):
         return (c[4] * g + c[5] * m) / (root(c[6] * v) + c[7]), (m, v)
 
 
+@register_jitable
 def rectified(b1, b2, lr, t, threshold):
     """(numerator, root's factor, whether rectified) of Liu et al. 2020 at step t from 0."""
     unbias1, decay2 = 1.0 - b1 ** (t + 1.0), b2 ** (t + 1.0)
@@ -286,11 +280,6 @@ def rectified(b1, b2, lr, t, threshold):
         r = ((rho - 4.0) * (rho - 2.0) * top / ((top - 4.0) * (top - 2.0) * rho)) ** 0.5
         return lr * r * (1.0 - decay2) ** 0.5 / unbias1, 1.0, True
     return lr / unbias1, 0.0, False
-
-
-@overload(rectified)
-def _rectified(b1, b2, lr, t, threshold):
-    return rectified
 
 
 class RAdam(NamedTuple):
@@ -303,7 +292,6 @@ class RAdam(NamedTuple):
     b2: float = 0.999
     eps: float = 1e-8
     threshold: float = 5.0
-
     ranges = {"b1": "[0, 1)", "b2": "[0, 1)", "eps": "[0, inf)", "threshold": "[4, inf)"}
     default_lr = 1e-3
 
@@ -331,7 +319,6 @@ class AdaBelief(NamedTuple):
     b2: float = 0.999
     eps: float = 1e-16
     rectify: bool = False
-
     ranges = {"b1": "[0, 1)", "b2": "[0, 1)", "eps": "[0, inf)", "rectify": "[0, 1]"}
     default_lr = 1e-3
 
@@ -365,7 +352,6 @@ class Apollo(NamedTuple):
     eps: float = 1e-4
     belief: bool = False
     stable: bool = False
-
     ranges = {"b": "[0, 1)", "eps": "(0, inf)", "belief": "[0, 1]", "stable": "[0, 1]"}
     default_lr = 0.01
     default_warmup = (500, 1e-3)
