@@ -1,6 +1,9 @@
 """The `hogwild` command: train, evaluate, predict, inspect. Mistakes give one line and exit code 2."""
 
+import contextlib
 import inspect
+import io
+import itertools
 import sys
 import tomllib
 from dataclasses import dataclass, fields
@@ -165,15 +168,37 @@ def _typed(path, field, value):
     return value
 
 
+def _tyro(command, options, arguments, **more):
+    """tyro's parse, with its framed error messages made one line; --help as it is."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(options, prog=command, args=arguments, config=(Flag,), **more)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # A title, then blocks between rules; drawn with ASCII where the terminal knows no better.
+        rows = [line.strip("│|╭╮╰╯─+ ") for line in said.getvalue().splitlines()]
+        content = itertools.dropwhile(_is_rule, rows[1:])
+        message = " ".join(" ".join(itertools.takewhile(lambda row: not _is_rule(row), content)).split())
+        near = next((row.split()[0] for row in rows if row.startswith("--") and not _is_rule(row)), None)
+        meant = f"; did you mean {near}?" if near and any("Perhaps" in row for row in rows) else ""
+        raise UserError(f"{message}{meant} (see {command} --help)") from None
+
+
+def _is_rule(row) -> bool:
+    return not row.strip("-")
+
+
 def _parse(arguments):
     """The options as one of the dataclasses above; --help and unknown options end here."""
     app = {"evaluate": Evaluate, "predict": Predict, "inspect": Inspect}
     command = arguments[0] if arguments else "--help"
     if command in app:
-        return tyro.cli(app[command], prog=f"hogwild {command}", args=arguments[1:], config=(Flag,))
+        return _tyro(f"hogwild {command}", app[command], arguments[1:])
     if command == "train" and arguments[1:2] == ["linear"]:
-        return tyro.cli(TrainLinear, prog="hogwild train linear", args=arguments[2:], config=(Flag,),
-                        default=_defaults(arguments[2:]), description=inspect.getdoc(TrainLinear))
+        return _tyro("hogwild train linear", TrainLinear, arguments[2:], default=_defaults(arguments[2:]),
+                     description=inspect.getdoc(TrainLinear))
     if command in ("-h", "--help") or (command == "train" and set(arguments[1:]) & {"-h", "--help"}):
         print(OVERVIEW)
         sys.exit(0 if arguments else 2)
