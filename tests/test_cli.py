@@ -239,7 +239,8 @@ def test_a_full_disk_keeps_the_old_model(tmp_path):
 
 def test_ctrl_c_saves_what_was_learnt_and_exits_with_130(tmp_path):
     data, model = svm(tmp_path / "a.svm"), tmp_path / "m"
-    code = ("from hogwild import cli;"
+    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+    code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from hogwild import cli;"
             f"cli.main(['train', 'linear', {str(data)!r}, '--epochs', '1000000', '--model', {str(model)!r}])")
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                            env={**os.environ, "PYTHONPATH": str(ROOT)})
