@@ -220,8 +220,19 @@ Lock-free (Hogwild) training of sparse models.
 hogwild COMMAND --help lists the options; for training: hogwild train linear --help."""
 
 
+def command():
+    """The `hogwild` command in a process of its own, ready 0.3 s sooner than `main` would be."""
+    # Numba's first call imports scipy.linalg for its BLAS. No kernel here uses it: let that one import fail.
+    from numba.core.registry import cpu_target
+    blas = "scipy.linalg.cython_blas"
+    sys.modules[blas] = None
+    cpu_target.target_context.refresh()
+    del sys.modules[blas]
+    main()
+
+
 def main(arguments=None):
-    """Entry point of the `hogwild` command."""
+    """What the command does with `arguments`, by default those of the process."""
     from hogwild import commands
     try:
         options = _parse(list(sys.argv[1:] if arguments is None else arguments))
