@@ -1,6 +1,6 @@
 """One lock-free worker against scikit-learn's SGDClassifier: same float32 CSR, same epochs, same constant step.
 
-python -m experiments.bench_linear [--rows 1000000] [--epochs 5] [--repeats 5] [--data FOLDER]
+python -m experiments.bench_linear [--rows 1000000] [--epochs 10] [--repeats 3] [--data FOLDER]
 """
 
 import argparse
@@ -67,8 +67,8 @@ def matrix(d):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     options = parser.parse_args()
     print(describe())

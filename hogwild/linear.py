@@ -8,7 +8,6 @@ from hogwild.workers import spread
 from kernels import linear as kernel
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.schedules import rate
 from kernels.steps import columns, new_theta
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
@@ -35,6 +34,11 @@ def signs(labels, classes, source) -> np.ndarray:
     return np.where(labels == classes[1], 1, -1).astype(np.float32)
 
 
+def peak(schedule) -> float:
+    """The learning rate that the schedule's field `lr` names, which is its highest; a warm-up's first one would be 0."""
+    return float(getattr(schedule, "after", schedule).lr)
+
+
 class Linear:
     """w·x + b under `loss`, trained on dataset `data`, measured on `test` (a dataset or None).
 
@@ -54,7 +58,7 @@ class Linear:
         self.w, self.slots = columns(self.theta)
         self.one = kernel.unit(np.float32)
         self.rows, self.examples = rows, data.rows if rows is None else len(rows)
-        self.weight = self._weight(float(rate(checked(schedule), 0))) if decay else None
+        self.weight = self._weight(peak(schedule)) if decay else None
 
     def _targets(self, data):
         return data.labels if self.classes is None else signs(data.labels, self.classes, data.source)

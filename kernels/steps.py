@@ -25,6 +25,7 @@ class Decay(NamedTuple):
 
     ranges = {"l2": "[0, inf)", "wd": "[0, inf)"}
 
+
 class Clip(NamedTuple):
     """Gradient clipping: first to L2 norm `norm` over the step's gradient (as torch does), then to ±`value`."""
 
@@ -33,6 +34,7 @@ class Clip(NamedTuple):
 
     ranges = {"value": "(0, inf]", "norm": "(0, inf]"}
 
+
 def aligned(shape, dtype=np.float32) -> np.ndarray:
     """Zeros that start on a cache line, so that no aligned value ever crosses one."""
     count = math.prod(shape) * np.dtype(dtype).itemsize
@@ -40,12 +42,14 @@ def aligned(shape, dtype=np.float32) -> np.ndarray:
     start = -raw.ctypes.data % 64
     return raw[start:start + count].view(dtype).reshape(shape)
 
+
 def new_slots(rule, d, dtype=np.float32) -> np.ndarray:
     """State of `rule` for d parameters in dense use: `slots[S, d]`, each slot at its initial value."""
     slots = aligned((len(rule.start()), d), dtype)
     for slot, value in zip(slots, rule.start()):
         slot.fill(value) if value else None
     return slots
+
 
 def new_theta(rule, d, dtype=np.float32) -> np.ndarray:
     """Weights and state of `rule` for d coordinates in sparse use: `theta[d, 1 + S]`, weights 0 in column 0."""
@@ -55,14 +59,18 @@ def new_theta(rule, d, dtype=np.float32) -> np.ndarray:
             theta[:, column] = value
     return theta
 
+
 def columns(theta):
     """`theta[d, 1 + S]` as (w, slots): its columns."""
     return theta[:, 0], tuple(theta[:, k] for k in range(1, theta.shape[1]))
 
+
 # Small helpers, resolved by type when a kernel is compiled. Tuples are taken apart by recursion: their length is a type.
+
 
 def _load(arrays, j):
     """The tuple of `array[j]`."""
+
 
 @overload(_load, **LOOP)
 def _load_impl(arrays, j):
@@ -70,8 +78,10 @@ def _load_impl(arrays, j):
         return lambda arrays, j: ()
     return lambda arrays, j: (arrays[0][j],) + _load(arrays[1:], j)
 
+
 def _store(arrays, j, values):
     """`array[j] = value` for each array."""
+
 
 @overload(_store, **LOOP)
 def _store_impl(arrays, j, values):
@@ -83,8 +93,10 @@ def _store_impl(arrays, j, values):
         _store(arrays[1:], j, values[1:])
     return store
 
+
 def _cast(numbers, like):
     """The tuple of numbers in dtype `like`: a float64 left in a loop would turn float32 arithmetic into float64."""
+
 
 @overload(_cast, **LOOP)
 def _cast_impl(numbers, like):
@@ -92,8 +104,10 @@ def _cast_impl(numbers, like):
         return lambda numbers, like: ()
     return lambda numbers, like: (like(numbers[0]),) + _cast(numbers[1:], like)
 
+
 def _at(array, i, default):
     """`array[i]`; `default` where the array is None."""
+
 
 @overload(_at, **LOOP)
 def _at_impl(array, i, default):
@@ -101,8 +115,10 @@ def _at_impl(array, i, default):
         return lambda array, i, default: default
     return lambda array, i, default: array[i]
 
+
 def _decay_terms(decay, lr):
     return () if decay is None else (decay.l2, decay.wd, decay.wd * lr)
+
 
 @overload(_decay_terms, **LOOP)
 def _decay_terms_impl(decay, lr):
@@ -110,8 +126,10 @@ def _decay_terms_impl(decay, lr):
         return lambda decay, lr: ()
     return lambda decay, lr: (decay.l2, decay.wd, decay.wd * lr)
 
+
 def _clip_terms(clip, x, start, stop, factor):
     """((±value,) or (), factor after clipping by norm)."""
+
 
 @overload(_clip_terms, **LOOP)
 def _clip_terms_impl(clip, x, start, stop, factor):
@@ -127,6 +145,7 @@ def _clip_terms_impl(clip, x, start, stop, factor):
         return (clip.value,), factor
     return terms
 
+
 def _gradient(g, w, k, bound, s):
     """Gradient g clipped to ±bound, plus the coupled decay of w weighted by s."""
     if len(bound) == 1:
@@ -135,9 +154,11 @@ def _gradient(g, w, k, bound, s):
         g = g + k[0] * s * w
     return g
 
+
 @overload(_gradient, **LOOP)
 def _gradient_impl(g, w, k, bound, s):
     return _gradient
+
 
 def _moved(rule, c, g, w, slots, k, s):
     """(w, slots) after the step with gradient g."""
@@ -147,6 +168,7 @@ def _moved(rule, c, g, w, slots, k, s):
         return w - delta, slots
     delta, slots = rule.update(c, g, slots)
     return (w - k[2] * s * w if k else w) - delta, slots
+
 
 @overload(_moved, **LOOP)
 def _moved_impl(rule, c, g, w, slots, k, s):
@@ -165,8 +187,10 @@ def _moved_impl(rule, c, g, w, slots, k, s):
             return w - delta, slots
     return moved
 
+
 def _decay_of(w, k, s, which):
     """k[which] s w; 0 where there is no decay."""
+
 
 @overload(_decay_of, **LOOP)
 def _decay_of_impl(w, k, s, which):
@@ -174,8 +198,10 @@ def _decay_of_impl(w, k, s, which):
         return lambda w, k, s, which: w - w
     return lambda w, k, s, which: k[which] * s * w
 
+
 def _block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight):
     """Coefficients after a block rule's reductions over the touched coordinates; c itself for the other rules."""
+
 
 @overload(_block, **LOOP)
 def _block_impl(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight):
@@ -218,15 +244,18 @@ def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, we
         _store(slots, j, state)
         w[j] = new
 
+
 def _valid(name, array, dtype, shape):
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         got = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ValueError(f"{name} must be a contiguous {np.dtype(dtype)} array of shape {list(shape)}, got {got}")
 
+
 def _float(dtype):
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"parameters must be float32 or float64, got {dtype}")
     return dtype
+
 
 def dense_step(rule, w, g, slots, lr, t, decay=None, clip=None, scale=1.0):
     """Step every coordinate of w [d] in place with gradient scale * g [d]; slots as `new_slots` makes them [S, d].
@@ -240,6 +269,7 @@ def dense_step(rule, w, g, slots, lr, t, decay=None, clip=None, scale=1.0):
     _valid("slots", slots, w.dtype, (len(rule.start()), w.size))
     step(checked(rule), w, tuple(slots), None, g, 0, w.size, float(scale), float(lr), int(t), checked(decay),
          checked(clip), None)
+
 
 def sparse_step(rule, theta, indices, values, lr, t, decay=None, clip=None, weight=None):
     """Step the coordinates `indices` of theta [d, 1 + S] in place with gradient `values`; both 1-D, equally long.
@@ -264,6 +294,7 @@ def sparse_step(rule, theta, indices, values, lr, t, decay=None, clip=None, weig
     step(checked(rule), *columns(theta), indices.astype(np.uint32), values, 0, len(values), 1.0, float(lr), int(t),
          checked(decay), checked(clip), weight)
 
+
 def array_step(rule, w, g, slots, lr, t, decay=None, clip=None, scale=1.0):
     """`dense_step` without Numba, on NumPy arrays or torch tensors (CUDA too) of any shape; slots: sequence of S.
 
@@ -286,6 +317,7 @@ def array_step(rule, w, g, slots, lr, t, decay=None, clip=None, scale=1.0):
     w[...] = new
     for slot, value in zip(slots, state):
         slot[...] = value
+
 
 def _clamped(g, bound):
     return g.clip(-bound[0], bound[0]) if bound else g

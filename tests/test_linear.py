@@ -156,6 +156,17 @@ def test_l2_is_unbiased_for_rare_features():
     assert not np.allclose(want, unweighted, atol=0.03)
 
 
+@pytest.mark.parametrize("schedule", [Constant(0.5), Warmup(Constant(0.5), 2000.0)])
+def test_a_strong_penalty_on_a_rare_feature_does_not_explode(schedule):
+    """Unbounded, the weight 5000 / 1 would multiply a weight by 1 - 0.5 * 0.01 * 5000 = -24 at each touch."""
+    dense, rule = np.ones((5000, 2)), SGD()
+    dense[:, 1] = np.arange(5000) == 17
+    data = from_arrays(dense, np.where(np.arange(5000) % 2, 1, -1))
+    linear = family.Linear(data, None, losses.Logistic(), rule, schedule, Decay(l2=0.01))
+    train(linear, rule, schedule, epochs=30)
+    assert np.abs(linear.w).max() < 2
+
+
 def test_labels_are_checked():
     two = from_arrays(np.eye(3), np.array([0, 1, 1]))
     make = lambda data, test=None: family.Linear(data, test, losses.Logistic(), SGD(), Constant(0.1))  # noqa: E731
