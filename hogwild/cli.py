@@ -36,18 +36,21 @@ class TrainLinear:
     transform: str = "none"
     """Row transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), none. For raw counts: log,l2."""
     loss: str = "logistic"
-    """logistic, hinge, squared-hinge (two classes); squared, huber[:delta=1.35] (real targets)."""
+    """logistic, hinge, squared-hinge, softmax (classes; more than two: each against the rest, or softmax);
+    squared, huber[:delta=1.35] (real targets)."""
     rule: str = "adagrad"
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo;
     or module.Class of your own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6."""
-    lr: float | None = None
-    """Learning rate; default: what suits the rule on rows of unit length."""
+    lr: str | None = None
+    """Learning rate; auto: the best of some tried on a sample; default: what suits the rule on rows of unit length."""
     schedule: str = "constant"
     """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
     triangular, triangular2, exp-range, onecycle, plateau.
     Parameters follow, durations in steps or epochs: step:gamma=0.8,every=1epoch."""
     warmup: float | None = None
     """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
+    l1: float = 0.0
+    """L1 penalty l1 |w|_1 on the mean loss: weights that do not help become 0. With --l2: elastic net."""
     l2: float = 0.0
     """L2 penalty l2/2 |w|^2 on the mean loss, added to the gradient (coupled)."""
     weight_decay: float | None = None
@@ -60,8 +63,38 @@ class TrainLinear:
     """Whether the model has an intercept."""
     epochs: int = 5
     """Passes over the training data."""
+    average: float | None = None
+    """Average the weights over all steps from this epoch on (ASGD); 0: from the start."""
+    class_weight: str | None = None
+    """Factors of the classes' losses: balanced, or LABEL=WEIGHT,…"""
     workers: int | None = None
-    """Lock-free threads; default: the cores this process may use."""
+    """Threads; default: the cores this process may use."""
+    mode: str = "wild"
+    """How workers share the parameters: wild (plain stores), atomic (no update is lost), locked (a lock a coordinate),
+    round-robin (in strict turn), deterministic (same bits for any number of workers)."""
+    early_stopping: str | None = None
+    """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, auc, log_loss,
+    rmse, mae, r2."""
+    patience: int = 3
+    """Epochs in a row without improvement before --early-stopping or --tol ends the run."""
+    min_delta: float = 0.0
+    """What counts as an improvement of the metric."""
+    target: float | None = None
+    """Stop once the metric of --early-stopping has reached this."""
+    tol: float | None = None
+    """Stop when the training loss has not fallen by this for --patience epochs."""
+    max_steps: int | None = None
+    """Stop after so many examples."""
+    max_seconds: float | None = None
+    """Stop after so many seconds of training."""
+    checkpoint: Path | None = None
+    """File for checkpoints: written while it runs, and on Ctrl-C and SIGTERM."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between two checkpoints."""
+    resume: bool = False
+    """Go on from --checkpoint, where there is one."""
+    retries: int = 5
+    """How often a loss that is not finite may send the run back to its last good state, with half the learning rate."""
     seed: int = 0
     """Seed of the permutations (and of the synthetic data)."""
     model: Path | None = None
@@ -161,6 +194,8 @@ def _typed(path, field, value):
     kind = next(k for k in (bool, Path, float, int, str) if k in getattr(field.type, "__args__", (field.type,)))
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -241,9 +276,10 @@ def main(arguments=None):
         sys.exit(_fail(error))
     except MemoryError as error:
         sys.exit(_fail(f"not enough memory: {error}; a smaller --features, or fewer features in DATA, would do"))
-    except KeyboardInterrupt:
-        print("hogwild: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        terminated = type(stop).__name__ == "Terminated"
+        print(f"hogwild: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+        sys.exit(143 if terminated else 130)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         sys.stderr.close()
         sys.exit(1)

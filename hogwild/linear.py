@@ -1,82 +1,209 @@
 """Problem family "linear": binary classification and regression on sparse rows (kernel: kernels/linear.py)."""
 
+import contextlib
+import os
+
 import numpy as np
 
-from hogwild import metrics
+from hogwild import formats, metrics
 from hogwild.errors import UserError
+from hogwild.train import Problem
 from hogwild.workers import spread
+from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.steps import columns, new_theta
+from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
+from kernels.steps import aligned
+
+# What each mode of sharing promises.
+MODES = {
+    "wild": "plain stores: fastest; two workers that change one weight in the same instant may lose a change",
+    "atomic": "compare-and-swap additions: no change is ever lost",
+    "locked": "a spin lock per coordinate, held for a row's update (the paper's AIG)",
+    "round-robin": "workers update in strict turn (the paper's RR)",
+    "deterministic": "the same bits for a seed, whatever the number of workers",
+}
+BLOCK = 32  # examples that mode deterministic judges with the same weights
+MOST_CLASSES = 1000
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
 DEFAULT_LR = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
     ("RMSProp", "Adam", "AdamW", "Nadam", "RAdam", "AdaBelief"), 3e-3)
 
 
-def classes_of(labels, source) -> np.ndarray:
-    """The two label values, ascending; the larger is the positive class. Raises UserError for one or more than two."""
-    classes = np.unique(labels)
-    if len(classes) != 2:
-        seen = ", ".join(f"{c:g}" for c in classes[:5]) + (", …" if len(classes) > 5 else "")
-        raise UserError(f"{source}: classification needs rows of two classes, got {len(classes)} ({seen}); "
+def classes_of(data, rows=None, classes=None) -> np.ndarray:
+    """The label values of the training rows, ascending, or `classes` as given. Raises UserError for fewer than two."""
+    classes = np.unique(data.labels if rows is None else data.labels[rows]) if classes is None else np.asarray(classes)
+    if len(classes) < 2:
+        raise UserError(f"{data.source}: classification needs rows of two classes, got {len(classes)} "
+                        f"({', '.join(f'{c:g}' for c in classes)}); for real-valued targets use --loss squared or huber")
+    if len(classes) > MOST_CLASSES:
+        raise UserError(f"{data.source}: has {len(classes)} different labels, a classifier takes up to {MOST_CLASSES}; "
                         "for real-valued targets use --loss squared or huber")
     return classes
 
 
-def signs(labels, classes, source) -> np.ndarray:
-    """Labels as ±1 (float32). Raises UserError on a label that is not one of `classes`."""
-    unknown = np.flatnonzero((labels != classes[0]) & (labels != classes[1]))
+def numbers(data, classes) -> np.ndarray:
+    """Labels as numbers of their classes (float32). Raises UserError on a label that is not one of `classes`."""
+    place = np.minimum(np.searchsorted(classes, data.labels), len(classes) - 1)
+    unknown = np.flatnonzero(classes[place] != data.labels)
     if unknown.size:
-        raise UserError(f"{source}: row {unknown[0] + 1} has label {labels[unknown[0]]:g}, the model knows "
-                        f"{classes[0]:g} and {classes[1]:g}")
-    return np.where(labels == classes[1], 1, -1).astype(np.float32)
+        known = ", ".join(f"{c:g}" for c in classes[:5]) + (", …" if len(classes) > 5 else "")
+        raise UserError(f"{data.source}: row {unknown[0] + 1} has label {data.labels[unknown[0]]:g}, the model knows {known}")
+    return place.astype(np.float32)
 
 
-def peak(schedule) -> float:
+def signs(data, classes) -> np.ndarray:
+    """Labels of two classes as ±1 (float32); the larger is the positive one. Raises UserError as `numbers` does."""
+    return 2 * numbers(data, classes) - 1
+
+
+def targets(data, classes, outputs_ndim) -> np.ndarray:
+    """What the scores of weights with so many dimensions are measured against: ±1, class numbers, or real targets."""
+    if classes is None:
+        return data.labels
+    return signs(data, classes) if outputs_ndim == 1 else numbers(data, classes)
+
+
+def peak(schedule, rule) -> float:
     """The learning rate that the schedule's field `lr` names, which is its highest; a warm-up's first one would be 0."""
-    return float(getattr(schedule, "after", schedule).lr)
+    schedule = getattr(schedule, "after", schedule)
+    return float(getattr(schedule, "lr", DEFAULT_LR.get(type(rule).__name__, getattr(rule, "default_lr", 0.01))))
 
 
-class Linear:
-    """w·x + b under `loss`, trained on dataset `data`, measured on `test` (a dataset or None).
+class Linear(Problem):
+    """W·x + b under `loss`, trained on dataset `data`, measured on `test` (a dataset or None).
 
-    rows: the row numbers to train on, None for all. decay: weighted at each touch by rows / rows that have the feature,
-    so that the sparse penalty is l2/2 |w|² in expectation. The parameters are theta [d + 1, 1 + S] float32, its last row
-    the intercept.
+    rows: the row numbers to train on, None for all. mode: how workers share the parameters, see MODES. decay: weighted at
+    each touch by rows / rows that have the feature, so that the sparse penalty is l2/2 |w|² in expectation. l1: penalty
+    l1 |w|₁. average: step from which the weights are averaged, None for not. weights: float[rows of data], factors of
+    the examples' losses. More than two classes give an output each: judged together by softmax, else each against the
+    rest. hot: how many features every worker keeps privately, None: as the data ask for it.
     """
 
-    def __init__(self, data, test, loss, rule, schedule, decay=None, clip=None, intercept=True, workers=1, rows=None):
-        self.loss, self.workers, self.intercept = checked(loss), workers, bool(intercept)
-        self.decay, self.clip = checked(decay), checked(clip)
-        self.classes = classes_of(data.labels, data.source) if loss.task == "classification" else None
-        self.data, self.test = data, test
-        self.labels = self._targets(data)
+    def __init__(self, data, test, loss, rule, schedule, decay=None, clip=None, intercept=True, workers=1, rows=None,
+                 mode="wild", l1=0.0, average=None, weights=None, classes=None, hot=None, block=BLOCK):
+        self.loss, self.workers, self.mode = checked(loss), workers, mode
+        if mode not in MODES:
+            raise UserError(f"unknown mode '{mode}': choose from {', '.join(MODES)}")
+        softmax = type(loss).__name__ == "SoftmaxCrossEntropy"
+        self.classes = classes_of(data, rows, classes) if loss.task == "classification" else None
+        self.outputs = len(self.classes) if self.classes is not None and (softmax or len(self.classes) > 2) else 1
+        self.data, self.test, self.rows = data, test, rows
+        self.examples = data.rows if rows is None else len(rows)
         self.test_labels = self._targets(test) if test is not None else None
-        self.theta = new_theta(rule, data.n_features + 1)
-        self.w, self.slots = columns(self.theta)
-        self.one = kernel.unit(np.float32)
-        self.rows, self.examples = rows, data.rows if rows is None else len(rows)
-        self.weight = self._weight(peak(schedule)) if decay else None
+        self.columns = 1 + len(rule.start()) + (average is not None)
+        self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
+        degree = self._degrees() if decay or workers > 1 else None
+        average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
+        self.average, self.steps, self.clocks = average, 0, np.zeros((workers, 8))
+        self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features)) if l1 else None
+        self.model = kernel.Model(
+            self.loss, checked(decay), checked(clip), self.lasso, average, data.csr, self._targets(data),
+            None if weights is None else np.ascontiguousarray(weights, np.float32),
+            self._weight(decay, degree, peak(schedule, rule)) if decay else None, bool(intercept))
+        self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
+        self._lay_out(rule, degree, hot)
+        if self.whole:
+            total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
+            self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)
+            self.cuts[0], self.cuts[-1], self.block = 0, data.n_features, block
+            self.gate, self.lost = np.zeros(16, np.int64), np.zeros(block)
+            self.slopes = np.zeros(block * self.outputs)
 
     def _targets(self, data):
-        return data.labels if self.classes is None else signs(data.labels, self.classes, data.source)
+        return targets(data, self.classes, 1 if self.outputs == 1 else 2)
 
-    def _weight(self, lr):
+    def _degrees(self):
         count = np.zeros(self.data.n_features, np.int64)
         degrees(self.data.csr, count)
-        # A feature seen once would be shrunk past zero: cap the weight where one touch takes all of it.
-        strongest = 1.0 / max(lr * (self.decay.l2 + self.decay.wd), 1e-30)
-        return np.minimum(self.data.rows / np.maximum(count, 1), strongest).astype(np.float32)
+        return count
 
-    def private(self):
-        return kernel.private_row(self.theta)
+    def _weight(self, decay, degree, lr):
+        # A feature seen once would be shrunk past zero: cap the weight where one touch takes all of it.
+        strongest = 1.0 / max(lr * (decay.l2 + decay.wd), 1e-30)
+        return np.minimum(self.data.rows / np.maximum(degree, 1), strongest).astype(np.float32)
+
+    def _lay_out(self, rule, degree, hot):
+        """Make the parameters, and a Place in them for each worker."""
+        d, private = self.data.n_features, self.workers > 1 and self.mode in ("wild", "atomic")
+        names, table = [d], None
+        if private:
+            chosen = hottest(degree, self.data.rows, hot)
+            if len(chosen):
+                table = np.zeros(d, np.uint8)
+                table[chosen] = np.arange(1, len(chosen) + 1)
+                names = [d, *chosen]
+        self.names = np.array(names, np.int64)
+        size = self.outputs * self.columns
+        room = len(names) + -(-16 // size)  # a cache line apart
+        self.flat = aligned(((d + 1 + private * (self.workers + 1) * room) * size,))
+        table3 = self.flat.reshape(-1, self.outputs, self.columns)
+        for column, value in enumerate(rule.start(), 1):
+            table3[:, :, column] = value
+        self.shared = table3[:d + 1]
+        locks = {"locked": Locked(np.zeros(d + 1, np.uint32)), "round-robin": RoundRobin(np.zeros(8, np.int64)),
+                 "atomic": Atomic()}
+        self.sharing = locks.get(self.mode, Wild() if private else Alone())
+        self.private_rows = private
+        self.places = [Place(self.sharing, self.flat, table, d + 1 + room * (k + 1) if private else d)
+                       for k in range(self.workers)]
+
+    def private(self, k):
+        place, size = self.places[k], self.outputs * self.columns
+        longest = int(np.diff(self.data.indptr).max(initial=0)) + 1
+        scratch = None if self.bare else new_scratch(self.columns - (self.average is not None), longest * self.outputs,
+                                                     np.float32)
+        outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
+        seen = np.zeros(len(self.names) * size, np.float32) if self.private_rows else None
+        worker = kernel.Worker(place, scratch, outputs, seen, self.names, self.clocks[k], self.workers)
+        return k, worker
+
+    def begin(self, t, team):
+        """Private rows start from the shared ones; the turn from step t."""
+        self.steps, self.clocks[:, 0] = t, self.clocks[0, 0]
+        if self.mode == "round-robin":
+            self.sharing.turn[0] = t
+        if self.private_rows:
+            table3 = self.flat.reshape(-1, self.outputs * self.columns)
+            for _, worker in team:
+                rows = slice(worker.place.first, worker.place.first + len(self.names))
+                table3[rows] = table3[self.names]
+                worker.seen[:] = table3[rows].ravel()
 
     def run(self, rule, schedule, own, order, t, stride, tally):
+        k, worker = own
         order = order if self.rows is None else self.rows[order]
-        kernel.train(rule, schedule, self.loss, self.decay, self.clip, self.intercept, self.theta, self.w, self.slots,
-                     own, self.one, self.data.csr, self.labels, self.weight, order, t, stride, tally)
+        if self.whole:
+            kernel.train_blocks(rule, schedule, self.model, worker, k, self.cuts, self.gate, self.slopes, self.lost, order,
+                                t, self.block, tally)
+        else:
+            kernel.train(rule, schedule, self.model, worker, order, t, stride, tally)
+
+    def settle(self, rule, t):
+        """Apply the L1 penalty that untouched features owe."""
+        self.steps = t
+        if self.lasso:
+            _, worker = self.private(0)
+            alone = worker._replace(place=Place(Alone(), self.flat, None, self.data.n_features))
+            kernel.settle(rule, self.model, alone, np.arange(self.data.n_features, dtype=np.uint32), t)
+            self.lasso.paid[:], self.clocks[:, 0] = 0, 0
+
+    def parameters(self):
+        paid = {"paid": self.lasso.paid, "clock": self.clocks[0, :1]} if self.lasso else {}
+        return {"theta": self.shared, **paid}
+
+    def named(self, i):
+        return where(self.data.source, i)
+
+    @property
+    def w(self):
+        """Weights float32 [d + 1, K] with the intercepts last, [d + 1] for K = 1; averaged where that was asked for."""
+        w = self.shared[:, :, 0]
+        if self.average is not None and self.steps > self.average.start:
+            w = w - self.shared[:, :, -1] * np.float32(self.average.scale / (self.steps - self.average.start))
+        return w[:, 0] if self.outputs == 1 else w
 
     def evaluate(self):
         if self.test is None:
@@ -84,24 +211,71 @@ class Linear:
         return measure(scores(self.w, self.test, self.workers), self.test_labels, self.loss)
 
 
+def where(source, row):
+    """Row number `row` (from 0) of a source: the line of a text file, else the row."""
+    if os.path.isfile(source) and formats.kind(source) == "svmlight":
+        with contextlib.suppress(UserError, OSError):
+            return formats.place(source, formats.line_of_row(source, row))
+    return f"{source}, row {row + 1}"
+
+
+def hottest(degree, rows, hot=None):
+    """Features to keep privately: those in more than a quarter of the rows, or `hot` of them; at most 255."""
+    number = int((degree > rows / 4).sum()) if hot is None else hot
+    number = min(number, 255, len(degree))
+    chosen = np.argsort(-degree, kind="stable")[:number]
+    return chosen[degree[chosen] > 0]
+
+
+def checked_l1(l1):
+    """l1 as float. Raises UserError."""
+    if not 0 <= l1 < np.inf:
+        raise UserError(f"the L1 penalty must be a finite number, not negative, got {l1}")
+    return float(l1)
+
+
 def scores(w, data, workers=1) -> np.ndarray:
-    """Scores float32[rows] of `data` under weights w [d + 1], the intercept last.
+    """Scores float32[rows] of `data` under weights w [d + 1], the intercept last; [rows, K] under weights [d + 1, K].
 
     Raises UserError when the data have features that the model lacks.
     """
     if data.n_features > len(w) - 1:
         raise UserError(f"{data.source}: has {data.n_features} features, the model {len(w) - 1}; "
                         "train with --features at least that number")
-    out, w = np.zeros(data.rows, np.float32), np.ascontiguousarray(w)
-    spread(lambda start, stop: kernel.scores(w, data.csr, start, stop, out), data.rows, workers)
-    return out
+    table = np.ascontiguousarray(w.reshape(len(w), -1))
+    out = np.zeros((data.rows, table.shape[1]), np.float32)
+    spread(lambda start, stop: kernel.scores(table, data.csr, start, stop, out), data.rows, workers)
+    return out[:, 0] if w.ndim == 1 else out
+
+
+def decide(z) -> np.ndarray:
+    """Class numbers of scores [n] (1 where above 0) or [n, K] (the largest)."""
+    return (z > 0).astype(np.int64) if z.ndim == 1 else z.argmax(axis=1)
+
+
+def probabilities(z, loss) -> np.ndarray | None:
+    """Probabilities float64[n, K] of scores z [n] or [n, K]; None where the loss gives none.
+
+    One against the rest: each class's own, scaled to a sum of 1, as scikit-learn does.
+    """
+    z, name = np.asarray(z, np.float64), type(loss).__name__
+    if name == "SoftmaxCrossEntropy":
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+    if name != "Logistic":
+        return None
+    p = np.exp(-np.logaddexp(0, -z))
+    return np.stack([1 - p, p], axis=1) if z.ndim == 1 else p / np.maximum(p.sum(axis=1, keepdims=True), 1e-300)
 
 
 def measure(z, labels, loss) -> dict[str, float]:
-    """Metrics of scores z against ±1 labels or targets; the log-loss only where scores are log-odds."""
+    """Metrics of scores z [n] or [n, K] against ±1 labels, class numbers or targets; log-loss only of log-odds."""
     if loss.task == "regression":
         return metrics.regression(z, labels)
+    name = type(loss).__name__
+    if z.ndim == 2:
+        return metrics.multiclass(z, labels.astype(np.int64), name == "SoftmaxCrossEntropy")
     result = metrics.classification(z, labels)
-    if type(loss).__name__ != "Logistic":
+    if name != "Logistic":
         result.pop("log_loss", None)
     return result

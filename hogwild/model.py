@@ -32,24 +32,24 @@ def save(path, tensors: dict[str, np.ndarray], header: dict):
     _replace(path, lambda new: save_file(tensors, new, metadata))
 
 
-def load(path) -> tuple[dict[str, np.ndarray], dict]:
-    """(tensors by name, header) of the model at `path`.
+def load(path, kind="model") -> tuple[dict[str, np.ndarray], dict]:
+    """(tensors by name, header) of the model at `path`; kind: what the file must be, a "model" or a "checkpoint".
 
-    Raises UserError for a file that is missing, no model, damaged in any bit, or of a newer format.
+    Raises UserError for a file that is missing, of another kind, damaged in any bit, or of a newer format.
     """
     if not os.path.isfile(path):
-        kind = "is not a file" if os.path.exists(path) else "no such file"
-        raise UserError(f"{path}: {kind}; give a model written by --model")
+        what = "is not a file" if os.path.exists(path) else "no such file"
+        raise UserError(f"{path}: {what}; give a {kind} written by --{kind}")
     try:
         with safe_open(path, framework="numpy") as file:
             stated = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()} if stated else {}
     except OSError as error:
-        raise UserError(f"{path}: cannot read the model: {error.strerror or error}") from None
+        raise UserError(f"{path}: cannot read the {kind}: {error.strerror or error}") from None
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
-        raise UserError(f"{path}: is not a model, or is damaged; train again or restore the file") from None
+        raise UserError(f"{path}: is not a {kind}, or is damaged; train again or restore the file") from None
     if not stated:
-        raise UserError(f"{path}: was not written by hogwild, or is damaged; give a model written by --model")
+        raise UserError(f"{path}: was not written by hogwild, or is damaged; give a {kind} written by --{kind}")
     digest, _, text = stated.partition(" ")
     if digest != _digest(text, tensors):
         raise UserError(f"{path}: is damaged (its checksum does not match); train again or restore the file")
@@ -57,6 +57,9 @@ def load(path) -> tuple[dict[str, np.ndarray], dict]:
     if header["format"] > FORMAT:
         raise UserError(f"{path}: has format {header['format']}, this version reads up to {FORMAT}; "
                         "update hogwild-sparsecomm")
+    found = header.get("kind", "model")
+    if found != kind:
+        raise UserError(f"{path}: is a {found}, not a {kind}; give a {kind} written by --{kind}")
     return tensors, {name: value for name, value in header.items() if name != "format"}
 
 

@@ -25,6 +25,10 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _number(value) -> str:
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
+
+
 class Report:
     """Console and record of one run. The bar shows on a terminal only; elsewhere there is a line an epoch.
 
@@ -32,7 +36,11 @@ class Report:
     """
 
     def __init__(self, path=None, quiet=False):
-        self.quiet, self.started, self.bar = quiet, time.perf_counter(), None
+        self.quiet, self.started, self.bar, self.file = quiet, time.perf_counter(), None, None
+        self.open(path)
+
+    def open(self, path):
+        """Begin the record: nothing is left behind by a run that failed before it."""
         try:
             self.file = open(path, "a", buffering=1) if path else None
         except OSError as error:
@@ -65,8 +73,8 @@ class Report:
     def epoch(self, epoch, epochs):
         """End of an epoch: its line and its record."""
         self.event("epoch", **asdict(epoch))
-        metrics = "".join(f"  {name} {value:.4f}" for name, value in epoch.metrics.items())
-        self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {epoch.loss:.4f}{metrics}  lr {epoch.lr:.3g}  "
+        metrics = "".join(f"  {name} {_number(value)}" for name, value in epoch.metrics.items())
+        self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {_number(epoch.loss)}{metrics}  lr {epoch.lr:.3g}  "
                  f"{epoch.examples_per_s / 1e3:,.0f} k examples/s  {epoch.nonzeros_per_s / 1e6:,.0f} M non-zeros/s  "
                  f"ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
 

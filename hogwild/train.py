@@ -1,34 +1,57 @@
 """The one training loop. It knows nothing of any problem family: see `Problem`."""
 
-import math
 import time
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from hogwild.errors import UserError
-from hogwild.workers import TALLIES, Workers
+from hogwild.stopping import Stop, Stopper
+from hogwild.workers import BAD, TALLIES, Workers
 from kernels.hyper import checked
-from kernels.schedules import observed, rate
+from kernels.schedules import observed, rate, scaled
 
 
-class Problem(Protocol):
-    """What a problem family tells the loop: its size, one call of its kernel, and how to measure itself."""
+class Problem:
+    """What a problem family tells the loop: its size, one call of its kernel, and how to measure itself.
+
+    The first three are what a family must have; what follows has a default.
+    """
 
     examples: int
-
-    def private(self) -> Any:
-        """What one worker owns alone (buffers, private copies); passed back to `run`."""
 
     def run(self, rule, schedule, own, order, t, stride, tally) -> None:
         """One kernel call without the GIL on the examples `order`; t: steps done before, raised by stride an example.
 
-        Adds to tally[0:3]: loss, examples, non-zeros (or whatever the family's work is counted in).
+        Adds to tally[0:3]: loss, examples, non-zeros (or whatever the family's work is counted in). An example whose loss
+        is not finite ends the call, and its number + 1 is then tally[3].
         """
+        raise NotImplementedError
 
     def evaluate(self) -> dict[str, float]:
         """Metrics by name on the held-out part; empty where there is none."""
+        return {}
+
+    lockstep = False  # workers call the kernel together
+    whole = False  # and each of them gets all examples of the call
+
+    def private(self, k) -> Any:
+        """What worker k owns alone (buffers, private copies); passed back to `run`."""
+
+    def begin(self, t, team) -> None:
+        """Called before the workers start at step t; team: what each of them owns."""
+
+    def settle(self, rule, t) -> None:
+        """Called at the end of an epoch, after step t: apply what was put off."""
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Everything that a checkpoint must hold to go on exactly, by name; restored in place."""
+        return {}
+
+    def named(self, i) -> str:
+        """Example i as a person can find it."""
+        return f"example {i + 1}"
 
 
 @dataclass
@@ -45,41 +68,191 @@ class Epoch:
     metrics: dict[str, float]
 
 
-def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, report=None) -> list[Epoch]:
+def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, report=None, stop=None, retries=5,
+          checkpoint=None, resume=None) -> list[Epoch]:
     """Lock-free training: every epoch a fresh permutation, a contiguous slice of it for each worker.
 
     Step t of the schedule is an example; with W workers, worker k's examples are steps k, k + W, … of the epoch.
-    report: an object with `progress(done, total, tally, lr)` and `epoch(Epoch, total)`, see hogwild/record.py. Ctrl-C ends
-    the run between two chunks and raises KeyboardInterrupt; the parameters then hold what was learnt so far.
-    Raises UserError when the loss is no longer finite.
+    report: an object with `progress`, `epoch`, `event` and `say`, see hogwild/record.py. stop: a `Stop`. checkpoint: an
+    object with `due()` and `save(tensors, state)`; resume: (tensors, state) of one. A loss that is not finite brings back
+    the parameters before it and halves the learning rate, `retries` times; then UserError. Ctrl-C ends the run between
+    two chunks, writes a checkpoint and raises KeyboardInterrupt; the parameters then hold what was learnt so far.
     """
-    rule, schedule = checked(rule), checked(schedule)
-    team, rng, history, t = Workers(problem, workers), np.random.default_rng(seed), [], 0
-    n = problem.examples
-    # Compile before the clock starts: on no examples, into a tally that nobody reads.
-    problem.run(rule, schedule, team.own[0], np.zeros(0, np.int64), 0, workers, np.zeros(TALLIES))
-    for epoch in range(1, epochs + 1):
-        order = rng.permutation(n)
-        before, start = team.tally[:, :3].sum(0), time.perf_counter()
+    run = Run(problem, checked(rule), checked(schedule), epochs, workers, seed, report, Stopper(stop or Stop()), retries,
+              checkpoint)
+    if resume:
+        run.restore(*resume)
+    try:
+        run.go()
+    except KeyboardInterrupt:
+        if checkpoint:
+            run.save()
+        raise
+    return run.history
 
-        def watch(before=before, epoch=epoch, schedule=schedule):
-            if report:
-                done = team.tally[:, :3].sum(0)
-                report.progress(int(done[1]), n * epochs, done - before, float(rate(schedule, int(done[1]))))
 
-        team.run(rule, schedule, order, t, watch)
-        seconds = time.perf_counter() - start
-        loss, examples, nonzeros = team.tally[:, :3].sum(0) - before
-        t += n
-        lr = float(rate(schedule, t - 1))
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is no longer finite in epoch {epoch} (learning rate {lr:g}): use a smaller --lr, "
-                            "or a --transform that scales the rows, such as log,l2")
-        done = Epoch(epoch, float(loss / max(examples, 1)), lr, int(examples), seconds, examples / seconds,
-                     nonzeros / seconds, problem.evaluate())
-        history.append(done)
-        if report:
-            report.epoch(done, epochs)
-        if done.metrics:
-            schedule = observed(schedule, next(iter(done.metrics.values())))
-    return history
+class Run:
+    """The state of one run, and its steps."""
+
+    def __init__(self, problem, rule, schedule, epochs, workers, seed, report, stopper, retries, checkpoint):
+        self.problem, self.rule, self.schedule, self.epochs, self.seed = problem, rule, schedule, epochs, seed
+        self.report, self.stopper, self.retries, self.checkpoint = report, stopper, retries, checkpoint
+        self.team = Workers(problem, workers)
+        # Where the run is: epoch, step, what is left of the epoch's order, and what the epoch has done so far.
+        self.epoch, self.t, self.cuts, self.done = 1, 0, [], np.zeros(4)  # loss, examples, non-zeros, seconds
+        self.failures, self.seconds, self.history, self.reason = 0, 0.0, [], None
+        self.best, self.bad = None, False
+
+    def go(self):
+        """Epoch after epoch, until the last or a reason to stop."""
+        # Compile before the clock starts: on no examples, into a tally that nobody reads.
+        self.problem.run(self.rule, self.schedule, self.team.own[0], np.zeros(0, np.int64), 0, self.team.count,
+                         np.zeros(TALLIES))
+        while self.epoch <= self.epochs and not self.reason:
+            self._remember()
+            self._one_epoch()
+        if self.best and self.stopper.stop.restore_best and self.stopper.best_epoch != len(self.history):
+            self._put(self.best)
+            self._say(f"the parameters of epoch {self.stopper.best_epoch}, the best, are restored")
+
+    def _order(self):
+        """What is left of this epoch's permutation."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.problem.examples)
+        for at in self.cuts:
+            parts = [order] * 1 if self.problem.whole else np.array_split(order, len(at))
+            order = np.concatenate([part[k:] for part, k in zip(parts, at)])
+        most = self.stopper.stop.max_steps
+        return order if most is None else order[:max(most - self.t, 0)]
+
+    def _one_epoch(self):
+        while True:
+            order = self._order()
+            if not len(order):
+                break
+            self._pass(order)
+            if self.bad:
+                self._roll_back()
+                continue
+            self._advance()
+            if self.checkpoint and self.checkpoint.due():
+                self._remember()
+                self.save()
+            if self.reason:
+                break
+        self._close_epoch()
+
+    def _pass(self, order):
+        """Workers on the order, until it is done or something stops them; `done` grows by what they did."""
+        self.base, start = self.team.tally[:, :3].sum(0), time.perf_counter()
+        try:
+            self.team.run(self.rule, self.schedule, order, self.t, lambda: self._watch(start))
+        except BaseException:
+            self._advance()
+            raise
+        finally:
+            total = self.team.tally[:, :3].sum(0)
+            self.bad = not np.isfinite(total).all() or self.team.tally[:, BAD].any()
+            if np.isfinite(total).all():
+                self.done[:3] += total - self.base
+            self.done[3] += time.perf_counter() - start
+            self.seconds += time.perf_counter() - start
+
+    def _advance(self):
+        at = [int(k) for k in self.team.at]
+        self.t += at[0] if self.problem.whole else sum(at)
+        self.cuts.append(at[:1] if self.problem.whole else at)
+
+    def _watch(self, start):
+        """Whether the workers should stop."""
+        done = self.team.tally[:, :3].sum(0) - self.base
+        if self.report:
+            t = self.t + int(done[1])
+            self.report.progress(t, self.problem.examples * self.epochs, self.done[:3] + done, float(rate(self.schedule, t)))
+        most = self.stopper.stop.max_seconds
+        if most is not None and self.seconds + time.perf_counter() - start >= most:
+            self.reason = f"{most:g} seconds are over"
+        return bool(self.reason) or bool(self.checkpoint and self.checkpoint.due())
+
+    def _close_epoch(self):
+        """Evaluate, report, and ask the stopper."""
+        self.problem.settle(self.rule, self.t)
+        loss, examples, nonzeros, seconds = self.done
+        lr = float(rate(self.schedule, max(self.t - 1, 0)))
+        epoch = Epoch(self.epoch, float(loss / max(examples, 1)), lr, int(examples), seconds, examples / max(seconds, 1e-9),
+                      nonzeros / max(seconds, 1e-9), self.problem.evaluate())
+        self.history.append(epoch)
+        if self.report:
+            self.report.epoch(epoch, self.epochs)
+        self.reason = self.stopper.observe(epoch.epoch, epoch.metrics, epoch.loss, self.t, self.seconds) or self.reason
+        if self.stopper.improved:
+            self.best = {name: x.copy() for name, x in self.problem.parameters().items()}
+        if epoch.metrics:
+            watched = self.stopper.stop.metric or next(iter(epoch.metrics))
+            self.schedule = observed(self.schedule, epoch.metrics[watched])
+        self.epoch, self.cuts, self.done = self.epoch + 1, [], np.zeros(4)
+        if self.reason:
+            self._say(f"stopped: {self.reason}")
+
+    def _remember(self):
+        """Take a snapshot to go back to."""
+        parameters = {name: x.copy() for name, x in self.problem.parameters().items()}
+        if all(np.isfinite(x).all() for x in parameters.values()):
+            self.good = parameters, self.t, list(self.cuts), self.done.copy()
+
+    def _put(self, parameters):
+        for name, x in self.problem.parameters().items():
+            x[...] = parameters[name]
+
+    def _roll_back(self):
+        """Back to the last snapshot, with half the learning rate."""
+        seen = self.team.tally[:, BAD].astype(np.int64)
+        example = self.problem.named(int(seen[seen > 0][0]) - 1) if seen.any() else "an example"
+        self.team.tally[:] = 0
+        lr = float(rate(self.schedule, self.t))
+        self.failures += 1
+        parameters, self.t, cuts, done = self.good
+        self._put(parameters)
+        self.cuts, self.done = list(cuts), done.copy()
+        if self.failures > self.retries:
+            raise UserError(f"the loss is no longer finite at {example} (epoch {self.epoch}, learning rate {lr:g}, halved "
+                            f"{self.retries} times before): use a smaller --lr, or a --transform that scales the rows, "
+                            "such as log,l2")
+        self.schedule = scaled(self.schedule, 0.5)
+        self._say(f"the loss is no longer finite at {example} (epoch {self.epoch}): back to step {self.t}, learning rate "
+                  f"from {lr:g} to {float(rate(self.schedule, self.t)):g}")
+        if self.report:
+            self.report.event("rollback", epoch=self.epoch, example=example, step=self.t, failures=self.failures)
+
+    def _say(self, line):
+        if self.report:
+            self.report.say(line)
+
+    def save(self):
+        """Write a checkpoint of all that the next step depends on."""
+        best = {f"best.{name}": x for name, x in (self.best or {}).items()}
+        self.checkpoint.save({**self.problem.parameters(), **best}, {
+            "epoch": self.epoch, "t": self.t, "cuts": self.cuts, "done": self.done.tolist(), "failures": self.failures,
+            "seconds": self.seconds, "schedule": _plain(self.schedule), "stopper": self.stopper.state(),
+            "history": [asdict(epoch) for epoch in self.history]})
+
+    def restore(self, tensors, state):
+        """Go on from a checkpoint."""
+        self._put(tensors)
+        best = {name.removeprefix("best."): x for name, x in tensors.items() if name.startswith("best.")}
+        self.best = best or None
+        self.epoch, self.t, self.cuts, self.done = state["epoch"], state["t"], state["cuts"], np.array(state["done"])
+        self.failures, self.seconds = state["failures"], state["seconds"]
+        self.schedule = _rebuilt(self.schedule, state["schedule"])
+        self.stopper.restore(state["stopper"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+
+
+def _plain(hp):
+    """A NamedTuple of numbers as nested lists."""
+    return [_plain(x) if isinstance(x, tuple) else x for x in hp]
+
+
+def _rebuilt(hp, values):
+    """`hp` with the numbers of `_plain`."""
+    new = [_rebuilt(x, value) if isinstance(x, tuple) else value for x, value in zip(hp, values)]
+    return type(hp)(*new) if hasattr(hp, "_fields") else tuple(new)

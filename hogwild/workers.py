@@ -9,7 +9,8 @@ import numpy as np
 from kernels.steps import aligned
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
-TALLIES = 8  # float64 a worker: one cache line each; the problem uses the first three: loss, examples, non-zeros
+TALLIES = 8  # float64 a worker: one cache line each: loss, examples, non-zeros (or what the work is counted in), …
+BAD = 3  # … and an example whose loss was not finite, its number + 1
 
 
 def cores() -> int:
@@ -18,31 +19,46 @@ def cores() -> int:
 
 
 class Workers:
-    """Runs slices of examples in `count` threads; `tally[count, TALLIES]` float64 adds up what each has done."""
+    """Runs slices of examples in `count` threads; `tally[count, TALLIES]` float64 adds up what each has done.
+
+    A problem that says `lockstep` has its workers call the kernel together, on chunks of one size; one that says `whole`
+    gives each of them all examples of the chunk.
+    """
 
     def __init__(self, problem, count: int):
         self.problem, self.count = problem, count
-        self.own = [problem.private() for _ in range(count)]
+        self.own = [problem.private(k) for k in range(count)]
         self.tally = aligned((count, TALLIES), np.float64)
-        self.chunk = [64] * count
-        self.stop = threading.Event()
-        self.failure = None
+        self.chunk = [512] * count
+        self.stop, self.failure, self.at = threading.Event(), None, [0] * count
+
+    def slices(self, order):
+        """What each worker gets of `order`: equal parts, the first ones an example longer where it does not divide."""
+        return [order] * self.count if self.problem.whole else np.array_split(order, self.count)
 
     def run(self, rule, schedule, order, t, watch=lambda: None):
-        """Each worker takes a contiguous slice of `order`; `watch` is called about 20 times a second meanwhile.
+        """Work through `order`; `watch` is called about 20 times a second meanwhile, and ends the run by returning true.
 
-        t: steps done before. An exception in a worker stops all and is raised here; so is KeyboardInterrupt.
+        t: steps done before. Afterwards `at` says how far each worker has come in its slice. An exception in a worker
+        stops all and is raised here; so is KeyboardInterrupt. All have stopped when this returns or raises.
         """
-        bounds = np.linspace(0, len(order), self.count + 1).astype(np.int64)
-        threads = [threading.Thread(target=self._work, args=(k, rule, schedule, order[bounds[k]:bounds[k + 1]], t),
-                                    name=f"worker-{k}", daemon=True) for k in range(self.count)]
+        self.stop.clear()
+        self.at, self.failure = [0] * self.count, None
+        self.problem.begin(t, self.own)
+        parts = self.slices(order)
+        self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
+        self.position = self.span = 0
+        self.longest = len(parts[0])
+        threads = [threading.Thread(target=self._work, args=(k, rule, schedule, part, t), name=f"worker-{k}", daemon=True)
+                   for k, part in enumerate(parts)]
         for thread in threads:
             thread.start()
         try:
             for thread in threads:
                 while thread.is_alive():
                     thread.join(0.05)
-                    watch()
+                    if watch():
+                        self.stop.set()
         except BaseException:
             self.stop.set()
             for thread in threads:
@@ -51,18 +67,38 @@ class Workers:
         if self.failure:
             raise self.failure
 
+    def _agree(self):
+        """In lockstep: one decision for all, on whether to stop and how much to do next."""
+        self.position += self.span
+        self.halt = self.stop.is_set() or self.position >= self.longest
+        multiple = getattr(self.problem, "block", 1)
+        self.span = -(-min(self.chunk) // multiple) * multiple
+
     def _work(self, k, rule, schedule, order, t):
-        at = 0
         try:
-            while at < len(order) and not self.stop.is_set():
-                start, part = time.perf_counter(), order[at:at + self.chunk[k]]
-                self.problem.run(rule, schedule, self.own[k], part, t + at * self.count + k, self.count, self.tally[k])
-                at += len(part)
+            while True:
+                if self.together is not None:
+                    self.together.wait()
+                    if self.halt:
+                        break
+                elif self.stop.is_set() or self.at[k] >= len(order):
+                    break
+                at, size = (self.at[k], self.chunk[k]) if self.together is None else (self.position, self.span)
+                part, start = order[at:at + size], time.perf_counter()
+                now, stride = (t + at, 1) if self.problem.whole else (t + at * self.count + k, self.count)
+                self.problem.run(rule, schedule, self.own[k], part, now, stride, self.tally[k])
+                self.at[k] = at + len(part)
+                if self.tally[k, BAD]:
+                    self.stop.set()
                 speed = CHUNK_SECONDS / max(time.perf_counter() - start, 1e-6)
-                self.chunk[k] = int(min(max(len(part) * min(speed, 4.0), 1), 1 << 20))
+                self.chunk[k] = int(min(max(len(part) * min(speed, 8.0), 1), 1 << 20))
+        except threading.BrokenBarrierError:
+            pass
         except BaseException as error:  # a thread has no caller to raise to
             self.failure = error
             self.stop.set()
+            if self.together is not None:
+                self.together.abort()
 
 
 def spread(function, n: int, count: int):

@@ -1,90 +1,379 @@
 """Sparse linear models: one pass of a Hogwild worker over its examples, and scores. Niu et al. 2011, section 2.
 
-The parameters are theta [d + 1, 1 + S]; row d is the intercept.
+Parameters as in kernels/sharing.py: a row for each of the d features, row d the intercept's.
 """
 
-import numpy as np
+import math
+from typing import NamedTuple
 
-from kernels.jit import kernel, prefetch
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from kernels.atomics import barrier
+from kernels.jit import LOOP, kernel, prefetch
+from kernels.lazy import shrink, tau_at
 from kernels.losses import evaluate
 from kernels.schedules import cycled, rate
-from kernels.steps import columns, step
+from kernels.sharing import count, enter, flush, leave, part, row_of, row_step, width
+from kernels.steps import by_value, shorten
 
-AHEAD = 4  # rows whose data is fetched into the cache early; 2 to 8 measure alike
-FLUSH = 256  # examples between two flushes of a worker's private intercept
+AHEAD = 4  # rows whose entries are fetched into the cache early; 2 to 16 measure alike
+FLUSH = 256  # most examples between two flushes of a worker's private rows
+
+
+class Model(NamedTuple):
+    """What is trained on: all workers share it."""
+
+    loss: tuple
+    decay: tuple  # Decay or None
+    clip: tuple  # Clip or None
+    lasso: tuple  # Lasso or None
+    average: tuple  # Average or None
+    csr: tuple
+    labels: np.ndarray  # float32[n]: ±1, a target, or a class number
+    weights: np.ndarray  # float32[n] of the examples, or None
+    decay_weight: np.ndarray  # float32[d] that multiplies the decay, or None
+    intercept: bool
+
+
+class Worker(NamedTuple):
+    """What one worker owns."""
+
+    place: tuple
+    scratch: tuple  # Scratch, or None
+    outputs: tuple  # Outputs, or None
+    seen: np.ndarray  # its private rows after the last flush; or None: it has none
+    names: np.ndarray  # int64[private rows]: the shared row of each
+    clock: np.ndarray  # float64[8]: the sum of learning rates, then examples, change and push since the last flush
+    workers: int
+
+
+def score(place, scratch, outputs, tau, csr, start, stop, intercept):
+    """w·x + b of a row: a number, or the array outputs.z."""
+
+
+@overload(score, **LOOP)
+def _score(place, scratch, outputs, tau, csr, start, stop, intercept):
+    if isinstance(outputs, types.NoneType):
+        def one(place, scratch, outputs, tau, csr, start, stop, intercept):
+            flat, indices, values = place.flat, csr.indices, csr.values
+            columns = np.uint64(width(scratch, tau))
+            z = flat.dtype.type(0)
+            for i in range(np.uint64(start), np.uint64(stop)):
+                z += flat[row_of(place, indices[i]) * columns] * values[i]
+            return float(z + flat[np.uint64(place.first) * columns] if intercept else z)
+        return one
+
+    def many(place, scratch, outputs, tau, csr, start, stop, intercept):
+        flat, z, outs, columns = place.flat, outputs.z, np.uint64(count(outputs)), np.uint64(width(scratch, tau))
+        for o in range(outs):
+            z[o] = flat[(np.uint64(place.first) * outs + o) * columns] if intercept else 0.0
+        for i in range(np.uint64(start), np.uint64(stop)):
+            at, x = row_of(place, csr.indices[i]) * outs, csr.values[i]
+            for o in range(outs):
+                z[o] += flat[(at + o) * columns] * x
+        return z
+    return many
+
+
+def judged(loss, outputs, z, y, weight):
+    """(loss, its gradient by the scores), both times weight. A binary loss judges K outputs one against the rest."""
+
+
+@overload(judged, **LOOP)
+def _judged(loss, outputs, z, y, weight):
+    if isinstance(outputs, types.NoneType):
+        def one(loss, outputs, z, y, weight):
+            value, slope = evaluate(loss, z, float(y))
+            return value * weight, slope * weight
+        return one
+    if loss.instance_class.__name__ == "SoftmaxCrossEntropy":
+        def softmax(loss, outputs, z, y, weight):
+            value = evaluate(loss, z, int(y), outputs.gradient)
+            for o in range(count(outputs)):
+                outputs.gradient[o] *= weight
+            return value * weight, outputs.gradient
+        return softmax
+
+    def one_against_the_rest(loss, outputs, z, y, weight):
+        total = 0.0
+        for o in range(count(outputs)):
+            value, slope = evaluate(loss, z[o], 1.0 if o == int(y) else -1.0)
+            total += value
+            outputs.gradient[o] = slope * weight
+        return total * weight, outputs.gradient
+    return one_against_the_rest
+
+
+def _weight_of(weights, i):
+    """Weight of example i."""
+
+
+@overload(_weight_of, **LOOP)
+def _weight_of_impl(weights, i):
+    if isinstance(weights, types.NoneType):
+        return lambda weights, i: 1.0
+    return lambda weights, i: float(weights[i])
+
+
 
 
 @kernel
-def _score(w, indices, values, start, stop):
-    """Dot product of the row between the bounds with the weights, in the weights' dtype."""
-    z = w.dtype.type(0)
-    for i in range(np.uint64(start), np.uint64(stop)):
-        z += w[indices[i]] * values[i]
-    return z
+def train(rule, schedule, model, worker, order, t, stride, tally):
+    """Lock-free steps on the rows `order` [m] of the model's data.
 
-
-@kernel
-def _flush(theta, d, private, seen):
-    """Add what this worker changed in its private intercept row to the shared one, and read the others' changes."""
-    for k in range(private.shape[1]):
-        # In this order a lone worker gets exactly its private value back.
-        theta[d, k] = private[0, k] + (theta[d, k] - seen[0, k])
-        private[0, k] = seen[0, k] = theta[d, k]
-
-
-@kernel
-def train(rule, schedule, loss, decay, clip, intercept, theta, w, slots, private, one, csr, labels, weight, order, t,
-          stride, tally):
-    """Lock-free steps on the rows `order` of csr, plain stores (mode "wild").
-
-    theta [d + 1, 1 + S] with its columns w and slots; private: (row, its w, its slots, a row), this worker's own;
-    one: ([0], [1.0]); labels [n]; weight [d] or None (see `step`); order [m] row numbers; t: steps done before,
-    raised by `stride` (the number of workers) per example; tally [3] float64: adds loss, examples, non-zeros.
+    t: steps done before, raised by `stride` per example; tally [8] float64: adds loss, examples, non-zeros. It stops at
+    the first example whose loss is not finite, without a step: tally[3] is then its row + 1.
     """
+    loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
+    place, scratch, outputs, seen, names, clock, workers = worker
     indptr, indices, values = csr
-    mine, mine_w, mine_slots, seen = private
-    d, last = theta.shape[0] - 1, order.shape[0] - 1
-    total, nonzeros = 0.0, 0
-    for k in range(theta.shape[1]):
-        mine[0, k] = seen[0, k] = theta[d, k]
+    mode, flat, like = place.mode, place.flat, place.flat.dtype.type
+    last, total, nonzeros, done = order.shape[0] - 1, 0.0, 0, 0
     for n in range(order.shape[0]):
+        # The pointers of a row come from far away too: first they, then what they point to.
+        prefetch(indptr, order[min(n + 2 * AHEAD, last)])
         ahead = order[min(n + AHEAD, last)]
+        prefetch(labels, ahead)
         for k in range(indptr[ahead], indptr[ahead + 1], 16):
             prefetch(indices, k)
             prefetch(values, k)
         i = order[n]
         start, stop = indptr[i], indptr[i + 1]
-        value, slope = evaluate(loss, float(_score(w, indices, values, start, stop) + mine_w[0]), float(labels[i]))
+        lr, now, tau = rate(schedule, t), cycled(rule, schedule, t), tau_at(average, like, t)
+        if given(lasso):
+            enter(mode, indices, start, stop, t)
+        shrink(lasso, now, place, scratch, outputs, tau, indices, start, stop, clock[0], t)
+        z = score(place, scratch, outputs, tau, csr, start, stop, intercept)
+        value, slope = judged(loss, outputs, z, labels[i], _weight_of(weights, i))
+        if not math.isfinite(value):
+            tally[3] = i + 1
+            if given(lasso):
+                leave(mode, indices, start, stop, t)
+            _drain(mode, indices, order.shape[0] - n - given(lasso), t + stride * given(lasso), stride)
+            break
+        if not given(lasso):
+            enter(mode, indices, start, stop, t)
+        before = _private(seen, flat, place, scratch, tau)
+        row_step(now, place, scratch, outputs, indices, values, start, stop, intercept, slope, lr, t, decay, clip,
+                 decay_weight, tau)
+        _observe(seen, flat, place, scratch, tau, clock, before, part(slope, 0))
+        leave(mode, indices, start, stop, t)
+        _flush(seen, place, scratch, outputs, tau, names, clock, workers)
+        clock[0] += lr * stride
         total += value
         nonzeros += stop - start
-        lr, now = rate(schedule, t), cycled(rule, schedule, t)
-        step(now, w, slots, indices, values, start, stop, slope, lr, t, decay, clip, weight)
-        if intercept:
-            step(now, mine_w, mine_slots, one[0], one[1], 0, 1, slope, lr, t, None, clip, None)
-            if n % FLUSH == FLUSH - 1:
-                _flush(theta, d, mine, seen)
+        done += 1
         t += stride
-    if intercept:
-        _flush(theta, d, mine, seen)
+    _flush(seen, place, scratch, outputs, tau_at(average, like, t), names, clock, 0)
     tally[0] += total
-    tally[1] += order.shape[0]
+    tally[1] += done
     tally[2] += nonzeros
+
+
+def given(x):
+    """Whether x is not None, known when the kernel is compiled."""
+
+
+@overload(given, **LOOP)
+def _given(x):
+    answer = not isinstance(x, types.NoneType)
+    return lambda x: answer
+
+
+@kernel
+def _drain(mode, indices, turns, t, stride):
+    """Let the steps that will not be made pass, so that no worker waits for them."""
+    for _ in range(turns):
+        enter(mode, indices, 0, -1, t)
+        leave(mode, indices, 0, -1, t)
+        t += stride
+
+
+def _private(seen, flat, place, scratch, tau):
+    """The private intercept (of the first output)."""
+
+
+@overload(_private, **LOOP)
+def _private_impl(seen, flat, place, scratch, tau):
+    if isinstance(seen, types.NoneType):
+        return lambda seen, flat, place, scratch, tau: flat.dtype.type(0)
+    return lambda seen, flat, place, scratch, tau: flat[place.first * width(scratch, tau)]
+
+
+def _observe(seen, flat, place, scratch, tau, clock, before, push):
+    """Count an example, how far it moved the private intercept, and how hard it pushed."""
+
+
+@overload(_observe, **LOOP)
+def _observe_impl(seen, flat, place, scratch, tau, clock, before, push):
+    if isinstance(seen, types.NoneType):
+        return lambda seen, flat, place, scratch, tau, clock, before, push: None
+
+    def observe(seen, flat, place, scratch, tau, clock, before, push):
+        clock[1] += 1
+        clock[2] += abs(flat[place.first * width(scratch, tau)] - before)
+        clock[3] += abs(push)
+    return observe
+
+
+def _flush(seen, place, scratch, outputs, tau, names, clock, workers):
+    """`flush` the private rows when they are due; at once for workers = 0.
+
+    Each worker moves its private rows alone and the moves are summed. They may therefore not go far between two flushes:
+    `workers` of them would go that many times too far, and soon swing. So the period is what the steps' size allows.
+    """
+
+
+@overload(_flush, **LOOP)
+def _flush_impl(seen, place, scratch, outputs, tau, names, clock, workers):
+    if isinstance(seen, types.NoneType):
+        return lambda seen, place, scratch, outputs, tau, names, clock, workers: None
+
+    def due(seen, place, scratch, outputs, tau, names, clock, workers):
+        if workers == 0 or clock[1] >= FLUSH or 2.0 * workers * clock[1] * clock[2] >= clock[3]:
+            flush(place, seen, names, count(outputs) * width(scratch, tau))
+            clock[1] = clock[2] = clock[3] = 0.0
+    return due
+
+
+@kernel
+def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, order, t, block, tally):
+    """Steps whose result is the same to the bit for any number of workers, all of which call this with one `order`.
+
+    A block of examples is judged with the weights before it, each example by one worker; then its updates are made in
+    their order, each coordinate by the worker that owns it: `me` the features from cuts[me] up to cuts[me + 1] - 1
+    (cuts [workers + 1]). gate: as `barrier` wants it; slopes float64[block K], lost float64[block]: shared. A block
+    rule's updates are all made by worker 0. t, tally: as in `train`, with stride 1; worker 0 alone adds to the tally.
+    """
+    loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
+    place, scratch, outputs, seen, names, clock, workers = worker
+    indptr, indices, values = csr
+    like, outs = place.flat.dtype.type, count(outputs)
+    low, high, owner = cuts[me], cuts[me + 1], me == workers - 1
+    if _is_block_rule(rule):
+        low, high, owner = (0, cuts[workers], True) if me == 0 else (0, 0, False)
+    for first in range(0, order.shape[0], block):
+        end = min(first + block, order.shape[0])
+        shift = clock[0]
+        for n in range(first, end):
+            lr, tau = rate(schedule, t + n), tau_at(average, like, t + n)
+            start, stop = _owned(csr, order[n], low, high)
+            shrink(lasso, cycled(rule, schedule, t + n), place, scratch, outputs, tau, indices, start, stop, shift, t + n)
+        _meet(lasso, gate, workers)
+        for n in range(first + me, end, workers):
+            i = order[n]
+            start, stop = indptr[i], indptr[i + 1]
+            z = score(place, scratch, outputs, tau_at(average, like, t + n), csr, start, stop, intercept)
+            lost[n - first], slope = judged(loss, outputs, z, labels[i], _weight_of(weights, i))
+            shorter = shorten(clip, values, start, stop, _square(outputs, slope), intercept)
+            for o in range(outs):
+                slopes[(n - first) * outs + o] = part(slope, o) * shorter
+        barrier(gate, workers)
+        for n in range(first, end):
+            if not math.isfinite(lost[n - first]):
+                tally[3] = order[n] + 1
+        if tally[3] > 0:
+            break
+        for n in range(first, end):
+            start, stop = _owned(csr, order[n], low, high)
+            lr = rate(schedule, t + n)
+            row_step(cycled(rule, schedule, t + n), place, scratch, outputs, indices, values, start, stop,
+                     intercept and owner, _slope(outputs, slopes, n - first), lr, t + n, decay, by_value(clip),
+                     decay_weight, tau_at(average, like, t + n))
+            clock[0] += lr
+            if me == 0:
+                tally[0] += lost[n - first]
+                tally[1] += 1
+                tally[2] += indptr[order[n] + 1] - indptr[order[n]]
+        barrier(gate, workers)
+
+
+@kernel
+def settle(rule, model, worker, features, t):
+    """Apply the L1 penalty that the features (uint32[m]) still owe after step t; `worker` is alone."""
+    place, scratch, outputs, seen, names, clock, workers = worker
+    shrink(model.lasso, rule, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), features, 0,
+           features.shape[0], clock[0], t)
+
+
+@kernel
+def _owned(csr, i, low, high):
+    """Bounds of row i's entries with low <= feature < high."""
+    start, stop = csr.indptr[i], csr.indptr[i + 1]
+    return _first(csr.indices, start, stop, low), _first(csr.indices, start, stop, high)
+
+
+@kernel
+def _first(indices, start, stop, j):
+    """First entry of the row whose feature is at least j."""
+    while start < stop:
+        middle = (start + stop) // 2
+        if indices[middle] < j:
+            start = middle + 1
+        else:
+            stop = middle
+    return start
+
+
+def _is_block_rule(rule):
+    """Whether the rule looks at all coordinates of a row together."""
+
+
+@overload(_is_block_rule, **LOOP)
+def _is_block_rule_impl(rule):
+    blocks = hasattr(rule.instance_class, "terms")
+    return lambda rule: blocks
+
+
+def _meet(lasso, gate, workers):
+    """Wait for the others, where there is an L1 penalty."""
+
+
+@overload(_meet, **LOOP)
+def _meet_impl(lasso, gate, workers):
+    if isinstance(lasso, types.NoneType):
+        return lambda lasso, gate, workers: None
+    return lambda lasso, gate, workers: barrier(gate, workers)
+
+
+def _square(outputs, slope):
+    """Squared norm of the gradient by the scores."""
+
+
+@overload(_square, **LOOP)
+def _square_impl(outputs, slope):
+    if isinstance(outputs, types.NoneType):
+        return lambda outputs, slope: slope * slope
+    return lambda outputs, slope: (slope * slope).sum()
+
+
+def _slope(outputs, slopes, n):
+    """Example n's gradient by its scores, from the block's."""
+
+
+@overload(_slope, **LOOP)
+def _slope_impl(outputs, slopes, n):
+    if isinstance(outputs, types.NoneType):
+        return lambda outputs, slopes, n: slopes[n]
+
+    def copied(outputs, slopes, n):
+        outs = count(outputs)
+        for o in range(outs):
+            outputs.gradient[o] = slopes[n * outs + o]
+        return outputs.gradient
+    return copied
 
 
 @kernel
 def scores(w, csr, start, stop, out):
-    """out[i] = score of row i for start <= i < stop; w [d + 1] with the intercept last, out [n] float32."""
-    intercept = w[w.shape[0] - 1]
+    """out[i, k] = score k of row i for start <= i < stop; w [d + 1, K] with the intercept last, out [n, K] float32."""
+    d, outs = w.shape[0] - 1, w.shape[1]
     for i in range(start, stop):
-        out[i] = _score(w, csr.indices, csr.values, csr.indptr[i], csr.indptr[i + 1]) + intercept
-
-
-def private_row(theta):
-    """A worker's own copy of the intercept row, as `train` wants it."""
-    row = np.zeros((1, theta.shape[1]), theta.dtype)
-    return (row, *columns(row), np.zeros_like(row))
-
-
-def unit(dtype):
-    """([0], [1.0]): the intercept's one feature."""
-    return np.zeros(1, np.uint32), np.ones(1, dtype)
+        for o in range(outs):
+            out[i, o] = w[d, o]
+        for k in range(np.uint64(csr.indptr[i]), np.uint64(csr.indptr[i + 1])):
+            j, x = csr.indices[k], csr.values[k]
+            for o in range(outs):
+                out[i, o] += w[j, o] * x

@@ -3,6 +3,7 @@
     start(hp)            -> initial value of each slot; its length is the number of slots S
     prepare(hp, lr, t)   -> coefficients: scalars, once per step, in float64; t counts steps from 0
     update(c, g, slots)  -> (delta, slots): elementwise; the step then does w -= delta
+    pace(c, slots)       -> learning rate of a coordinate, for the L1 penalty; may be left out where it is lr itself
 
 The same source runs on scalars inside Numba, on NumPy arrays and on torch tensors, so it keeps to arithmetic, `abs`,
 `root` and `maximum`. Conventions are torch's where torch has the rule; a variant is a named hyper-parameter.
@@ -31,6 +32,12 @@ def prepare(rule, lr, t):
 @by_type
 def update(rule, c, g, slots):
     """Step `(delta, new slots)` for gradient g; elementwise, shapes and dtypes as g."""
+
+
+@by_type
+def pace(rule, c, slots):
+    """Learning rate of a coordinate, as c and its slots tell it: what a lasting gradient of 1 would move it by."""
+    return 1.0
 
 
 @by_type
@@ -109,6 +116,10 @@ class Momentum(NamedTuple):
         v = c[0] * slots[0] + c[1] * g
         return c[2] * v, (v,)
 
+    @staticmethod
+    def pace(c, slots):
+        return c[1] * c[2] / (1 - c[0])
+
 
 class Nesterov(NamedTuple):
     """v = mu v + g; w -= lr (g + mu v). Sutskever et al. 2013, in torch's form.
@@ -131,6 +142,10 @@ class Nesterov(NamedTuple):
     def update(c, g, slots):
         v = c[0] * slots[0] + c[1] * g
         return c[2] * g + c[3] * v, (v,)
+
+    @staticmethod
+    def pace(c, slots):
+        return c[2] + c[3] * c[1] / (1 - c[0])
 
 
 class AdaGrad(NamedTuple):
@@ -155,6 +170,10 @@ class AdaGrad(NamedTuple):
     def update(c, g, slots):
         G = slots[0] + g * g
         return c[0] * g / (root(G + c[1]) + c[2]), (G,)
+
+    @staticmethod
+    def pace(c, slots):
+        return c[0] / (root(slots[0] + c[1]) + c[2])
 
 
 class RMSProp(NamedTuple):
@@ -187,6 +206,12 @@ class RMSProp(NamedTuple):
         spread = s - c[6] * mean * mean
         v = c[5] * slots[2] + g / (root(maximum(spread, 0.0 * spread) + c[3]) + c[4])  # rounding can leave it negative
         return c[2] * v, (s, mean, v)
+
+    @staticmethod
+    def pace(c, slots):
+        mean = slots[len(slots) // 2]  # c[6] is 0 where there is no mean
+        spread = slots[0] - c[6] * mean * mean
+        return c[2] / (1 - c[5]) / (root(maximum(spread, 0 * spread) + c[3]) + c[4])
 
 
 class Adam(NamedTuple):
@@ -223,6 +248,10 @@ class Adam(NamedTuple):
         top = maximum(slots[2], v)
         return c[4] * m / (root(c[5] * top + c[6]) + c[7]), (m, v, top)
 
+    @staticmethod
+    def pace(c, slots):
+        return c[4] / (root(c[5] * slots[len(slots) - 1] + c[6]) + c[7])
+
 
 class AdamW(NamedTuple):
     """Adam with decoupled weight decay, by default 1e-2. Loshchilov & Hutter 2019."""
@@ -236,7 +265,7 @@ class AdamW(NamedTuple):
     ranges = Adam.ranges
     default_lr = 1e-3
     default_wd = 1e-2  # what the step's Decay is when the user names none
-    start, prepare, update = Adam.start, Adam.prepare, staticmethod(Adam.update)
+    start, prepare, update, pace = Adam.start, Adam.prepare, staticmethod(Adam.update), staticmethod(Adam.pace)
 
 
 class Nadam(NamedTuple):
@@ -268,6 +297,10 @@ class Nadam(NamedTuple):
         m = c[0] * slots[0] + c[1] * g
         v = c[2] * slots[1] + c[3] * g * g
         return (c[4] * g + c[5] * m) / (root(c[6] * v) + c[7]), (m, v)
+
+    @staticmethod
+    def pace(c, slots):
+        return (c[4] + c[5]) / (root(c[6] * slots[1]) + c[7])
 
 
 @register_jitable
@@ -308,6 +341,10 @@ class RAdam(NamedTuple):
         v = c[2] * slots[1] + c[3] * g * g
         return c[4] * m / (c[5] * root(v) + c[6]), (m, v)
 
+    @staticmethod
+    def pace(c, slots):
+        return c[4] / (c[5] * root(slots[1]) + c[6])
+
 
 class AdaBelief(NamedTuple):
     """Adam with s = b2 s + (1 - b2)(g - m)² + eps in place of v (eps accumulates). Zhuang et al. 2020.
@@ -338,6 +375,10 @@ class AdaBelief(NamedTuple):
         m = c[0] * slots[0] + c[1] * g
         s = c[2] * slots[1] + c[3] * (g - m) * (g - m) + c[7]
         return c[4] * m / (c[5] * root(s) + c[6]), (m, s)
+
+    @staticmethod
+    def pace(c, slots):
+        return c[4] / (c[5] * root(slots[1]) + c[6])
 
 
 class Apollo(NamedTuple):
@@ -394,6 +435,10 @@ class Apollo(NamedTuple):
         B = B + (d * c[6]) * (d * c[6]) * c[7]
         d = m / (maximum(abs(B), c[2]) + c[4]) + decay / c[8]
         return c[0] * d, (m, B, d)
+
+    @staticmethod
+    def pace(c, slots):
+        return c[0] / (maximum(abs(slots[1]), c[2]) + c[4])
 
 
 RULES = {rule.__name__.lower(): rule for rule in (

@@ -309,6 +309,14 @@ def observed(schedule, metric):
     return schedule.observe(metric) if hasattr(schedule, "observe") else schedule
 
 
+def scaled(schedule, factor):
+    """`schedule` with every learning rate in it times `factor`."""
+    if isinstance(schedule, Warmup):
+        return schedule._replace(after=scaled(schedule.after, factor))
+    names = [name for name in ("lr", "low", "end", "floor") if name in schedule._fields]
+    return schedule._replace(**{name: getattr(schedule, name) * factor for name in names})
+
+
 def _momentum_field(fields):
     return next((name for name in ("mu", "b1", "b") if name in fields), None)
 

@@ -140,10 +140,40 @@ def _clip_terms_impl(clip, x, start, stop, factor):
         if clip.norm < math.inf:
             total = 0.0
             for i in range(np.uint64(start), np.uint64(stop)):  # unsigned: no wrap-around code, so it vectorizes
-                total += x[i] * x[i]
+                total += float(x[i]) * float(x[i])
             factor *= min(1.0, clip.norm / (abs(factor) * total**0.5 + 1e-6))
         return (clip.value,), factor
     return terms
+
+
+def shorten(clip, x, start, stop, square, intercept):
+    """Factor that brings a gradient of squared norm square (|x|² + intercept) to the norm that clip allows."""
+
+
+@overload(shorten, **LOOP)
+def _shorten(clip, x, start, stop, square, intercept):
+    if isinstance(clip, types.NoneType):
+        return lambda clip, x, start, stop, square, intercept: 1.0
+
+    def factor(clip, x, start, stop, square, intercept):
+        if clip.norm == math.inf:
+            return 1.0
+        total = 1.0 * intercept
+        for i in range(np.uint64(start), np.uint64(stop)):
+            total += float(x[i]) * float(x[i])
+        return min(1.0, clip.norm / ((square * total) ** 0.5 + 1e-6))
+    return factor
+
+
+def by_value(clip):
+    """`clip` without its bound on the norm."""
+
+
+@overload(by_value, **LOOP)
+def _by_value(clip):
+    if isinstance(clip, types.NoneType):
+        return lambda clip: None
+    return lambda clip: Clip(clip.value, math.inf)
 
 
 def _gradient(g, w, k, bound, s):

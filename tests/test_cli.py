@@ -66,7 +66,7 @@ def test_train_evaluate_predict_agree(tmp_path, capsys):
     assert run("train", "linear", data, "--test", test, "--transform", "log,tfidf,l2", "--model", model, "--epochs", 8,
                "--record", record, "--workers", 2) == 0
     out = capsys.readouterr().out
-    assert "epoch 8/8" in out and "2 lock-free workers" in out and "M non-zeros/s" in out
+    assert "epoch 8/8" in out and "2 workers, mode wild" in out and "M non-zeros/s" in out
     events = [json.loads(line) for line in record.read_text().splitlines()]
     accuracy = events[-1]["metrics"]["accuracy"]
     assert accuracy > 0.9 and [e["event"] for e in events] == ["start"] + ["epoch"] * 8 + ["end"]

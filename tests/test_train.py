@@ -7,7 +7,7 @@ import pytest
 
 from hogwild.errors import UserError
 from hogwild.record import Report
-from hogwild.train import train
+from hogwild.train import Problem, train
 from kernels.jit import kernel
 from kernels.rules import SGD
 from kernels.schedules import Constant, Plateau, rate
@@ -25,13 +25,10 @@ def pull(schedule, theta, targets, order, t, stride, tally):
         tally[1] += 1
 
 
-class Toy:
+class Toy(Problem):
     def __init__(self, n):
         self.examples, self.theta, self.targets = n, aligned((n,), np.float64), np.arange(n, dtype=float)
         self.seen = []
-
-    def private(self):
-        return None
 
     def run(self, rule, schedule, own, order, t, stride, tally):
         if len(order):
@@ -58,17 +55,17 @@ def test_toy_family_follows_its_closed_form(workers, n):
 def test_each_epoch_is_a_fresh_permutation_in_contiguous_slices(workers):
     toy = Toy(501)
     train(toy, SGD(), Constant(0.1), epochs=2, workers=workers, seed=5)
-    rng, orders = np.random.default_rng(5), []
+    orders = []
     chunks = sorted(toy.seen, key=lambda chunk: chunk[1])
     for epoch in range(2):
-        order = rng.permutation(501)
+        order = np.random.default_rng((5, epoch + 1)).permutation(501)
         orders.append(order)
         mine = [c for c in chunks if epoch * 501 <= c[1] < (epoch + 1) * 501]
         assert sorted(np.concatenate([c[0] for c in mine])) == list(range(501))
-        starts = np.linspace(0, 501, workers + 1).astype(int)
+        parts = np.array_split(order, workers)
         for k in range(workers):
             slice_ = [c for c in mine if (c[1] - epoch * 501) % workers == k]
-            assert np.array_equal(np.concatenate([c[0] for c in slice_]), order[starts[k]:starts[k + 1]])
+            assert np.array_equal(np.concatenate([c[0] for c in slice_]), parts[k])
             assert {c[2] for c in slice_} == {workers}
     assert not np.array_equal(*orders)
 
@@ -93,7 +90,7 @@ def test_an_exception_in_a_worker_is_raised_and_stops_the_others():
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice():
     toy = Toy(10)
-    with pytest.raises(UserError, match="no longer finite in epoch .*--lr"):
+    with pytest.raises(UserError, match="no longer finite .*halved 5 times before.*--lr"):
         train(toy, SGD(), Constant(1e200), epochs=10)
 
 

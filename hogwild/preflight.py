@@ -1,0 +1,219 @@
+"""Before a run: how much the examples conflict, and what lock-free workers can expect. Niu et al. 2011, section 2.
+
+The examples are the edges of a hypergraph over the features; n examples, N non-zeros, d_j examples with feature j:
+Ω is the size of the largest edge, Δ the largest d_j / n, ρ the largest share of the edges that one edge meets.
+"""
+
+import math
+import os
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hogwild.workers import cores
+from kernels import conflicts
+from kernels.csr import degrees as add_degrees
+
+WORK = 1 << 25  # entries that each pass of the search for ρ may look at; on less data, all its passes together
+ROW_WORK = 16  # what a row costs besides its entries, in entries
+WIDE, MISS = 1 << 18, 8  # over so many features an entry is a cache miss and costs as much as so many
+WINDOW = 1.0  # updates that another worker makes between an update's load and its store: see lost_share
+MOST_LOST = 0.05  # share of lost updates up to which workers are advised
+LEAST_EXAMPLES = 2000  # for each worker: below it, threads cost more than they bring
+DENSE = 0.1  # share of the features in the average row above which workers mostly fight over cache lines
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What `examine` finds."""
+
+    rows: int
+    features: int
+    occurring: int  # features that some row stores
+    nonzeros: int
+    omega: int  # Ω
+    delta: float  # Δ
+    rho: float  # ρ
+    rho_method: str  # "exact"; or "lower bound: …" or "sampled: …" with the numbers of rows
+    p_mean: float  # probability that a random example touches a coordinate that another one, at random, updates: Σ d² / nN
+    workers: int  # those that `lost` is for: given, or else advised
+    lost: float  # predicted share of lost updates
+    advised: int  # workers
+    cores: int
+    cores_text: str
+    warnings: tuple[str, ...]
+
+    def line(self) -> str:
+        """The line at the start of a run."""
+        return (f"{self.rows:,} rows, {self.features:,} features, {self.nonzeros:,} non-zeros; Ω {self.omega:,}, "
+                f"Δ {self.delta:.3g}, ρ {self.rho:.3g} ({self.rho_method.partition(':')[0]}); predicted: "
+                f"{_percent(self.lost)} of the updates lost with {_plural(self.workers, 'worker')}; "
+                f"advised: {_plural(self.advised, 'worker')} on {self.cores_text}")
+
+    def lines(self) -> list[str]:
+        """What `hogwild inspect` says about conflicts, cores and workers."""
+        return [f"Ω           {self.omega:,} non-zeros in the longest row",
+                f"Δ           {self.delta:.3g} of the rows hold the most common feature",
+                f"ρ           {self.rho:.3g} of the rows meet the best-connected row ({self.rho_method})",
+                f"mean p      {self.p_mean:.3g}: chance that a row holds the coordinate that another row updates",
+                f"cores       {self.cores_text}",
+                f"workers     {self.advised} advised",
+                f"lost        {_percent(self.lost)} of the updates, predicted for {_plural(self.workers, 'worker')}",
+                *(f"warning     {warning}" for warning in self.warnings)]
+
+
+def examine(dataset, workers=None, seed=0, degrees=None) -> Preflight:
+    """Preflight of a Dataset: one pass over it, and a search for ρ of bounded work, whose sampling `seed` decides.
+
+    workers: those the user asked for, None for as many as advised; degrees: int64[n_features] if already counted.
+    """
+    if degrees is None:
+        degrees = np.zeros(dataset.n_features, np.int64)
+        add_degrees(dataset.csr, degrees)
+    n, nonzeros = dataset.rows, dataset.nnz
+    occurring = int(np.count_nonzero(degrees))
+    found, method = rho(dataset.csr, degrees, seed)
+    available, text = usable_cores()
+    advised = advise(degrees, n, available)
+    wanted = workers or available
+    density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted)
+    warnings = []
+    if density > DENSE:
+        warnings.append(f"dense data: the average row holds {_percent(density)} of the features that occur; lock-free "
+                        f"workers gain little above {_percent(DENSE)}, since all write the same cache lines")
+    if lost > MOST_LOST:
+        warnings.append(f"{_plural(wanted, 'worker')} would lose about {_percent(lost)} of the updates; "
+                        f"advised: {advised}")
+    if wanted > available:
+        warnings.append(f"{_plural(wanted, 'worker')} on {text}: the surplus only takes turns")
+    return Preflight(n, dataset.n_features, occurring, nonzeros, int(np.diff(dataset.indptr).max(initial=0)),
+                     int(degrees.max(initial=0)) / max(n, 1), found, method,
+                     conflicts.squares(degrees) / max(n * nonzeros, 1), workers or advised,
+                     lost_share(degrees, n, workers or advised), advised, available, text, tuple(warnings))
+
+
+def lost_share(degrees, rows, workers) -> float:
+    """Predicted share, in [0, (W-1)/W], of updates lost by W workers with plain stores. degrees: int64[d] over `rows`.
+
+    An update of coordinate j is lost if another worker loads w_j before its store and stores after it. In the time from
+    a load to its store each other worker makes about WINDOW updates, a share d_j / N of them to j (in rows of less than
+    one entry it makes fewer: d_j / n), so x_j = WINDOW (W-1) d_j / max(N, n) updates of j overlap, and that is also the
+    share lost while x_j is small. W workers in lockstep on one coordinate would lose (W-1)/W. The simplest curve between
+    both limits, x / (1 + x W/(W-1)), is averaged over the updates, Σ d_j · / N. For small x it is
+    WINDOW (W-1) Σ d_j² / N², the paper's p̄ over the mean number of non-zeros.
+
+    Calibration: two threads that add to equally likely coordinates, one a row, lost 22-32% on 1 coordinate (predicted
+    33%), 3% on the 16 of one cache line (5.6%), 0.13% on 1,000 (0.10%), 0.00-0.01% on 10,000 (0.010%): WINDOW = 1 is
+    within a factor of 2 of each. Rows of 10 to 50 entries lost 0.3 to 0.8 of the prediction in the kernel of linear
+    models with an adaptive rule, and 1 to 7 times it where the threads did nothing but add, since a processor then
+    has many updates under way. More workers are extrapolated; the examples come in random order; no feature is private.
+    """
+    updates = int(degrees.sum())
+    if workers <= 1 or updates == 0:
+        return 0.0
+    rate, most = WINDOW * (workers - 1) / max(updates, rows), (workers - 1) / workers
+    return min(conflicts.lost_updates(degrees, rate, most) / updates, most)
+
+
+def advise(degrees, rows, available) -> int:
+    """Most workers, from 1 to `available`, with LEAST_EXAMPLES each and a predicted loss of at most MOST_LOST.
+
+    The paper's condition for a near-linear speed-up, o(n^(1/4)) workers with ρ and Δ o(1/n), would forbid most data
+    on which it is seen.
+    """
+    top = max(min(available, rows // LEAST_EXAMPLES), 1)
+    return bisect_right(range(1, top + 1), MOST_LOST, key=lambda workers: lost_share(degrees, rows, workers))
+
+
+def rho(csr, degrees, seed=0, work=WORK) -> tuple[float, str]:
+    """(ρ, method) from a search that looks at about `work` entries. degrees: int64[n_features] of all rows.
+
+    Rows are examined against all others, those first that can meet the most (kernels.conflicts.reach), until no other
+    can beat the best: "exact". If the work ends before: "lower bound". Of data that cost more, a sample stands for all,
+    one random row out of each of equal stretches: "sampled".
+    """
+    n, most = csr.indptr.size - 1, int(degrees.max(initial=0))
+    if most in (0, n):  # no edges; or some feature is in all rows, which then meet each other
+        return float(most > 0), "exact"
+    cost = csr.indices.size * (MISS if degrees.size > WIDE else 1) + ROW_WORK * n
+    whole = cost <= work
+    if whole:
+        pool, seen = np.arange(n), degrees
+    else:
+        edges = np.linspace(0, n, max(n * work // cost, 1) + 1).astype(np.int64)
+        pool, seen = np.random.default_rng(seed).integers(edges[:-1], edges[1:]), np.zeros(degrees.size, np.int64)
+        conflicts.degrees_of(csr, pool, seen)
+    bound = np.empty(pool.size, np.int64)
+    conflicts.reach(csr, pool, seen, bound)
+    np.minimum(bound, np.count_nonzero(bound), out=bound)
+    examine_most = min(conflicts.BATCH * max(work // cost, 1), pool.size)
+    first = np.argpartition(-bound, examine_most)[:examine_most + 1] if examine_most < pool.size else np.arange(pool.size)
+    first = first[np.argsort(-bound[first], kind="stable")]
+    best, examined = int(seen.max()), 0  # a row with the most common feature meets all the others with it
+    mask, met = np.zeros(degrees.size, np.uint64), np.zeros(conflicts.BATCH, np.int64)
+    while examined < examine_most and bound[first[examined]] > best:
+        batch = first[examined:min(examined + conflicts.BATCH, examine_most)]
+        conflicts.meet(csr, pool, pool[batch], mask, met)
+        best, examined = max(best, int(met.max())), examined + batch.size
+    if not whole:
+        return max(best / pool.size, most / n), f"sampled: {examined:,} rows against {pool.size:,}"
+    proved = examined == pool.size or bound[first[examined]] <= best
+    return best / n, "exact" if proved else f"lower bound: {examined:,} rows against all {n:,}"
+
+
+def usable_cores(root="/") -> tuple[int, str]:
+    """(cores this process can keep busy, at least 1; text that says what limits them).
+
+    The smaller of its affinity and of its cgroup's limit on CPU time, rounded up: a limit of 1.5 feeds two threads.
+    root: the folder with proc and sys.
+    """
+    available, machine = cores(), os.cpu_count() or 1
+    limit = min(_cgroup_limits(root), default=math.inf)
+    if limit < available:
+        count = max(math.ceil(limit), 1)
+        return count, f"{_plural(count, 'core')} (cgroup limit {limit:.3g} of {available})"
+    return available, _plural(available, "core") + (f" (affinity, of {machine})" if available < machine else "")
+
+
+def _cgroup_limits(root):
+    """Yield every limit, in cores, on the cgroups of this process and their parents up to the mount, v1 and v2."""
+    try:
+        groups = [line.split(":", 2) for line in Path(root, "proc/self/cgroup").read_text().splitlines()]
+        mounts = [line.partition(" - ") for line in Path(root, "proc/self/mountinfo").read_text().splitlines()]
+        paths = {controller: path for _, names, path in groups for controller in names.split(",")}  # v2 has the name ""
+        for left, _, right in mounts:
+            (_, _, _, base, point, *_), (kind, *_, options) = left.split(), right.split()
+            controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+            if controller is None or controller not in paths or (kind == "cgroup" and "cpu" not in options.split(",")):
+                continue
+            inner = os.path.relpath(paths[controller], base)  # in a container the mount may begin below the root
+            top = Path(root, point.lstrip("/"))
+            folder = top if inner.startswith("..") else top / inner
+            for where in (folder, *folder.parents):
+                yield from _limit(where, kind)
+                if where == top:
+                    break
+    except (OSError, ValueError):  # not Linux, or a form unknown: no limit is known
+        return
+
+
+def _limit(folder, kind):
+    """The limit of one cgroup as a list of one number; empty if it has none."""
+    try:
+        if kind == "cgroup2":
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return [int(quota) / int(period)] if int(quota) > 0 else []
+    except (OSError, ValueError, ZeroDivisionError):  # "max", or the root, which has no such file
+        return []
+
+
+def _plural(count, noun) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _percent(share) -> str:
+    return f"{100 * share:.3g}%"

@@ -1,0 +1,277 @@
+"""`hogwild train linear`: from its options to a trained, saved model."""
+
+import contextlib
+import signal
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from hogwild import checkpoint, data, linear, model, preflight, synthetic, transforms, tune
+from hogwild.errors import UserError
+from hogwild.record import Report, versions
+from hogwild.spec import build
+from hogwild.stopping import Stop, Stopper
+from hogwild.train import train
+from kernels.losses import LOSSES
+from kernels.rules import RULES
+from kernels.schedules import SCHEDULES, Warmup
+from kernels.steps import Clip, Decay
+
+# Options that a resumed run may change: they say where and how long, not what is computed.
+FREE = ("data", "test", "model", "record", "config", "checkpoint", "checkpoint_seconds", "resume", "cache", "epochs",
+        "max_steps", "max_seconds", "retries")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but the exit code is 143."""
+
+
+def read(options, path, n_features=None):
+    """The data set at `path` as the options say."""
+    return data.read(path, zero_based=options.zero_based, label=options.label, n_features=n_features,
+                     cache=options.cache)
+
+
+def check(options):
+    """Everything about the options that can be said before the data are read."""
+    for name, low in (("epochs", 1), ("workers", 1), ("rows", 2), ("features", 1), ("seed", 0), ("retries", 0)):
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name} must be at least {low}, got {value}")
+    if not 0 <= options.holdout < 1:
+        raise UserError(f"--holdout must be a share in [0, 1), got {options.holdout:g}")
+    for name in ("warmup", "average", "l1"):
+        value = getattr(options, name)
+        if value is not None and not (0 <= value < float("inf")):
+            raise UserError(f"--{name} must be a finite number, not negative, got {value:g}")
+    if options.mode not in linear.MODES:
+        raise UserError(f"--mode must be one of {', '.join(linear.MODES)}, got '{options.mode}'")
+    if options.resume and not options.checkpoint:
+        raise UserError("--resume needs --checkpoint FILE: what to resume from")
+    for path in (options.model, options.checkpoint):
+        if path:
+            model.check_writable(path)
+
+
+def learning_rate(options):
+    """The learning rate as a number, "auto", or None for the rule's default."""
+    if options.lr is None or options.lr == "auto":
+        return options.lr
+    with contextlib.suppress(ValueError):
+        if 0 <= float(options.lr) < float("inf"):
+            return float(options.lr)
+    raise UserError(f"--lr must be auto or a finite number, not negative, got {options.lr}")
+
+
+def stop_of(options) -> Stop:
+    """The stopping criteria."""
+    return Stop(metric=options.early_stopping, patience=options.patience, min_delta=options.min_delta,
+                max_steps=options.max_steps, max_seconds=options.max_seconds, target=options.target, tol=options.tol)
+
+
+def datasets(options):
+    """(data, rows to train on or None for all, held-out data or None, planted weights or None), untransformed."""
+    if options.data is None:
+        if options.test:
+            raise UserError("--test needs DATA: the synthetic data have their own held-out part")
+        whole, planted = synthetic.rcv1_like(options.rows + max(options.rows // 10, 1), seed=options.seed)
+        return whole.subset(0, options.rows), None, whole.subset(options.rows, whole.rows), planted
+    whole = read(options, options.data, options.features)
+    if options.test:
+        return whole, None, read(options, options.test), None
+    held = int(options.holdout * whole.rows)
+    if held == 0:
+        return whole, None, None, None
+    order = np.random.default_rng(options.seed).permutation(whole.rows)
+    return whole, np.sort(order[held:]), data.take(whole, np.sort(order[:held])), None
+
+
+def rule_of(options):
+    """(rule, its default learning rate)."""
+    rule = build(options.rule, RULES, "rule")
+    return rule, linear.DEFAULT_LR.get(type(rule).__name__, getattr(rule, "default_lr", 0.01))
+
+
+def schedule_of(options, rule, rows, lr):
+    """The schedule of the learning rate, the warm-up in front."""
+    ahead, share = getattr(rule, "default_warmup", (0, 0.0)) if options.warmup is None else (options.warmup * rows, 0.0)
+    total = max(options.epochs * rows - ahead, 1)
+    half, kind = max(total // 2, 1), options.schedule.partition(":")[0]
+    # Where a step is an example, a decay that people think of by the epoch is its root by the step.
+    gamma = 0.8 ** (1 / rows) if kind in ("exponential", "exp-range") else 0.8
+    watched = options.early_stopping or "accuracy"
+    maximise = build(options.loss, LOSSES, "loss").task == "classification" and watched != "log_loss"
+    schedule = build(options.schedule, SCHEDULES, "schedule", rows, lr=lr, steps=rows if kind == "cosine-restarts" else total,
+                     warmup=max(rows // 10, 1), every=rows, decay=1 / rows, up=half, down=half, low=lr / 10, gamma=gamma,
+                     milestones=(half,), maximise=maximise)
+    return Warmup(schedule, ahead, share) if ahead else schedule
+
+
+def penalties(options):
+    """(Decay or None, Clip or None)."""
+    rule_decay = getattr(build(options.rule, RULES, "rule"), "default_wd", 0.0)
+    wd = rule_decay if options.weight_decay is None else options.weight_decay
+    decay = build("decay", {"decay": Decay}, "option", l2=options.l2, wd=wd) if options.l2 or wd else None
+    clips = {k: v for k, v in (("norm", options.clip_norm), ("value", options.clip_value)) if v is not None}
+    return decay, build("clip", {"clip": Clip}, "option", **clips) if clips else None
+
+
+def example_weights(text, labels, rows):
+    """float32[n] from --class-weight: "balanced" or "LABEL=WEIGHT,…"; None for none."""
+    if text is None:
+        return None
+    if text == "balanced":
+        classes, number = np.unique(labels if rows is None else labels[rows], return_counts=True)
+        given = dict(zip(classes.tolist(), (number.sum() / (len(classes) * number)).tolist()))
+    else:
+        try:
+            given = {float(label): float(weight) for label, _, weight in (part.partition("=") for part in text.split(","))}
+        except ValueError:
+            given = {}
+        if not given or not all(0 <= weight < float("inf") for weight in given.values()):
+            raise UserError(f"--class-weight must be balanced or LABEL=WEIGHT,… with weights not negative, got '{text}'")
+    weights = np.ones(len(labels), np.float32)
+    for label, weight in given.items():
+        weights[labels == np.float32(label)] = weight
+    return weights
+
+
+class Checkpoints:
+    """Where and when a run writes its checkpoints."""
+
+    def __init__(self, path, seconds, identity):
+        self.path, self.every, self.identity = path, checkpoint.Every(seconds), identity
+
+    def due(self):
+        """Whether it is time to write one."""
+        return self.every.due()
+
+    def save(self, tensors, state):
+        """Write one."""
+        checkpoint.save(self.path, tensors, {"run": state, "identity": self.identity})
+        self.every.done()
+
+    def load(self, say):
+        """(tensors, state) of the newest valid one. Raises UserError where it is of another run."""
+        tensors, state = checkpoint.load(self.path, say)
+        if "identity" not in state:
+            raise UserError(f"{self.path}: is a checkpoint of another kind of run; give one written by hogwild train linear")
+        checkpoint.demand_same(state["identity"], self.identity)
+        return tensors, state["run"]
+
+
+@contextlib.contextmanager
+def signals():
+    """The first Ctrl-C or SIGTERM raises, between two chunks; the second one ends the process at once."""
+    def stop(number, frame):
+        for each in old:
+            signal.signal(each, signal.SIG_DFL)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    old = {}
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(each) is not signal.SIG_IGN:  # as in a background job
+                old[each] = signal.signal(each, stop)
+    except ValueError:  # not the main thread: no signals come here
+        pass
+    try:
+        yield
+    finally:
+        for each, handler in old.items():
+            signal.signal(each, handler)
+
+
+def train_linear(options):
+    """hogwild train linear."""
+    check(options)
+    loss, names, stop = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform), stop_of(options)
+    lr, (rule, default), (decay, clip) = learning_rate(options), rule_of(options), penalties(options)
+    schedule_of(options, rule, 1, default)  # mistakes show before the data are read
+    whole, rows, held_out, planted = datasets(options)
+    weights = example_weights(options.class_weight, whole.labels, rows)
+    state = transforms.fit(names, whole)
+    train_data, test_data = transforms.apply(names, state, whole), None
+    if held_out is not None:
+        if held_out.n_features > whole.n_features:
+            raise UserError(f"{held_out.source}: has {held_out.n_features} features, the training data "
+                            f"{whole.n_features}; pass --features {held_out.n_features}")
+        test_data = transforms.apply(names, state, replace(held_out, n_features=whole.n_features))
+    examples = train_data.rows if rows is None else len(rows)
+    workers = min(options.workers or preflight.usable_cores()[0], max(examples, 1))
+
+    def make(rows, schedule, workers, mode):
+        average = None if options.average is None else options.average * examples
+        return linear.Linear(train_data, test_data, loss, rule, schedule, decay, clip, options.intercept, workers, rows,
+                             mode, options.l1, average, weights)
+    report = Report()
+    flight = replace(preflight.examine(train_data, workers, seed=options.seed), rows=examples)
+    report.say(f"{train_data.source}: {flight.line()}" + (f"; held out: {test_data.rows:,} rows" if test_data else ""))
+    if options.mode == "wild":
+        for warning in flight.warnings:
+            report.say(f"warning: {warning}")
+    if lr == "auto":
+        every = np.arange(train_data.rows) if rows is None else rows
+        probe = schedule_of(options, rule, examples, default)
+        lr, losses = tune.best_rate(lambda some: make(some, probe, 1, "wild"), rule, default, every, workers, options.seed)
+        report.say(f"learning rate {lr:g}, the best of {len(losses)} tried on a sample")
+    schedule = schedule_of(options, rule, examples, default if lr is None else lr)
+    problem = make(rows, schedule, workers, options.mode)
+    Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
+    report.say(f"{type(loss).__name__} loss, {said(rule)}, {said(schedule)}, {workers} worker{'s' * (workers > 1)}, "
+               f"mode {options.mode} ({linear.MODES[options.mode].partition(':')[0]})")
+    checkpoints = resume = None
+    if options.checkpoint:
+        kept = {k: v for k, v in asdict(options).items() if k not in FREE and not (k == "workers")}
+        arrays = {name: getattr(train_data, name) for name in data.ARRAYS}
+        checkpoints = Checkpoints(options.checkpoint, options.checkpoint_seconds,
+                                  checkpoint.fingerprint(arrays, {**kept, "lr": lr}))
+        if options.resume and checkpoint.exists(options.checkpoint):
+            resume = checkpoints.load(report.say)
+            report.say(f"resumed from {options.checkpoint}: epoch {resume[1]['epoch']}, step {resume[1]['t']:,}")
+    _run(options, report, problem, rule, schedule, workers, stop, checkpoints, resume, names, state, planted, flight)
+
+
+def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, resume, names, state, planted,
+         flight):
+    """Train, save, and say how it ended."""
+    report.open(options.record)
+    report.start(options=asdict(options), preflight=asdict(flight), rule=said(rule), schedule=said(schedule),
+                 mode=options.mode, workers=workers,
+                 data={"source": problem.data.source, "rows": problem.examples, "features": problem.data.n_features,
+                       "nonzeros": problem.data.nnz, "held_out": problem.test.rows if problem.test else 0})
+    interrupted, history = None, []
+    with signals():
+        try:
+            history = train(problem, rule, schedule, epochs=options.epochs, workers=workers, seed=options.seed, report=report,
+                            stop=stop, retries=options.retries, checkpoint=checkpoints, resume=resume)
+        except KeyboardInterrupt as error:
+            interrupted = error
+            if checkpoints:
+                report.say(f"checkpoint saved: {options.checkpoint}; go on with --resume")
+        if planted is not None and problem.test is not None and history:
+            _best(report, problem, planted, history)
+        if options.model:
+            header = {"family": "linear", "loss": options.loss, "transform": list(names), "rule": said(rule),
+                      "schedule": said(schedule), "mode": options.mode, "versions": versions(),
+                      "classes": None if problem.classes is None else [float(c) for c in problem.classes]}
+            model.save(options.model, {"weights": np.ascontiguousarray(problem.w), **state}, header)
+            report.say(f"model saved: {options.model}")
+    report.close(interrupted=interrupted is not None, metrics=history[-1].metrics if history else {})
+    if interrupted is not None:
+        raise interrupted
+
+
+def said(value) -> str:
+    """A hyper-parameter, or a NamedTuple of them, as people write it."""
+    if hasattr(value, "_fields"):
+        return f"{type(value).__name__}({', '.join(f'{k}={said(v)}' for k, v in zip(value._fields, value))})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _best(report, problem, planted, history):
+    """The planted weights' accuracy: no model can be expected to do better on the synthetic data."""
+    z = linear.scores(planted.astype(np.float32), problem.test)
+    labels = linear.signs(problem.test, problem.classes)
+    if "accuracy" in history[-1].metrics:
+        report.say(f"held-out accuracy {history[-1].metrics['accuracy']:.4f}; best achievable on these synthetic data "
+                   f"(the planted weights): {np.mean((z > 0) == (labels > 0)):.4f}")

@@ -1,0 +1,48 @@
+"""lr="auto": several learning rates tried at once on a sample, the best kept (the best-ball of Niu et al.'s code)."""
+
+import math
+
+import numpy as np
+
+from hogwild.errors import UserError
+from hogwild.workers import TALLIES, spread
+from kernels.hyper import checked
+from kernels.schedules import Constant
+
+SAMPLE = 20_000  # most rows that are tried on; a quarter of them measures
+GRID = 4.0 ** np.arange(-4, 4)  # factors of the rule's default; then twice and half the best one
+
+
+def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[float, dict[float, float]]:
+    """(best learning rate, {learning rate: mean loss}) after one pass over a sample of the row numbers `rows`.
+
+    make(rows): a fresh problem of one worker on these rows, whose `rows` may be replaced. Raises UserError when no rate
+    gives a finite loss.
+    """
+    rule, rng = checked(rule), np.random.default_rng((seed, 0))
+    chosen = rng.permutation(rows)[:SAMPLE] if len(rows) > SAMPLE else rng.permutation(rows)
+    held = chosen[:max(len(chosen) // 4, 1)]
+    fitted = chosen[len(held):] if len(chosen) > 1 else chosen
+    losses = {}
+
+    def attempt(lr):
+        problem, tally = make(fitted), np.zeros(TALLIES)
+        own = problem.private(0)
+        problem.begin(0, [own])
+        problem.run(rule, checked(Constant(lr)), own, np.arange(len(fitted)), 0, 1, tally)
+        problem.rows, found = held, np.zeros(TALLIES)
+        problem.run(rule, checked(Constant(0.0)), own, np.arange(len(held)), len(fitted), 1, found)  # lr 0: only measures
+        good = tally[3] == found[3] == 0 and math.isfinite(found[0])
+        losses[lr] = found[0] / max(found[1], 1) if good else math.inf
+
+    def attempts(rates):
+        spread(lambda a, b: [attempt(float(lr)) for lr in rates[a:b]], len(rates), workers)
+        return min(losses, key=lambda lr: (losses[lr], lr))
+
+    attempt(float(default))  # compiles, once
+    best = attempts(np.setdiff1d(default * GRID, [default]))
+    best = attempts(np.array([best / 2, best * 2]))
+    if not math.isfinite(losses[best]):
+        raise UserError(f"no learning rate from {min(losses):g} to {max(losses):g} gives a finite loss; "
+                        "use a --transform that scales the rows, such as log,l2")
+    return best, dict(sorted(losses.items()))

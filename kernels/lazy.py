@@ -1,0 +1,94 @@
+"""What a sparse step owes to coordinates that it does not touch: the L1 penalty, and the average of the weights."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from kernels import rules
+from kernels.jit import LOOP
+from kernels.sharing import add, count, row_of, width
+from kernels.steps import _cast
+
+
+class Lasso(NamedTuple):
+    """L1 penalty, applied to a coordinate when it is touched, for all the steps since it last was."""
+
+    l1: float
+    paid: np.ndarray  # float64[d]: the sum of learning rates up to which each feature has been shrunk
+
+
+class Average(NamedTuple):
+    """Weights averaged over the steps from `start` on; `scale` keeps the numbers small. Polyak & Juditsky 1992."""
+
+    start: float
+    scale: float
+
+
+def tau_at(average, like, t):
+    """What `row_step` takes as tau at step t."""
+
+
+@overload(tau_at, **LOOP)
+def _tau_at(average, like, t):
+    if isinstance(average, types.NoneType):
+        return lambda average, like, t: None
+    return lambda average, like, t: like(max(t - average.start, 0.0) / average.scale)
+
+
+def shrink(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t):
+    """Soft-threshold a row's features by what they owe: l1, times each one's own pace, times the rates up to `now`."""
+
+
+@overload(shrink, **LOOP)
+def _shrink(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t):
+    if isinstance(lasso, types.NoneType):
+        return lambda lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t: None
+
+    def soft(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t):
+        flat, outs, columns = place.flat, np.uint64(count(outputs)), np.uint64(width(scratch, tau))
+        like = flat.dtype.type
+        c = _cast(rules.prepare(rule, 1.0, t), like)
+        for i in range(np.uint64(start), np.uint64(stop)):
+            j = indices[i]
+            owed, at = lasso.l1 * (now - lasso.paid[j]), row_of(place, j) * outs
+            if owed > 0.0:  # another worker may have been here later
+                lasso.paid[j] = now
+                for o in range(outs):
+                    here = (at + o) * columns
+                    w = flat[here]
+                    if w != 0:
+                        change = -like(min(owed * rules.pace(rule, c, _slots(scratch, flat, here)), abs(w)))
+                        change = change if w > 0 else -change
+                        add(place.mode, flat, here, change)
+                        _average(scratch, place.mode, flat, here, tau, change)
+    return soft
+
+
+def _slots(scratch, flat, at):
+    """The slots of the coordinate at flat[at]."""
+
+
+@overload(_slots, **LOOP)
+def _slots_impl(scratch, flat, at):
+    number = 0 if isinstance(scratch, types.NoneType) else len(scratch.types[0]) - 1
+    names = ", ".join(f"flat[at + np.uint64({s})]" for s in range(1, number + 1))
+    scope = {"np": np}
+    exec(f"def slots(scratch, flat, at): return ({names}{',' * (number == 1)})", scope)
+    return scope["slots"]
+
+
+def _average(scratch, mode, flat, at, tau, change):
+    """What the averaging column sees of a weight's change."""
+
+
+@overload(_average, **LOOP)
+def _average_impl(scratch, mode, flat, at, tau, change):
+    if isinstance(tau, types.NoneType):
+        return lambda scratch, mode, flat, at, tau, change: None
+    behind = len(scratch.types[0])
+
+    def average(scratch, mode, flat, at, tau, change):
+        add(mode, flat, at + np.uint64(behind), -tau * change)
+    return average

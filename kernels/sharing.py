@@ -1,0 +1,363 @@
+"""How workers share parameters: where a coordinate lives, how a change reaches it, and the step of one sparse row.
+
+The parameters of `rows` features with K outputs each are one flat array; coordinate (row, k) has its columns side by
+side from (row K + k) width on: the weight, the rule's S slots, and one more where weights are averaged. A worker's
+private rows follow the shared ones: first the intercept, then the hottest features.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from kernels import rules
+from kernels.atomics import acquire, atomic_add, atomic_store, release, wait_for
+from kernels.jit import LOOP, kernel
+from kernels.steps import _at, _cast, _decay_terms, _gradient, _moved, step
+
+
+class Alone(NamedTuple):
+    """One worker: plain stores, exactly the sequential algorithm."""
+
+
+class Wild(NamedTuple):
+    """Plain loads and stores (Hogwild, Niu et al. 2011): a value never tears, an update may be lost."""
+
+
+class Atomic(NamedTuple):
+    """Compare-and-swap additions: no update is lost; every value is the sum of all changes made to it."""
+
+
+class Locked(NamedTuple):
+    """AIG of Niu et al. 2011: a row's coordinates are all locked while it updates them.
+
+    A coordinate's weight and slots change together and no update is lost; the gradient may be of older weights.
+    """
+
+    locks: np.ndarray  # uint32[rows + 1], 0 is free; the last one is the intercept's
+
+
+class RoundRobin(NamedTuple):
+    """RR (Langford et al. 2009): workers update in strict turn, step t after step t - 1; no update is lost."""
+
+    turn: np.ndarray  # int64[8], [0]: the step whose turn it is
+
+
+class Place(NamedTuple):
+    """A worker's view of the parameters."""
+
+    mode: tuple
+    flat: np.ndarray  # every parameter, shared and private
+    hot: np.ndarray  # uint8[features]: h > 0 for the h-th private feature; or None
+    first: int  # row of this worker's intercept, its hot rows behind it
+
+
+class Outputs(NamedTuple):
+    """A worker's scores and their gradient, where there are K > 1 outputs (None: one output, plain numbers)."""
+
+    z: np.ndarray  # float64[K]
+    gradient: np.ndarray  # float64[K]
+
+
+class Scratch(NamedTuple):
+    """A worker's contiguous copy of one row's coordinates, so that a rule's arithmetic runs on vectors."""
+
+    before: tuple  # 1 + S arrays [(longest row + 1) K]
+    after: tuple
+    gradient: np.ndarray
+    weight: np.ndarray
+
+
+def new_scratch(columns, size, dtype) -> Scratch:
+    """Scratch for rows of `size` coordinates with `columns` columns each."""
+    new = lambda: tuple(np.zeros(size, dtype) for _ in range(columns))  # noqa: E731
+    return Scratch(new(), new(), np.zeros(size, dtype), np.zeros(size, dtype))
+
+
+def count(outputs):
+    """K."""
+
+
+@overload(count, **LOOP)
+def _count(outputs):
+    if isinstance(outputs, types.NoneType):
+        return lambda outputs: 1  # a constant, so that loops over outputs vanish
+    return lambda outputs: outputs.z.shape[0]
+
+
+def part(factor, k):
+    """Element k of the gradient by the scores, which is a number where there is one output."""
+
+
+@overload(part, **LOOP)
+def _part(factor, k):
+    if isinstance(factor, types.Array):
+        return lambda factor, k: factor[k]
+    return lambda factor, k: factor
+
+
+def width(scratch, tau):
+    """Columns of a coordinate."""
+
+
+@overload(width, **LOOP)
+def _width(scratch, tau):
+    columns = 1 if isinstance(scratch, types.NoneType) else len(scratch.types[0])
+    columns += not isinstance(tau, types.NoneType)
+    return lambda scratch, tau: columns
+
+
+def row_of(place, j):
+    """Row where this worker keeps feature j."""
+
+
+@overload(row_of, **LOOP)
+def _row_of(place, j):
+    if isinstance(place.types[place.fields.index("hot")], types.NoneType):
+        return lambda place, j: np.uint64(j)
+
+    def where(place, j):
+        hot = np.uint64(place.hot[j])
+        return np.uint64(j) if hot == 0 else np.uint64(place.first) + hot
+    return where
+
+
+def add(mode, flat, at, change):
+    """`flat[at] += change` as the mode does it."""
+
+
+@overload(add, **LOOP)
+def _add(mode, flat, at, change):
+    if mode.instance_class is Atomic:
+        def plus(mode, flat, at, change):
+            atomic_add(flat, np.intp(at), change)
+    else:
+        def plus(mode, flat, at, change):
+            flat[at] += change
+    return plus
+
+
+def enter(mode, indices, start, stop, t):
+    """What a worker does before it updates a row at step t."""
+
+
+@overload(enter, **LOOP)
+def _enter(mode, indices, start, stop, t):
+    if mode.instance_class is Locked:
+        def lock(mode, indices, start, stop, t):
+            for i in range(start, stop):  # in rising order in every row: no two workers wait for each other
+                acquire(mode.locks, np.intp(indices[i]))
+            if start <= stop:
+                acquire(mode.locks, np.intp(mode.locks.shape[0] - 1))
+        return lock
+    if mode.instance_class is RoundRobin:
+        return lambda mode, indices, start, stop, t: wait_for(mode.turn, 0, t)
+    return lambda mode, indices, start, stop, t: None
+
+
+def leave(mode, indices, start, stop, t):
+    """What it does after."""
+
+
+@overload(leave, **LOOP)
+def _leave(mode, indices, start, stop, t):
+    if mode.instance_class is Locked:
+        def unlock(mode, indices, start, stop, t):
+            for i in range(start, stop):
+                release(mode.locks, np.intp(indices[i]))
+            if start <= stop:
+                release(mode.locks, np.intp(mode.locks.shape[0] - 1))
+        return unlock
+    if mode.instance_class is RoundRobin:
+        return lambda mode, indices, start, stop, t: atomic_store(mode.turn, 0, t + 1)
+    return lambda mode, indices, start, stop, t: None
+
+
+def _load(columns, flat, q, at):
+    """Copy a coordinate's columns from flat[at] on into position q of the scratch."""
+
+
+@overload(_load, **LOOP)
+def _load_impl(columns, flat, q, at):
+    if len(columns) == 0:
+        return lambda columns, flat, q, at: None
+
+    def load(columns, flat, q, at):
+        columns[0][q] = flat[at]
+        _load(columns[1:], flat, q, at + np.uint64(1))
+    return load
+
+
+def _copy(target, source, m):
+    """Copy the first m values of each array."""
+
+
+@overload(_copy, **LOOP)
+def _copy_impl(target, source, m):
+    if len(target) == 0:
+        return lambda target, source, m: None
+
+    def copy(target, source, m):
+        a, b = target[0], source[0]
+        for q in range(np.uint64(m)):
+            a[q] = b[q]
+        _copy(target[1:], source[1:], m)
+    return copy
+
+
+def _changes(after, before, m):
+    """after -= before, for the modes that add changes."""
+
+
+@overload(_changes, **LOOP)
+def _changes_impl(after, before, m):
+    if len(after) == 0:
+        return lambda after, before, m: None
+
+    def subtract(after, before, m):
+        a, b = after[0], before[0]
+        for q in range(np.uint64(m)):
+            a[q] -= b[q]
+        _changes(after[1:], before[1:], m)
+    return subtract
+
+
+def _put(mode, columns, flat, q, at):
+    """Bring position q of the scratch to the coordinate at flat[at]: new values when alone, else what changed."""
+
+
+@overload(_put, **LOOP)
+def _put_impl(mode, columns, flat, q, at):
+    if len(columns) == 0:
+        return lambda mode, columns, flat, q, at: None
+    if mode.instance_class is Alone:
+        def put(mode, columns, flat, q, at):
+            flat[at] = columns[0][q]
+            _put(mode, columns[1:], flat, q, at + np.uint64(1))
+    else:
+        def put(mode, columns, flat, q, at):
+            add(mode, flat, at, columns[0][q])
+            _put(mode, columns[1:], flat, q, at + np.uint64(1))
+    return put
+
+
+def _averaged(mode, scratch, flat, q, at, tau):
+    """Add -tau times the weight's change to the averaging column behind the others."""
+
+
+@overload(_averaged, **LOOP)
+def _averaged_impl(mode, scratch, flat, q, at, tau):
+    if isinstance(tau, types.NoneType):
+        return lambda mode, scratch, flat, q, at, tau: None
+    behind = len(scratch.types[0])
+    if mode.instance_class is Alone:
+        def average(mode, scratch, flat, q, at, tau):
+            flat[at + np.uint64(behind)] -= tau * (scratch.after[0][q] - scratch.before[0][q])
+    else:
+        def average(mode, scratch, flat, q, at, tau):
+            add(mode, flat, at + np.uint64(behind), -tau * scratch.after[0][q])
+    return average
+
+
+def _stepped(rule, mode, scratch, m, lr, t, decay, clip, weight):
+    """Step the m coordinates in the scratch."""
+
+
+@overload(_stepped, **LOOP)
+def _stepped_impl(rule, mode, scratch, m, lr, t, decay, clip, weight):
+    weighted, alone = not isinstance(weight, types.NoneType), mode.instance_class is Alone
+
+    def stepped(rule, mode, scratch, m, lr, t, decay, clip, weight):
+        after = scratch.after
+        _copy(after, scratch.before, m)
+        step(rule, after[0], after[1:], None, scratch.gradient, 0, m, 1.0, lr, t, decay, clip,
+             scratch.weight if weighted else None)
+        if not alone:
+            _changes(after, scratch.before, m)
+    return stepped
+
+
+def row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept, factor, lr, t, decay, clip, weight, tau):
+    """Step the coordinates of one sparse row, and the intercept, with gradient factor[k] x[i].
+
+    scratch: None only for a rule without slots, not clipped and not averaged. factor: a number, or K of them. weight:
+    float[features] that multiplies the decay, None only without decay; the intercept never decays. tau: share of the
+    run, for averaging, or None. Nothing is checked.
+    """
+
+
+@overload(row_step, **LOOP)
+def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept, factor, lr, t, decay, clip, weight, tau):
+    if isinstance(scratch, types.NoneType):
+        def direct(rule, place, scratch, outputs, indices, x, start, stop, intercept, factor, lr, t, decay, clip, weight,
+                   tau):
+            flat, mode, outs = place.flat, place.mode, np.uint64(count(outputs))
+            like = flat.dtype.type
+            c, k = _cast(rules.prepare(rule, lr, t), like), _cast(_decay_terms(decay, lr), like)
+            for i in range(np.uint64(start), np.uint64(stop)):
+                j = indices[i]
+                at, s = row_of(place, j) * outs, _at(weight, j, like(1))
+                for o in range(outs):
+                    w = flat[at + o]
+                    g = _gradient(like(part(factor, o)) * x[i], w, k, (), s)
+                    add(mode, flat, at + o, _moved(rule, c, g, w, (), k, s)[0] - w)
+            if intercept:
+                at = np.uint64(place.first) * outs
+                for o in range(outs):
+                    w = flat[at + o]
+                    add(mode, flat, at + o, _moved(rule, c, like(part(factor, o)), w, (), (), like(1))[0] - w)
+        return direct
+
+    weighted = not isinstance(weight, types.NoneType)
+
+    def gathered(rule, place, scratch, outputs, indices, x, start, stop, intercept, factor, lr, t, decay, clip, weight,
+                 tau):
+        flat, mode, outs, columns = place.flat, place.mode, np.uint64(count(outputs)), np.uint64(width(scratch, tau))
+        like, n = flat.dtype.type, np.uint64(stop - start)
+        for q in range(n):
+            j = indices[np.uint64(start) + q]
+            at = row_of(place, j) * outs
+            for o in range(outs):
+                _load(scratch.before, flat, q * outs + o, (at + o) * columns)
+                if weighted:
+                    scratch.weight[q * outs + o] = weight[j]
+        for o in range(outs):
+            f = like(part(factor, o))
+            for q in range(n):
+                scratch.gradient[q * outs + o] = f * x[np.uint64(start) + q]
+        if intercept:
+            at = np.uint64(place.first) * outs
+            for o in range(outs):
+                _load(scratch.before, flat, n * outs + o, (at + o) * columns)
+                scratch.gradient[n * outs + o] = part(factor, o)
+                scratch.weight[n * outs + o] = 0
+        _stepped(rule, mode, scratch, (n + np.uint64(intercept)) * outs, lr, t, decay, clip, weight)
+        for q in range(n):
+            at = row_of(place, indices[np.uint64(start) + q]) * outs
+            for o in range(outs):
+                _put(mode, scratch.after, flat, q * outs + o, (at + o) * columns)
+                _averaged(mode, scratch, flat, q * outs + o, (at + o) * columns, tau)
+        if intercept:
+            at = np.uint64(place.first) * outs
+            for o in range(outs):
+                _put(mode, scratch.after, flat, n * outs + o, (at + o) * columns)
+                _averaged(mode, scratch, flat, n * outs + o, (at + o) * columns, tau)
+    return gathered
+
+
+@kernel
+def flush(place, seen, names, size):
+    """Add what this worker changed in its private rows to the shared ones, and read the others' changes.
+
+    Atomically in every mode: these are the rows that all workers want at once, and it is seldom. seen [rows x size]: the
+    private rows after the last flush; names [rows]: the shared row of each; size: values a row.
+    """
+    flat = place.flat
+    for h in range(names.shape[0]):
+        mine, shared = (place.first + h) * size, names[h] * size
+        for k in range(size):
+            change = flat[mine + k] - seen[h * size + k]
+            if change != 0:
+                atomic_add(flat, shared + k, change)
+            flat[mine + k] = seen[h * size + k] = flat[shared + k]

@@ -1,0 +1,267 @@
+"""The pre-flight against brute force on dense 0/1 matrices, closed forms, field measurements, and made-up cgroups."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from hogwild import data, preflight
+from hogwild.preflight import advise, examine, lost_share, rho, usable_cores
+from kernels import conflicts
+
+matrices = st.tuples(st.integers(1, 90), st.integers(1, 12)).flatmap(lambda shape: st.floats(0, 0.9).flatmap(
+    lambda share: st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).random(shape) < share)))
+
+
+def dataset(X):
+    return data.from_arrays(np.asarray(X, np.float32), np.zeros(len(X)))
+
+
+def skewed(n=3000, d=400, seed=0):
+    """0/1 matrix whose feature j occurs with probability 0.3 / (1 + j / 2)."""
+    return np.random.default_rng(seed).random((n, d)) < 0.3 / (1 + np.arange(d) / 2)
+
+
+def met(X):
+    """Number of rows that each row meets, by the product of all with all."""
+    X = np.asarray(X, np.float32)
+    return (X @ X.T > 0).sum(1)
+
+
+def degrees(X):
+    return np.asarray(X).sum(0).astype(np.int64)
+
+
+@given(matrices)
+def test_against_brute_force(X):
+    found, n = examine(dataset(X)), len(X)
+    p = X.mean(0)
+    assert (found.rows, found.features, found.nonzeros) == (*X.shape, X.sum())
+    assert found.occurring == X.any(0).sum() and found.omega == X.sum(1).max() and found.delta == p.max()
+    assert found.rho_method == "exact" and found.rho == met(X).max() / n
+    assert found.p_mean == pytest.approx((p @ p) / max(p.sum(), 1e-9))
+    assert found.delta <= found.rho <= 1
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 100), st.integers(1, 9))), st.data())
+def test_kernels(X, draw):
+    rows = np.array(draw.draw(st.lists(st.integers(0, len(X) - 1), max_size=20)), np.int64)
+    batch = np.array(draw.draw(st.lists(st.integers(0, len(X) - 1), max_size=conflicts.BATCH)), np.int64)
+    csr, d = dataset(X).csr, X.shape[1]
+    mask, out, count, bound = np.zeros(d, np.uint64), np.full(conflicts.BATCH, 7), np.zeros(d, int), np.full(rows.size, 7)
+    conflicts.meet(csr, rows, batch, mask, out)
+    assert list(out[:batch.size]) == [(X[rows] & X[b]).any(1).sum() for b in batch]
+    assert not out[batch.size:].any() and not mask.any()
+    conflicts.degrees_of(csr, rows, count)
+    assert (count == X[rows].sum(0)).all()
+    conflicts.reach(csr, rows, degrees(X), bound)
+    assert (bound >= met(X)[rows]).all() and ((bound == 0) == ~X[rows].any(1)).all()
+    assert conflicts.squares(count) == (count**2).sum()
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_row_that_only_the_bound_can_prove(share):
+    X = np.zeros((200, 300), bool)
+    X[:100, :100] = np.eye(100)
+    X[0, :50] = True  # meets 50 rows
+    X[100:, 0] = np.arange(100) < 100 * share
+    value, method = rho(dataset(X).csr, degrees(X), work=X.sum() + 16 * 200)
+    assert method == "exact" and value == met(X).max() / 200
+
+
+def test_lower_bound_where_the_work_ends():
+    X = skewed()
+    d, work = dataset(X), X.sum() + 16 * len(X)
+    value, method = rho(d.csr, degrees(X), work=work)
+    assert method == "lower bound: 64 rows against all 3,000"
+    exact, by = rho(d.csr, degrees(X))
+    assert by == "exact" and exact == met(X).max() / len(X)
+    assert 0.97 * exact <= value <= exact
+    more = [rho(d.csr, degrees(X), work=k * work)[0] for k in (1, 2, 4, 8)]
+    assert more == sorted(more)
+
+
+def test_sampled():
+    X = skewed(6000)
+    d, exact = dataset(X), met(X).max() / 6000
+    work = -(-(X.sum() + 16 * len(X)) // 4)
+    value, method = rho(d.csr, degrees(X), work=work)
+    assert method == "sampled: 64 rows against 1,500"
+    assert value == pytest.approx(exact, abs=0.03)
+    assert rho(d.csr, degrees(X), seed=0, work=work) == (value, method)
+    assert len({rho(d.csr, degrees(X), seed=seed, work=work)[0] for seed in range(5)}) > 1
+    assert X.mean(0).max() <= rho(d.csr, degrees(X), work=1)[0] <= 1
+
+
+def test_a_feature_in_all_rows_needs_no_search():
+    X = skewed()
+    X[:, 3] = True
+    assert rho(dataset(X).csr, degrees(X), work=1) == (1, "exact")
+
+
+@pytest.mark.parametrize("X, omega, delta, expected", [
+    (np.zeros((3, 2)), 0, 0, 0), ([[1, 1, 0]], 2, 1, 1), (np.zeros((1, 1)), 0, 0, 0), (np.eye(5), 1, 0.2, 0.2),
+    ([[0, 0], [1, 0], [0, 1], [1, 1]], 2, 0.5, 0.75), (np.ones((4, 3)), 3, 1, 1)])
+def test_closed_forms(X, omega, delta, expected):
+    found = examine(dataset(X), workers=2)
+    assert (found.omega, found.delta, found.rho, found.rho_method) == (omega, delta, expected, "exact")
+    assert found.advised == 1 and found.workers == 2  # 2,000 examples a worker
+    assert all(str(value) in found.line() for value in (found.omega, f"{found.rho:.3g}"))
+
+
+def test_no_features_and_no_rows():
+    nothing = data.Dataset(np.zeros(1, np.int64), [], [], [], 0, "nothing")
+    assert (examine(nothing).rows, examine(nothing).rho, examine(nothing).lost) == (0, 0, 0)
+    assert examine(nothing).warnings == () and examine(nothing).line()
+
+
+@pytest.mark.parametrize("coordinates, low, high", [(1, 0.22, 0.32), (16, 0.03, 0.03), (1000, 0.0013, 0.0013),
+                                                    (10_000, 0, 0.0001)])
+def test_lost_updates_as_measured(coordinates, low, high):
+    """Two threads, plain +=, equally likely coordinates: within a factor of 2 of the measurement."""
+    share = lost_share(np.full(coordinates, 1_000_000), coordinates * 1_000_000, 2)
+    assert low / 2 <= share <= high * 2
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=30), st.integers(1, 300))
+def test_lost_share_behaves(counts, workers):
+    counts = np.array(counts)
+    share = lost_share(counts, 1000, workers)
+    assert 0 <= share <= (workers - 1) / workers
+    assert share <= lost_share(counts, 1000, workers + 1)
+    assert share == pytest.approx(lost_share(7 * counts, 7000, workers))  # copies of the data change nothing
+    assert share >= lost_share(counts, 10**6, workers)  # empty rows keep workers from meeting
+    assert share == pytest.approx(lost_share(np.append(counts, 0), 1000, workers))
+
+
+def test_lost_share_limits():
+    even = np.full(10_000, 3)
+    assert lost_share(even, 30_000, 5) == pytest.approx(preflight.WINDOW * 4 / 10_000, rel=1e-2)
+    skew = np.arange(1, 10_001)  # small: the paper's p̄ over the mean number of non-zeros
+    n, N = 10**6, skew.sum()
+    assert lost_share(skew, n, 2) == pytest.approx((skew**2).sum() / (n * N) / (N / n), rel=1e-2)
+    assert lost_share(np.array([10**9]), 10**9, 1000) == pytest.approx(1, abs=0.01)
+    assert lost_share(np.array([5, 5]), 5, 1) == lost_share(np.zeros(3, np.int64), 5, 8) == 0
+
+
+def test_advice():
+    sparse = np.full(100_000, 40)
+    assert advise(sparse, 10**6, 8) == 8
+    assert advise(sparse, 10_000, 8) == 5 and advise(sparse, 100, 8) == 1  # 2,000 examples each
+    some = np.full(100, 10**6)
+    count = advise(some, 10**7, 64)
+    assert 1 < count < 64 and lost_share(some, 10**7, count) <= 0.05 < lost_share(some, 10**7, count + 1)
+    assert advise(np.array([10**6]), 10**6, 64) == 1
+
+
+def warned(found):
+    return " | ".join(found.warnings)
+
+
+def test_warnings(monkeypatch):
+    monkeypatch.setattr(preflight, "usable_cores", lambda: (2, "2 cores"))
+    fine = np.zeros((5000, 400), bool)
+    fine[np.arange(5000)[:, None], np.random.default_rng(0).integers(0, 400, (5000, 5))] = True
+    assert examine(dataset(fine)).warnings == () and examine(dataset(fine)).advised == 2
+    assert "3 workers on 2 cores" in warned(examine(dataset(fine), workers=3))
+    dense = np.random.default_rng(0).random((4000, 50)) < 0.4
+    found = examine(dataset(dense))
+    assert "dense" in warned(found) and "40" in warned(found) and "lose" not in warned(found)
+    single = np.zeros((5000, 50), bool)
+    single[:, 0] = single[:50, 1:] = True
+    found = examine(dataset(single))
+    assert found.advised == 1 == found.workers and found.lost == 0 and "2 workers would lose" in warned(found)
+    found = examine(dataset(single), workers=2)
+    assert found.lost > 0.05 and "advised: 1" in warned(found)
+    text = "\n".join(found.lines())
+    assert all(part in text for part in ("Ω ", "Δ ", "ρ ", "(exact)", "mean p", "2 cores", "1 advised", "warning "))
+
+
+def test_degrees_already_counted():
+    X = skewed(500)
+    assert examine(dataset(X), degrees=degrees(X)) == examine(dataset(X))
+
+
+# Control groups
+
+
+def tree(root, cgroup, mounts, files):
+    """A root folder with /proc/self and the given files."""
+    files = {"proc/self/cgroup": cgroup, "proc/self/mountinfo": mounts, **files}
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+V1 = "32 31 0:29 {base} /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+V2 = "24 23 0:21 {base} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A process that may use 8 of 64 processors."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+
+
+@pytest.mark.parametrize("own, parent, expected", [
+    ("max 100000", "max 100000", (8, "8 cores (affinity, of 64)")),
+    ("50000 100000", "max 100000", (1, "1 core (cgroup limit 0.5 of 8)")),
+    ("max 100000", "250000 100000", (3, "3 cores (cgroup limit 2.5 of 8)")),
+    ("200000 100000", "100000 50000", (2, "2 cores (cgroup limit 2 of 8)")),
+    ("300000 100000", "400000 100000", (3, "3 cores (cgroup limit 3 of 8)")),
+    ("6400000 100000", "max 100000", (8, "8 cores (affinity, of 64)")),
+    ("what is this", "", (8, "8 cores (affinity, of 64)")),
+    ("100000 0", "", (8, "8 cores (affinity, of 64)"))])
+def test_cgroup_v2(tmp_path, machine, own, parent, expected):
+    tree(tmp_path, "0::/user.slice/run.scope\n", V2.format(base="/"),
+         {"sys/fs/cgroup/user.slice/cpu.max": parent, "sys/fs/cgroup/user.slice/run.scope/cpu.max": own + "\n"})
+    assert usable_cores(tmp_path) == expected
+
+
+@pytest.mark.parametrize("quota, expected", [(-1, 8), (10_000, 1), (150_000, 2), (10**7, 8)])
+def test_cgroup_v1(tmp_path, machine, quota, expected):
+    folder = "sys/fs/cgroup/cpu,cpuacct/job"
+    tree(tmp_path, "4:memory:/other\n3:cpu,cpuacct:/job\n1:name=systemd:/\n", V1.format(base="/"),
+         {f"{folder}/cpu.cfs_quota_us": f"{quota}\n", f"{folder}/cpu.cfs_period_us": "100000\n"})
+    assert usable_cores(tmp_path)[0] == expected
+
+
+def test_cgroup_of_a_container(tmp_path, machine):
+    """The mount shows only the container's own part, under paths of the host."""
+    limit = {"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "300000", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000"}
+    for path in ("/docker/abc", "/docker/abc/inner", "/elsewhere"):
+        tree(tmp_path, f"3:cpuacct,cpu:{path}\n", V1.format(base="/docker/abc"), limit)
+        assert usable_cores(tmp_path)[0] == 3
+
+
+def test_both_hierarchies(tmp_path, machine):
+    """v1 keeps the CPU controller, v2 is mounted beside it and has no limits: what systemd calls hybrid."""
+    mounts = V1.format(base="/") + V2.format(base="/").replace("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+    top = "sys/fs/cgroup/cpu,cpuacct"
+    tree(tmp_path, "2:cpu,cpuacct:/\n0::/job\n", mounts,
+         {f"{top}/cpu.cfs_quota_us": "400000", f"{top}/cpu.cfs_period_us": "100000", "sys/fs/cgroup/unified/job/x": ""})
+    assert usable_cores(tmp_path) == (4, "4 cores (cgroup limit 4 of 8)")
+
+
+def test_a_limit_above_the_mount_is_not_looked_for(tmp_path, machine):
+    tree(tmp_path, "0::/job\n", V2.format(base="/"), {"sys/fs/cgroup/job/x": "", "sys/fs/cpu.max": "1000 100000"})
+    assert usable_cores(tmp_path)[0] == 8
+
+
+@pytest.mark.parametrize("files", [{}, {"cgroup": "", "mountinfo": ""}, {"cgroup": "nonsense", "mountinfo": "1 2 3"},
+                                   {"cgroup": "0::/\n", "mountinfo": "no separator\n"}])
+def test_without_cgroups(tmp_path, machine, files):
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    for name, text in files.items():
+        (tmp_path / "proc" / "self" / name).write_text(text)
+    assert usable_cores(tmp_path) == (8, "8 cores (affinity, of 64)")
+
+
+def test_cores_of_this_machine():
+    count, text = usable_cores()
+    assert 1 <= count <= os.cpu_count() and text.startswith(f"{count} core")
