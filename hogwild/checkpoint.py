@@ -41,7 +41,7 @@ def save(path, tensors: dict[str, np.ndarray], state: dict):
                 model.save(new, tensors, {"kind": KIND, "state": text})
             except UserError as error:
                 raise UserError(str(error).replace(new, path, 1)) from None
-            # The new one takes its place before the previous one is given up: the one in between may be damaged.
+            # The new one takes its place before the previous one is given up: the one replaced may be damaged.
             if os.path.isfile(path):
                 _link(path, old, previous)
             os.replace(new, path)
@@ -99,6 +99,19 @@ class Every:
     def done(self):
         """A checkpoint has just been written."""
         self.last = self.clock()
+
+
+class Writer(Every):
+    """What `hogwild.train.train` takes as `checkpoint`: saves to `path` every `seconds`; each state gets `constant` too."""
+
+    def __init__(self, path, seconds=30.0, constant=None, clock=time.monotonic):
+        super().__init__(seconds, clock)
+        self.path, self.constant = path, constant or {}
+
+    def save(self, tensors, state):
+        """Write one now. Raises UserError."""
+        save(self.path, tensors, {**self.constant, **state})
+        self.done()
 
 
 def fingerprint(arrays: dict, configuration: dict) -> dict:

@@ -147,6 +147,9 @@ class Linear(Problem):
                  "atomic": Atomic()}
         self.sharing = locks.get(self.mode, Wild() if private else Alone())
         self.private_rows = private
+        samples = self.workers > 1 and not self.lockstep
+        self.counts = np.zeros(d, np.uint32) if samples else None
+        self.board = np.zeros(8 * (self.workers + 1), np.int64)
         self.places = [Place(self.sharing, self.flat, table, d + 1 + room * (k + 1) if private else d)
                        for k in range(self.workers)]
 
@@ -157,7 +160,8 @@ class Linear(Problem):
                                                      np.float32)
         outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
         seen = np.zeros(len(self.names) * size, np.float32) if self.private_rows else None
-        worker = kernel.Worker(place, scratch, outputs, seen, self.names, self.clocks[k], self.workers)
+        shadow = kernel.Shadow(self.counts, self.board, k) if self.counts is not None else None
+        worker = kernel.Worker(place, scratch, outputs, seen, self.names, shadow, self.clocks[k], self.workers)
         return k, worker
 
     def begin(self, t, team):
@@ -189,6 +193,14 @@ class Linear(Problem):
             alone = worker._replace(place=Place(Alone(), self.flat, None, self.data.n_features))
             kernel.settle(rule, self.model, alone, np.arange(self.data.n_features, dtype=np.uint32), t)
             self.lasso.paid[:], self.clocks[:, 0] = 0, 0
+
+    def conflicts(self, tally):
+        """Share of the updates lost (mode wild) and steps of others during one (staleness), from samples."""
+        raised, meanwhile, samples = tally[:, 4:7].sum(0)
+        if not samples or self.counts is None:
+            return {}
+        lost = {"lost_updates": max(1 - float(self.counts.sum() / raised), 0.0)} if self.mode == "wild" and raised else {}
+        return {**lost, "staleness": float(meanwhile / samples), "samples": int(samples)}
 
     def parameters(self):
         paid = {"paid": self.lasso.paid, "clock": self.clocks[0, :1]} if self.lasso else {}

@@ -1,7 +1,7 @@
 """The one training loop. It knows nothing of any problem family: see `Problem`."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,10 @@ class Problem:
     def settle(self, rule, t) -> None:
         """Called at the end of an epoch, after step t: apply what was put off."""
 
+    def conflicts(self, tally) -> dict[str, float]:
+        """Figures for the record, such as lost updates, from all workers' tallies [workers, 8] of the run so far."""
+        return {}
+
     def parameters(self) -> dict[str, np.ndarray]:
         """Everything that a checkpoint must hold to go on exactly, by name; restored in place."""
         return {}
@@ -66,6 +70,7 @@ class Epoch:
     examples_per_s: float
     nonzeros_per_s: float
     metrics: dict[str, float]
+    conflicts: dict[str, float] = field(default_factory=dict)  # lost updates, staleness: where they were sampled
 
 
 def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, report=None, stop=None, retries=5,
@@ -111,6 +116,8 @@ class Run:
         while self.epoch <= self.epochs and not self.reason:
             self._remember()
             self._one_epoch()
+        if self.checkpoint:
+            self.save()
         if self.best and self.stopper.stop.restore_best and self.stopper.best_epoch != len(self.history):
             self._put(self.best)
             self._say(f"the parameters of epoch {self.stopper.best_epoch}, the best, are restored")
@@ -168,21 +175,18 @@ class Run:
         if self.report:
             t = self.t + int(done[1])
             self.report.progress(t, self.problem.examples * self.epochs, self.done[:3] + done, float(rate(self.schedule, t)))
-        most = self.stopper.stop.max_seconds
-        if most is not None and self.seconds + time.perf_counter() - start >= most:
-            self.reason = f"{most:g} seconds are over"
+        self.reason = self.stopper.spent(self.t + int(done[1]), self.seconds + time.perf_counter() - start) or self.reason
         return bool(self.reason) or bool(self.checkpoint and self.checkpoint.due())
 
     def _close_epoch(self):
-        """Evaluate, report, and ask the stopper."""
+        """Evaluate, ask the stopper, report."""
         self.problem.settle(self.rule, self.t)
         loss, examples, nonzeros, seconds = self.done
         lr = float(rate(self.schedule, max(self.t - 1, 0)))
         epoch = Epoch(self.epoch, float(loss / max(examples, 1)), lr, int(examples), seconds, examples / max(seconds, 1e-9),
-                      nonzeros / max(seconds, 1e-9), self.problem.evaluate())
+                      nonzeros / max(seconds, 1e-9), self.problem.evaluate(), self.problem.conflicts(self.team.tally))
+        # An interrupt up to here repeats this epoch's end when the run goes on.
         self.history.append(epoch)
-        if self.report:
-            self.report.epoch(epoch, self.epochs)
         self.reason = self.stopper.observe(epoch.epoch, epoch.metrics, epoch.loss, self.t, self.seconds) or self.reason
         if self.stopper.improved:
             self.best = {name: x.copy() for name, x in self.problem.parameters().items()}
@@ -190,6 +194,8 @@ class Run:
             watched = self.stopper.stop.metric or next(iter(epoch.metrics))
             self.schedule = observed(self.schedule, epoch.metrics[watched])
         self.epoch, self.cuts, self.done = self.epoch + 1, [], np.zeros(4)
+        if self.report:
+            self.report.epoch(epoch, self.epochs)
         if self.reason:
             self._say(f"stopped: {self.reason}")
 
@@ -207,7 +213,7 @@ class Run:
         """Back to the last snapshot, with half the learning rate."""
         seen = self.team.tally[:, BAD].astype(np.int64)
         example = self.problem.named(int(seen[seen > 0][0]) - 1) if seen.any() else "an example"
-        self.team.tally[:] = 0
+        self.team.tally[:, :BAD + 1] = 0
         lr = float(rate(self.schedule, self.t))
         self.failures += 1
         parameters, self.t, cuts, done = self.good
@@ -232,6 +238,7 @@ class Run:
         best = {f"best.{name}": x for name, x in (self.best or {}).items()}
         self.checkpoint.save({**self.problem.parameters(), **best}, {
             "epoch": self.epoch, "t": self.t, "cuts": self.cuts, "done": self.done.tolist(), "failures": self.failures,
+            "stopped": bool(self.reason) and not self.stopper.spent(self.t, self.seconds),
             "seconds": self.seconds, "schedule": _plain(self.schedule), "stopper": self.stopper.state(),
             "history": [asdict(epoch) for epoch in self.history]})
 
@@ -245,6 +252,7 @@ class Run:
         self.schedule = _rebuilt(self.schedule, state["schedule"])
         self.stopper.restore(state["stopper"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.reason = "it had stopped before" if state["stopped"] else None
 
 
 def _plain(hp):

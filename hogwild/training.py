@@ -8,6 +8,7 @@ import numpy as np
 
 from hogwild import checkpoint, data, linear, model, preflight, synthetic, transforms, tune
 from hogwild.errors import UserError
+from hogwild.metrics import MAXIMISED
 from hogwild.record import Report, versions
 from hogwild.spec import build
 from hogwild.stopping import Stop, Stopper
@@ -19,7 +20,7 @@ from kernels.steps import Clip, Decay
 
 # Options that a resumed run may change: they say where and how long, not what is computed.
 FREE = ("data", "test", "model", "record", "config", "checkpoint", "checkpoint_seconds", "resume", "cache", "epochs",
-        "max_steps", "max_seconds", "retries")
+        "max_steps", "max_seconds", "retries", "workers")
 
 
 class Terminated(KeyboardInterrupt):
@@ -99,11 +100,10 @@ def schedule_of(options, rule, rows, lr):
     half, kind = max(total // 2, 1), options.schedule.partition(":")[0]
     # Where a step is an example, a decay that people think of by the epoch is its root by the step.
     gamma = 0.8 ** (1 / rows) if kind in ("exponential", "exp-range") else 0.8
-    watched = options.early_stopping or "accuracy"
-    maximise = build(options.loss, LOSSES, "loss").task == "classification" and watched != "log_loss"
+    watched = options.early_stopping or ("accuracy" if build(options.loss, LOSSES, "loss").task == "classification" else "rmse")
     schedule = build(options.schedule, SCHEDULES, "schedule", rows, lr=lr, steps=rows if kind == "cosine-restarts" else total,
                      warmup=max(rows // 10, 1), every=rows, decay=1 / rows, up=half, down=half, low=lr / 10, gamma=gamma,
-                     milestones=(half,), maximise=maximise)
+                     milestones=(half,), maximise=watched in MAXIMISED)
     return Warmup(schedule, ahead, share) if ahead else schedule
 
 
@@ -134,30 +134,6 @@ def example_weights(text, labels, rows):
     for label, weight in given.items():
         weights[labels == np.float32(label)] = weight
     return weights
-
-
-class Checkpoints:
-    """Where and when a run writes its checkpoints."""
-
-    def __init__(self, path, seconds, identity):
-        self.path, self.every, self.identity = path, checkpoint.Every(seconds), identity
-
-    def due(self):
-        """Whether it is time to write one."""
-        return self.every.due()
-
-    def save(self, tensors, state):
-        """Write one."""
-        checkpoint.save(self.path, tensors, {"run": state, "identity": self.identity})
-        self.every.done()
-
-    def load(self, say):
-        """(tensors, state) of the newest valid one. Raises UserError where it is of another run."""
-        tensors, state = checkpoint.load(self.path, say)
-        if "identity" not in state:
-            raise UserError(f"{self.path}: is a checkpoint of another kind of run; give one written by hogwild train linear")
-        checkpoint.demand_same(state["identity"], self.identity)
-        return tensors, state["run"]
 
 
 @contextlib.contextmanager
@@ -221,12 +197,13 @@ def train_linear(options):
                f"mode {options.mode} ({linear.MODES[options.mode].partition(':')[0]})")
     checkpoints = resume = None
     if options.checkpoint:
-        kept = {k: v for k, v in asdict(options).items() if k not in FREE and not (k == "workers")}
-        arrays = {name: getattr(train_data, name) for name in data.ARRAYS}
-        checkpoints = Checkpoints(options.checkpoint, options.checkpoint_seconds,
-                                  checkpoint.fingerprint(arrays, {**kept, "lr": lr}))
+        kept = {k: v for k, v in asdict(options).items() if k not in FREE}
+        arrays = {name: getattr(train_data, name) for name in data.ARRAYS} | {"n_features": train_data.n_features}
+        now = checkpoint.fingerprint(arrays, {**kept, "lr": lr})
+        checkpoints = checkpoint.Writer(options.checkpoint, options.checkpoint_seconds, {"fingerprint": now})
         if options.resume and checkpoint.exists(options.checkpoint):
-            resume = checkpoints.load(report.say)
+            resume = checkpoint.load(options.checkpoint, report.say)
+            checkpoint.demand_same(resume[1]["fingerprint"], now)
             report.say(f"resumed from {options.checkpoint}: epoch {resume[1]['epoch']}, step {resume[1]['t']:,}")
     _run(options, report, problem, rule, schedule, workers, stop, checkpoints, resume, names, state, planted, flight)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from kernels.atomics import barrier
+from kernels.atomics import atomic_load, atomic_store, barrier
 from kernels.jit import LOOP, kernel, prefetch
 from kernels.lazy import shrink, tau_at
 from kernels.losses import evaluate
@@ -19,6 +19,7 @@ from kernels.sharing import count, enter, flush, leave, part, row_of, row_step, 
 from kernels.steps import by_value, shorten
 
 AHEAD = 4  # rows whose entries are fetched into the cache early; 2 to 16 measure alike
+EVERY, WINDOW = 4096, 64  # of so many examples so many are sampled for lost updates
 FLUSH = 256  # most examples between two flushes of a worker's private rows
 
 
@@ -37,6 +38,14 @@ class Model(NamedTuple):
     intercept: bool
 
 
+class Shadow(NamedTuple):
+    """Counters beside the parameters, raised as they are, but only now and then: what is missing in them was lost."""
+
+    counts: np.ndarray  # uint32[d]: shared, plain additions
+    board: np.ndarray  # int64[8 (workers + 1)]: [0]: whether all sample now; [8 (k + 1)]: examples that worker k sampled
+    me: int
+
+
 class Worker(NamedTuple):
     """What one worker owns."""
 
@@ -45,6 +54,7 @@ class Worker(NamedTuple):
     outputs: tuple  # Outputs, or None
     seen: np.ndarray  # its private rows after the last flush; or None: it has none
     names: np.ndarray  # int64[private rows]: the shared row of each
+    shadow: tuple  # Shadow, or None
     clock: np.ndarray  # float64[8]: the sum of learning rates, then examples, change and push since the last flush
     workers: int
 
@@ -127,7 +137,7 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
     the first example whose loss is not finite, without a step: tally[3] is then its row + 1.
     """
     loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
-    place, scratch, outputs, seen, names, clock, workers = worker
+    place, scratch, outputs, seen, names, shadow, clock, workers = worker
     indptr, indices, values = csr
     mode, flat, like = place.mode, place.flat, place.flat.dtype.type
     last, total, nonzeros, done = order.shape[0] - 1, 0.0, 0, 0
@@ -155,17 +165,20 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
             break
         if not given(lasso):
             enter(mode, indices, start, stop, t)
+        others = _sampled(shadow, n, workers)
         before = _private(seen, flat, place, scratch, tau)
         row_step(now, place, scratch, outputs, indices, values, start, stop, intercept, slope, lr, t, decay, clip,
                  decay_weight, tau)
         _observe(seen, flat, place, scratch, tau, clock, before, part(slope, 0))
         leave(mode, indices, start, stop, t)
+        _sample(shadow, place, indices, start, stop, others, workers, tally)
         _flush(seen, place, scratch, outputs, tau, names, clock, workers)
         clock[0] += lr * stride
         total += value
         nonzeros += stop - start
         done += 1
         t += stride
+    _sampled(shadow, 0, workers)  # the others need not go on while this one is away
     _flush(seen, place, scratch, outputs, tau_at(average, like, t), names, clock, 0)
     tally[0] += total
     tally[1] += done
@@ -189,6 +202,56 @@ def _drain(mode, indices, turns, t, stride):
         enter(mode, indices, 0, -1, t)
         leave(mode, indices, 0, -1, t)
         t += stride
+
+
+def _sampled(shadow, n, workers):
+    """Before example n: the others' examples sampled so far; -1 where this one is not to be sampled."""
+
+
+@overload(_sampled, **LOOP)
+def _sampled_impl(shadow, n, workers):
+    if isinstance(shadow, types.NoneType):
+        return lambda shadow, n, workers: -1
+
+    def others(shadow, n, workers):
+        if shadow.me == 0 and n % (EVERY // 2) == 0:
+            atomic_store(shadow.board, 0, 0)
+        if shadow.me == 0 and n % EVERY == EVERY - WINDOW:
+            atomic_store(shadow.board, 0, 1)
+        return _others(shadow, workers) if atomic_load(shadow.board, 0) else -1
+    return others
+
+
+@kernel
+def _others(shadow, workers):
+    total = 0
+    for k in range(workers):
+        if k != shadow.me:
+            total += atomic_load(shadow.board, 8 * (k + 1))
+    return total
+
+
+def _sample(shadow, place, indices, start, stop, others, workers, tally):
+    """After an example: raise the counters of its shared features; tally[4:7]: raised, others' steps meanwhile, samples."""
+
+
+@overload(_sample, **LOOP)
+def _sample_impl(shadow, place, indices, start, stop, others, workers, tally):
+    if isinstance(shadow, types.NoneType):
+        return lambda shadow, place, indices, start, stop, others, workers, tally: None
+
+    def sample(shadow, place, indices, start, stop, others, workers, tally):
+        if others >= 0:
+            for i in range(np.uint64(start), np.uint64(stop)):
+                j = indices[i]
+                if row_of(place, j) == j:
+                    shadow.counts[j] += np.uint32(1)
+                    tally[4] += 1
+            at = 8 * (shadow.me + 1)
+            atomic_store(shadow.board, at, atomic_load(shadow.board, at) + 1)
+            tally[5] += _others(shadow, workers) - others
+            tally[6] += 1
+    return sample
 
 
 def _private(seen, flat, place, scratch, tau):
@@ -248,7 +311,7 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
     rule's updates are all made by worker 0. t, tally: as in `train`, with stride 1; worker 0 alone adds to the tally.
     """
     loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
-    place, scratch, outputs, seen, names, clock, workers = worker
+    place, scratch, outputs, seen, names, shadow, clock, workers = worker
     indptr, indices, values = csr
     like, outs = place.flat.dtype.type, count(outputs)
     low, high, owner = cuts[me], cuts[me + 1], me == workers - 1
@@ -293,7 +356,7 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
 @kernel
 def settle(rule, model, worker, features, t):
     """Apply the L1 penalty that the features (uint32[m]) still owe after step t; `worker` is alone."""
-    place, scratch, outputs, seen, names, clock, workers = worker
+    place, scratch, outputs, seen, names, shadow, clock, workers = worker
     shrink(model.lasso, rule, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), features, 0,
            features.shape[0], clock[0], t)
 

@@ -302,6 +302,17 @@ def test_every_by_seconds_and_by_epochs():
             Every(bad)
 
 
+def test_writer_saves_and_waits_again(tmp_path):
+    now, saved = [0.0], {"data": "abc", "configuration": {"seed": 1}}
+    writer = checkpoint.Writer(tmp_path / "c", 30, {"fingerprint": saved}, clock=lambda: now[0])
+    now[0] = 30.0
+    assert writer.due()
+    writer.save({"w": np.ones(2)}, {"t": 5})
+    assert not writer.due() and checkpoint.load(tmp_path / "c")[1] == {"fingerprint": saved, "t": 5}
+    now[0] = 60.0
+    assert writer.due()
+
+
 def arrays(rows=2000, features=50, seed=0):
     rng = np.random.default_rng(seed)
     X = rng.random((rows, features)) * (rng.random((rows, features)) < 0.1)

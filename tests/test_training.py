@@ -1,0 +1,141 @@
+"""What the options of `hogwild train linear` do, through the command line; lr="auto" by itself."""
+
+import json
+
+import numpy as np
+import pytest
+from test_cli import fails, own_cache, run, svm  # noqa: F401
+
+from hogwild import linear, tune
+from hogwild.data import from_arrays
+from hogwild.errors import UserError
+from hogwild.model import load
+from kernels.losses import Logistic, Squared
+from kernels.rules import SGD, AdaGrad
+from kernels.schedules import Constant
+
+
+def digits(path, classes=3, rows=300, seed=0):
+    """Three classes, told apart by which third of the features is large; labels 2, 4, 6."""
+    rng = np.random.default_rng(seed)
+    with open(path, "w") as file:
+        for _ in range(rows):
+            k, x = rng.integers(classes), rng.random(9).round(2) + 0.01
+            x[3 * k:3 * k + 3] += 0.5
+            file.write(f"{2 * k + 2} " + " ".join(f"{j + 1}:{v:.2f}" for j, v in enumerate(x)) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("loss", ["logistic", "softmax", "hinge"])
+def test_several_classes_train_evaluate_predict(tmp_path, capsys, loss):
+    data, test = digits(tmp_path / "a.svm"), digits(tmp_path / "b.svm", seed=1)
+    assert run("train", "linear", data, "--test", test, "--loss", loss, "--epochs", 30, "--model", "m", "--workers", 2) == 0
+    capsys.readouterr()
+    assert load("m")[0]["weights"].shape == (10, 3) and load("m")[1]["classes"] == [2, 4, 6]
+    assert run("evaluate", "m", test) == 0
+    said = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert float(said["accuracy"]) > 0.9 and ("log_loss" in said) == (loss == "softmax")
+    assert run("predict", "m", test) == 0
+    rows = np.array([line.split() for line in capsys.readouterr().out.splitlines()], float)
+    truth = np.array([line.split()[0] for line in test.read_text().splitlines()], float)
+    assert np.mean(rows[:, 0] == truth) == pytest.approx(float(said["accuracy"]), abs=1e-6)
+    assert (rows[:, 0] == 2 + 2 * rows[:, 1:].argmax(1)).all()
+    assert loss == "hinge" or np.allclose(rows[:, 1:].sum(1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", linear.MODES)
+def test_every_mode_learns(tmp_path, capsys, mode):
+    record = tmp_path / "r.jsonl"
+    assert run("train", "linear", svm(tmp_path / "a.svm"), "--transform", "log,l2", "--mode", mode, "--epochs", 8,
+               "--workers", 2, "--record", record) == 0
+    events = [json.loads(line) for line in record.read_text().splitlines()]
+    assert events[0]["mode"] == mode and events[0]["preflight"]["omega"] == 6 and events[-1]["metrics"]["accuracy"] > 0.85
+    assert f"mode {mode}" in capsys.readouterr().out
+
+
+def test_penalties_weights_and_averages_change_the_model(tmp_path):
+    data, models = svm(tmp_path / "a.svm"), {}
+    for name, more in {"plain": [], "l1": ["--l1", 0.02], "l2": ["--l2", 0.1], "average": ["--average", 1],
+                       "weight": ["--class-weight", "-1=3,1=1"], "balanced": ["--class-weight", "balanced"],
+                       "retries": ["--retries", 0]}.items():
+        assert run("train", "linear", data, "--transform", "log,l2", "--workers", 1, "--model", "m", *more) == 0
+        models[name] = load("m")[0]["weights"]
+    plain = models["plain"]
+    assert (models["l1"][:-1] == 0).sum() > (plain[:-1] == 0).sum()
+    assert np.linalg.norm(models["l2"]) < np.linalg.norm(plain)
+    assert models["weight"][-1] < plain[-1] and not np.array_equal(models["average"], plain)
+    assert np.array_equal(models["retries"], plain)
+
+
+def test_stopping(tmp_path, capsys):
+    data = svm(tmp_path / "a.svm")
+    assert run("train", "linear", data, "--max-steps", 500, "--workers", 2, "--epochs", 9) == 0
+    out = capsys.readouterr().out
+    assert "stopped: 500 steps are done" in out and "epoch 2/9" in out and "epoch 3/9" not in out
+    assert run("train", "linear", data, "--max-seconds", 0, "--epochs", 9) == 0
+    assert "epoch 2/9" not in capsys.readouterr().out
+    assert run("train", "linear", data, "--early-stopping", "accuracy", "--patience", 2, "--epochs", 500) == 0
+    out = capsys.readouterr().out
+    assert "accuracy has not risen for 2 epochs" in out and "epoch 500/500" not in out
+    assert run("train", "linear", data, "--early-stopping", "accuracy", "--target", 0.6, "--epochs", 50) == 0
+    assert "has reached" in capsys.readouterr().out
+    assert run("train", "linear", data, "--tol", 10, "--patience", 1, "--epochs", 50) == 0
+    assert "training loss has not fallen" in capsys.readouterr().out
+
+
+def test_a_row_that_explodes_is_named_by_its_line(tmp_path, capsys):
+    data = svm(tmp_path / "a.svm", rows=200)
+    lines = data.read_text().splitlines()
+    lines[80] = "+1 3:3e38 4:3e38"
+    data.write_text("\n".join(lines) + "\n")
+    assert run("train", "linear", data, "--rule", "sgd", "--holdout", 0, "--epochs", 50, "--loss", "squared-hinge") == 2
+    printed = capsys.readouterr()
+    assert "a.svm, line " in printed.out and "learning rate from 0.5 to 0.25" in printed.out
+    assert "halved 5 times before" in printed.err and len(printed.err.strip().splitlines()) == 1
+
+
+def test_mistakes_in_the_new_options(tmp_path, capsys):
+    data = svm(tmp_path / "a.svm")
+    train = "train", "linear", data
+    assert "--mode must be one of wild" in fails(capsys, *train, "--mode", "tame")
+    assert "--lr must be auto or a finite number" in fails(capsys, *train, "--lr", "fast")
+    assert "--resume needs --checkpoint" in fails(capsys, *train, "--resume")
+    assert "no metric 'speed'" in fails(capsys, *train, "--early-stopping", "speed")
+    assert "needs held-out data" in fails(capsys, *train, "--early-stopping", "f1", "--holdout", 0)
+    assert "patience" in fails(capsys, *train, "--patience", 0)
+    assert "--class-weight must be" in fails(capsys, *train, "--class-weight", "1:2")
+    assert "--l1 must be" in fails(capsys, *train, "--l1", -1)
+    assert "target" in fails(capsys, *train, "--target", 0.5)
+    assert "seconds" in fails(capsys, *train, "--checkpoint", "c", "--checkpoint-seconds", -1)
+    (tmp_path / "junk").write_bytes(b"junk")
+    assert "junk" in fails(capsys, *train, "--checkpoint", "junk", "--resume")
+
+
+def sample(scale=1.0, rows=2000):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, 10)) * scale
+    return from_arrays(x, np.where(x @ np.arange(10.0) > 0, 1, -1))
+
+
+@pytest.mark.parametrize("rule", [SGD(), AdaGrad()])
+def test_best_rate_is_the_best_of_those_tried(rule):
+    data = sample()
+
+    def make(rows):
+        return linear.Linear(data, None, Logistic(), rule, Constant(0.1), rows=rows)
+    best, losses = tune.best_rate(make, rule, 0.1, np.arange(2000), workers=2)
+    assert len(losses) >= 8 and losses[best] == min(losses.values()) and losses[best] < 0.5 * max(losses.values())
+    assert {best / 2, best * 2} & set(losses)
+    assert tune.best_rate(make, rule, 0.1, np.arange(2000), workers=1)[0] == best
+
+
+def test_no_rate_is_finite():
+    data = from_arrays(np.full((50, 2), 1e30), np.arange(50.0))
+    with pytest.raises(UserError, match="no learning rate"):
+        tune.best_rate(lambda rows: linear.Linear(data, None, Squared(), SGD(), Constant(0.1), rows=rows), SGD(), 0.1,
+                       np.arange(50))
+
+
+def test_lr_auto(tmp_path, capsys):
+    assert run("train", "linear", svm(tmp_path / "a.svm"), "--lr", "auto", "--workers", 2) == 0
+    assert "the best of" in capsys.readouterr().out
