@@ -100,7 +100,8 @@ def schedule_of(options, rule, rows, lr):
     half, kind = max(total // 2, 1), options.schedule.partition(":")[0]
     # Where a step is an example, a decay that people think of by the epoch is its root by the step.
     gamma = 0.8 ** (1 / rows) if kind in ("exponential", "exp-range") else 0.8
-    watched = options.early_stopping or ("accuracy" if build(options.loss, LOSSES, "loss").task == "classification" else "rmse")
+    task = build(options.loss, LOSSES, "loss").task
+    watched = options.early_stopping or ("accuracy" if task == "classification" else "rmse")
     schedule = build(options.schedule, SCHEDULES, "schedule", rows, lr=lr, steps=rows if kind == "cosine-restarts" else total,
                      warmup=max(rows // 10, 1), every=rows, decay=1 / rows, up=half, down=half, low=lr / 10, gamma=gamma,
                      milestones=(half,), maximise=watched in MAXIMISED)

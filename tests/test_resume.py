@@ -52,7 +52,7 @@ def test_killed_again_and_again_the_result_is_that_of_an_unbroken_run(rows, tmp_
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     took, rng, resumed = time.monotonic() - began, random.Random(1), 0
-    for kill in range(KILLS):
+    for _ in range(KILLS):
         process = start(rows, broken, "--workers", str(rng.choice([1, 2, 3])))
         time.sleep(rng.uniform(0.3, 0.9) * took)
         process.kill()
@@ -73,8 +73,8 @@ def test_a_signal_saves_a_checkpoint_and_the_model(rows, tmp_path, number, code,
     # Python installs no handler where SIGINT is ignored, as in the background jobs of a shell
     restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [sys.executable, "-c", restored + START, "train", "linear", str(rows), "--mode", mode, "--epochs", "1000000",
-               "--checkpoint", str(tmp_path / "run.ckpt"), "--model", str(tmp_path / "m"), "--record", str(record), "--workers",
-               "2"]
+               "--checkpoint", str(tmp_path / "run.ckpt"), "--model", str(tmp_path / "m"), "--record", str(record),
+               "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(600):  # wait for the first epochs
