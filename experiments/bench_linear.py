@@ -10,32 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 
+from experiments.datasets import DATA, load, matrix
 from experiments.machine import describe
-from hogwild import data, linear, synthetic, transforms
+from hogwild import linear
 from hogwild.train import train
 from kernels.losses import Logistic
 from kernels.rules import SGD, AdaGrad
 from kernels.schedules import Constant
 
-SETS = {"imdb": ("imdb/imdb-bow.{}.svm.xz", "log,l2"), "20newsgroups": ("20newsgroups/20news-comp-sci.{}.svm.xz", "none")}
-
-
-def load(folder, rows):
-    """(name, training data, test data) of each set; a real set that is not there is named and left out."""
-    for name, (pattern, transform) in SETS.items():
-        path = folder / pattern.format("train")
-        if not path.exists():
-            print(f"{name}: skipped, no {path}")
-            continue
-        whole = data.read(path)
-        names = transforms.parse(transform)
-        state = transforms.fit(names, whole)
-        test = data.read(folder / pattern.format("test"), n_features=whole.n_features)
-        yield name, transforms.apply(names, state, whole), transforms.apply(names, state, test)
-    whole, _ = synthetic.rcv1_like(rows + rows // 20)
-    yield f"synthetic, {rows:,} rows", whole.subset(0, rows), whole.subset(rows, whole.rows)
+SETS = "imdb", "20newsgroups", "synthetic"
 
 
 def ours(train_data, test, rule, lr, epochs, seed):
@@ -58,24 +42,18 @@ def theirs(X, y, T, test, lr, epochs, seed):
     return time.perf_counter() - start, float(np.mean((model.decision_function(T) > 0) == (test.labels > 0)))
 
 
-def matrix(d):
-    """scikit-learn's view of a dataset, without a copy of the values."""
-    return scipy.sparse.csr_matrix((d.values, d.indices.astype(np.int32), d.indptr.astype(np.int32)),
-                                   shape=(d.rows, d.n_features))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     print(describe())
     print(f"\n{options.epochs} epochs, logistic loss, no penalty, one thread; medians of {options.repeats} runs\n")
     print("| data | trainer | k examples/s | M non-zeros/s | times SGDClassifier | test accuracy |\n"
           "|---|---|---|---|---|---|")
-    for name, train_data, test in load(options.data, options.rows):
+    for name, train_data, test in load(options.data, options.rows, SETS):
         X, y, T = matrix(train_data), train_data.labels, matrix(test)
         runs = {"scikit-learn SGDClassifier, lr 0.5": partial(theirs, X, y, T, test, 0.5, options.epochs),
                 "hogwild sgd, lr 0.5": partial(ours, train_data, test, SGD(), 0.5, options.epochs),

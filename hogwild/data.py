@@ -15,6 +15,7 @@ import numpy as np
 
 from hogwild import formats
 from hogwild.errors import UserError
+from kernels import csr
 from kernels.csr import CSR
 from kernels.jit import STALE_SECONDS, user_cache
 
@@ -81,7 +82,9 @@ def take(dataset, rows) -> Dataset:
 def from_arrays(X, y, source="array") -> Dataset:
     """Dataset of a scipy sparse matrix of any format or a 2-D array X [n, d] and labels y [n], neither of them changed.
 
-    Duplicates are summed, indices sorted, zeros of a dense X dropped. Raises UserError, which names the row.
+    Duplicates are summed, indices sorted, zeros of a dense X dropped. Whatever has the right form already (CSR with sorted
+    and unique int32 indices, float32 values and labels) is not copied, so leave it unchanged while the dataset is in use.
+    Raises UserError, which names the row.
     """
     try:
         y, X = np.asarray(y), X if hasattr(X, "tocsr") else np.asarray(X)
@@ -94,15 +97,37 @@ def from_arrays(X, y, source="array") -> Dataset:
         raise UserError(f"{source}: X has shape {X.shape} and y {y.shape}, needed [n, d] and [n] with n >= 1; "
                         "reshape them")
     if hasattr(X, "tocsr"):
-        X = X.tocsr(copy=True)
-        X.sum_duplicates()
-        indptr, indices, values = X.indptr, X.indices, X.data
+        rows = X.tocsr()  # X itself where it is CSR
+        if not rows.has_canonical_format:
+            rows = rows.copy() if rows is X else rows
+            rows.sum_duplicates()
+        indptr, indices, values = rows.indptr, rows.indices[:rows.indptr[-1]], rows.data[:rows.indptr[-1]]
     else:
-        stored = X != 0
-        indptr = np.concatenate(([0], np.cumsum(np.count_nonzero(stored, axis=1))))
-        indices, values = np.nonzero(stored)[1], X[stored]
-    chunk = formats.checked(source, 0, y, indptr, indices, values, X.shape[1])
-    return Dataset(indptr, chunk.indices, chunk.values, chunk.labels, X.shape[1], source)
+        indptr, indices, values = _compressed(X)
+    good = not indices.size or (indices.min() >= 0 and indices.max() < min(X.shape[1], 2**32))
+    if good:
+        indices = indices.view(np.uint32) if indices.dtype == np.int32 else indices
+        with np.errstate(over="ignore", invalid="ignore"):
+            dataset = Dataset(indptr, indices, values, y, X.shape[1], source)
+        good = csr.check(dataset.csr, X.shape[1])[0] == csr.OK and np.isfinite(dataset.labels).all()
+    if not good:
+        formats.checked(source, 0, y, indptr, indices, values, X.shape[1])  # raises, and names the row
+    return dataset
+
+
+def _compressed(X):
+    """(indptr, indices uint32, values float32) of a 2-D array, made from a few rows at a time."""
+    step = max(SCAN // max(X.shape[1], 1), 1)
+    parts = [X[start:start + step] for start in range(0, len(X), step)]
+    indptr = np.concatenate(([0], np.cumsum(np.concatenate([np.count_nonzero(part, axis=1) for part in parts]))))
+    indices, values, at = np.empty(indptr[-1], np.uint32), np.empty(indptr[-1], np.float32), 0
+    for part in parts:
+        row, column = part.nonzero()
+        indices[at:at + len(row)] = column
+        with np.errstate(over="ignore"):
+            values[at:at + len(row)] = part[row, column]
+        at += len(row)
+    return indptr, indices, values
 
 
 def read(path, *, zero_based=False, label=None, n_features=None, cache=True) -> Dataset:

@@ -13,6 +13,7 @@ from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees
 from kernels.hyper import checked
+from kernels.shadow import Shadow
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
@@ -97,12 +98,12 @@ class Linear(Problem):
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         degree = self._degrees() if decay or workers > 1 else None
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
-        self.average, self.steps, self.clocks = average, 0, np.zeros((workers, 8))
-        self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features)) if l1 else None
+        self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
+        self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
         self.model = kernel.Model(
             self.loss, checked(decay), checked(clip), self.lasso, average, data.csr, self._targets(data),
             None if weights is None else np.ascontiguousarray(weights, np.float32),
-            self._weight(decay, degree, peak(schedule, rule)) if decay else None, bool(intercept))
+            self._weight(decay, degree, peak(schedule, rule)) if decay else None, self._pace() if intercept else 0.0)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
         self._lay_out(rule, degree, hot)
         if self.whole:
@@ -130,12 +131,14 @@ class Linear(Problem):
         d, private = self.data.n_features, self.workers > 1 and self.mode in ("wild", "atomic")
         names, table = [d], None
         if private:
-            chosen = hottest(degree, self.data.rows, hot)
+            chosen = hottest(degree, self.data.rows, self.workers, hot)
             if len(chosen):
                 table = np.zeros(d, np.uint8)
                 table[chosen] = np.arange(1, len(chosen) + 1)
                 names = [d, *chosen]
         self.names = np.array(names, np.int64)
+        bend = 2 * getattr(self.loss, "curvature", 1.0) * self.workers
+        self.clocks[:, 5:7] = bend, bend * self._energy(table)
         size = self.outputs * self.columns
         room = len(names) + -(-16 // size)  # a cache line apart
         self.flat = aligned(((d + 1 + private * (self.workers + 1) * room) * size,))
@@ -153,20 +156,40 @@ class Linear(Problem):
         self.places = [Place(self.sharing, self.flat, table, d + 1 + room * (k + 1) if private else d)
                        for k in range(self.workers)]
 
+    def _pace(self):
+        """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.1 to 1.
+
+        With rows of unit length a step of full size would throw the intercept about: it is 1 in every row where each
+        feature is small. scikit-learn takes 0.01 on sparse data; rules that scale their steps do not feel it.
+        """
+        some = self.data.subset(0, min(self.data.rows, 1000))
+        if not some.nnz:
+            return 1.0
+        squares = np.bincount(some.indices, np.square(some.values, dtype=np.float64)).max() / some.rows
+        return float(np.clip(squares, 0.1, 1.0))
+
+    def _energy(self, table):
+        """Mean sum of the squares of a row's hot values: how much more than the intercept they bend the loss."""
+        rows = min(self.data.rows, 1000)
+        if table is None or not rows:
+            return 0.0
+        some = self.data.subset(0, rows)
+        return float((np.square(some.values, dtype=np.float64) * (table[some.indices] > 0)).sum() / rows)
+
     def private(self, k):
         place, size = self.places[k], self.outputs * self.columns
         longest = int(np.diff(self.data.indptr).max(initial=0)) + 1
         scratch = None if self.bare else new_scratch(self.columns - (self.average is not None), longest * self.outputs,
                                                      np.float32)
         outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
-        seen = np.zeros(len(self.names) * size, np.float32) if self.private_rows else None
-        shadow = kernel.Shadow(self.counts, self.board, k) if self.counts is not None else None
+        seen = self.flat.reshape(-1, size)[place.first:place.first + len(self.names)].flatten() if self.private_rows else None
+        shadow = Shadow(self.counts, self.board, k) if self.counts is not None else None
         worker = kernel.Worker(place, scratch, outputs, seen, self.names, shadow, self.clocks[k], self.workers)
         return k, worker
 
     def begin(self, t, team):
         """Private rows start from the shared ones; the turn from step t."""
-        self.steps, self.clocks[:, 0] = t, self.clocks[0, 0]
+        self.steps, self.clocks[:, 0] = t, self.lasso.clock[0] if self.lasso else 0
         if self.mode == "round-robin":
             self.sharing.turn[0] = t
         if self.private_rows:
@@ -192,7 +215,7 @@ class Linear(Problem):
             _, worker = self.private(0)
             alone = worker._replace(place=Place(Alone(), self.flat, None, self.data.n_features))
             kernel.settle(rule, self.model, alone, np.arange(self.data.n_features, dtype=np.uint32), t)
-            self.lasso.paid[:], self.clocks[:, 0] = 0, 0
+            self.lasso.paid[:], self.lasso.clock[:] = 0, 0
 
     def conflicts(self, tally):
         """Share of the updates lost (mode wild) and steps of others during one (staleness), from samples."""
@@ -203,18 +226,27 @@ class Linear(Problem):
         return {**lost, "staleness": float(meanwhile / samples), "samples": int(samples)}
 
     def parameters(self):
-        paid = {"paid": self.lasso.paid, "clock": self.clocks[0, :1]} if self.lasso else {}
-        return {"theta": self.shared, **paid}
+        paid = {"paid": self.lasso.paid, "clock": self.lasso.clock[:1]} if self.lasso else {}
+        return {"theta": self.shared, **paid, **({"steps": self.counted} if self.average else {})}
 
     def named(self, i):
         return where(self.data.source, i)
+
+    @property
+    def steps(self):
+        """Steps after which the parameters are these, as the average needs to know."""
+        return int(self.counted[0])
+
+    @steps.setter
+    def steps(self, t):
+        self.counted[0] = t
 
     @property
     def w(self):
         """Weights float32 [d + 1, K] with the intercepts last, [d + 1] for K = 1; averaged where that was asked for."""
         w = self.shared[:, :, 0]
         if self.average is not None and self.steps > self.average.start:
-            w = w - self.shared[:, :, -1] * np.float32(self.average.scale / (self.steps - self.average.start))
+            w = w + self.shared[:, :, -1] * np.float32(self.average.scale / (self.steps - self.average.start))
         return w[:, 0] if self.outputs == 1 else w
 
     def evaluate(self):
@@ -231,11 +263,13 @@ def where(source, row):
     return f"{source}, row {row + 1}"
 
 
-def hottest(degree, rows, hot=None):
-    """Features to keep privately: those in more than a quarter of the rows, or `hot` of them; at most 255."""
-    number = int((degree > rows / 4).sum()) if hot is None else hot
-    number = min(number, 255, len(degree))
-    chosen = np.argsort(-degree, kind="stable")[:number]
+def hottest(degree, rows, workers, hot=None):
+    """Features to keep privately: those that some other worker is likely to touch at any moment; or the `hot` commonest.
+
+    A worker always works on one example, which has feature j with probability degree[j] / rows. At most 255.
+    """
+    number = int((degree * (workers - 1) >= rows).sum()) if hot is None else hot
+    chosen = np.argsort(-degree, kind="stable")[:min(number, 255)]
     return chosen[degree[chosen] > 0]
 
 
@@ -271,13 +305,13 @@ def probabilities(z, loss) -> np.ndarray | None:
     One against the rest: each class's own, scaled to a sum of 1, as scikit-learn does.
     """
     z, name = np.asarray(z, np.float64), type(loss).__name__
-    if name == "SoftmaxCrossEntropy":
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
-    if name != "Logistic":
+    if name not in ("SoftmaxCrossEntropy", "Logistic"):
         return None
-    p = np.exp(-np.logaddexp(0, -z))
-    return np.stack([1 - p, p], axis=1) if z.ndim == 1 else p / np.maximum(p.sum(axis=1, keepdims=True), 1e-300)
+    logs = z if name == "SoftmaxCrossEntropy" else -np.logaddexp(0, -z)
+    if z.ndim == 1:
+        return np.stack([1 - np.exp(logs), np.exp(logs)], axis=1)
+    e = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
 
 
 def measure(z, labels, loss) -> dict[str, float]:

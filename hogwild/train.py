@@ -90,8 +90,11 @@ def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, repo
     try:
         run.go()
     except KeyboardInterrupt:
+        if run.bad:
+            run.back()
         if checkpoint:
             run.save()
+        problem.settle(run.rule, run.t)
         raise
     return run.history
 
@@ -125,11 +128,13 @@ class Run:
     def _order(self):
         """What is left of this epoch's permutation."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.problem.examples)
-        for at in self.cuts:
-            parts = [order] * 1 if self.problem.whole else np.array_split(order, len(at))
-            order = np.concatenate([part[k:] for part, k in zip(parts, at)])
         most = self.stopper.stop.max_steps
-        return order if most is None else order[:max(most - self.t, 0)]
+        if most is not None:  # before the cuts: they were made in an order that ended there
+            order = order[:max(most - self.t + sum(sum(at) for at in self.cuts), 0)]
+        for at in self.cuts:
+            parts = [order] if self.problem.whole else np.array_split(order, len(at))
+            order = np.concatenate([part[k:] for part, k in zip(parts, at)])
+        return order
 
     def _one_epoch(self):
         while True:
@@ -137,14 +142,15 @@ class Run:
             if not len(order):
                 break
             self._pass(order)
-            if self.bad:
+            if self.bad or not _finite(self.problem.parameters()):  # the last step may have spoilt what no loss has shown
                 self._roll_back()
                 continue
+            before = self.t
             self._advance()
             if self.checkpoint and self.checkpoint.due():
                 self._remember()
                 self.save()
-            if self.reason:
+            if self.reason or self.t - before == len(order):
                 break
         self._close_epoch()
 
@@ -202,12 +208,18 @@ class Run:
     def _remember(self):
         """Take a snapshot to go back to."""
         parameters = {name: x.copy() for name, x in self.problem.parameters().items()}
-        if all(np.isfinite(x).all() for x in parameters.values()):
+        if _finite(parameters):
             self.good = parameters, self.t, list(self.cuts), self.done.copy()
 
     def _put(self, parameters):
         for name, x in self.problem.parameters().items():
             x[...] = parameters[name]
+
+    def back(self):
+        """To the last snapshot."""
+        parameters, self.t, cuts, done = self.good
+        self._put(parameters)
+        self.cuts, self.done, self.bad = list(cuts), done.copy(), False
 
     def _roll_back(self):
         """Back to the last snapshot, with half the learning rate."""
@@ -216,9 +228,7 @@ class Run:
         self.team.tally[:, :BAD + 1] = 0
         lr = float(rate(self.schedule, self.t))
         self.failures += 1
-        parameters, self.t, cuts, done = self.good
-        self._put(parameters)
-        self.cuts, self.done = list(cuts), done.copy()
+        self.back()
         if self.failures > self.retries:
             raise UserError(f"the loss is no longer finite at {example} (epoch {self.epoch}, learning rate {lr:g}, halved "
                             f"{self.retries} times before): use a smaller --lr, or a --transform that scales the rows, "
@@ -253,6 +263,10 @@ class Run:
         self.stopper.restore(state["stopper"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.reason = "it had stopped before" if state["stopped"] else None
+
+
+def _finite(parameters):
+    return all(np.isfinite(x).all() for x in parameters.values())
 
 
 def _plain(hp):

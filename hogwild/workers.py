@@ -9,6 +9,7 @@ import numpy as np
 from kernels.steps import aligned
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
+WATCH_SECONDS = 0.05  # between two looks at the workers from outside
 TALLIES = 8  # float64 a worker: one cache line each: loss, examples, non-zeros (or what the work is counted in), …
 BAD = 3  # … and an example whose loss was not finite, its number + 1
 
@@ -37,7 +38,7 @@ class Workers:
         return [order] * self.count if self.problem.whole else np.array_split(order, self.count)
 
     def run(self, rule, schedule, order, t, watch=lambda: None):
-        """Work through `order`; `watch` is called about 20 times a second meanwhile, and ends the run by returning true.
+        """Work through `order`; `watch` is called every WATCH_SECONDS meanwhile, and ends the run by returning true.
 
         t: steps done before. Afterwards `at` says how far each worker has come in its slice. An exception in a worker
         stops all and is raised here; so is KeyboardInterrupt. All have stopped when this returns or raises.
@@ -56,7 +57,7 @@ class Workers:
         try:
             for thread in threads:
                 while thread.is_alive():
-                    thread.join(0.05)
+                    thread.join(WATCH_SECONDS)
                     if watch():
                         self.stop.set()
         except BaseException:

@@ -7,9 +7,12 @@ from numba import types
 from numba.extending import overload
 
 from kernels import rules
+from kernels.atomics import atomic_add
 from kernels.jit import LOOP
-from kernels.sharing import add, count, row_of, width
+from kernels.sharing import RoundRobin, add, count, row_of, width
 from kernels.steps import _cast
+
+POOL = 16  # examples after which the workers tell each other how far they are
 
 
 class Lasso(NamedTuple):
@@ -17,6 +20,7 @@ class Lasso(NamedTuple):
 
     l1: float
     paid: np.ndarray  # float64[d]: the sum of learning rates up to which each feature has been shrunk
+    clock: np.ndarray  # float64[8], [0]: the sum of all workers' learning rates
 
 
 class Average(NamedTuple):
@@ -35,6 +39,41 @@ def _tau_at(average, like, t):
     if isinstance(average, types.NoneType):
         return lambda average, like, t: None
     return lambda average, like, t: like(max(t - average.start, 0.0) / average.scale)
+
+
+def pooled(lasso, mode, base, own, done):
+    """(sum of all workers' learning rates as last heard, what this one has not told yet of its own).
+
+    It tells and hears now and then, in strict turn each time, and at once for done = 0. Its own steps times the number of
+    workers would not do for the sum: one that runs ahead of the others would pay for all of them while a weight is still 0.
+    """
+
+
+@overload(pooled, **LOOP)
+def _pooled(lasso, mode, base, own, done):
+    if isinstance(lasso, types.NoneType):
+        return lambda lasso, mode, base, own, done: (base, own)
+    every = 1 if mode.instance_class is RoundRobin else POOL
+
+    def pool(lasso, mode, base, own, done):
+        if done % every == 0:
+            return atomic_add(lasso.clock, 0, own) + own, 0.0
+        return base, own
+    return pool
+
+
+def kept(lasso, now):
+    """Let `now` be the sum of all workers' learning rates."""
+
+
+@overload(kept, **LOOP)
+def _kept(lasso, now):
+    if isinstance(lasso, types.NoneType):
+        return lambda lasso, now: None
+
+    def keep(lasso, now):
+        lasso.clock[0] = now
+    return keep
 
 
 def shrink(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t):

@@ -10,19 +10,17 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from kernels.atomics import atomic_load, atomic_store, barrier
+from kernels.atomics import barrier
 from kernels.jit import LOOP, kernel, prefetch
-from kernels.lazy import shrink, tau_at
-from kernels.losses import evaluate
+from kernels.lazy import kept, pooled, shrink, tau_at
+from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
+from kernels.private import flush_due, observe, private_intercept
 from kernels.schedules import cycled, rate
-from kernels.sharing import count, enter, flush, leave, part, row_of, row_step, width
+from kernels.shadow import sample, sampled
+from kernels.sharing import again, count, enter, gather, leave, part, row_step
 from kernels.steps import by_value, shorten
 
 AHEAD = 4  # rows whose entries are fetched into the cache early; 2 to 16 measure alike
-EVERY, WINDOW = 4096, 64  # of so many examples so many are sampled for lost updates
-FLUSH = 256  # most examples between two flushes of a worker's private rows
-
-
 class Model(NamedTuple):
     """What is trained on: all workers share it."""
 
@@ -35,15 +33,7 @@ class Model(NamedTuple):
     labels: np.ndarray  # float32[n]: ±1, a target, or a class number
     weights: np.ndarray  # float32[n] of the examples, or None
     decay_weight: np.ndarray  # float32[d] that multiplies the decay, or None
-    intercept: bool
-
-
-class Shadow(NamedTuple):
-    """Counters beside the parameters, raised as they are, but only now and then: what is missing in them was lost."""
-
-    counts: np.ndarray  # uint32[d]: shared, plain additions
-    board: np.ndarray  # int64[8 (workers + 1)]: [0]: whether all sample now; [8 (k + 1)]: examples that worker k sampled
-    me: int
+    intercept: float  # what its gradient is multiplied by; 0: there is none
 
 
 class Worker(NamedTuple):
@@ -55,78 +45,10 @@ class Worker(NamedTuple):
     seen: np.ndarray  # its private rows after the last flush; or None: it has none
     names: np.ndarray  # int64[private rows]: the shared row of each
     shadow: tuple  # Shadow, or None
-    clock: np.ndarray  # float64[8]: the sum of learning rates, then examples, change and push since the last flush
+    # float64[8]: the sum of learning rates; since the last flush of the intercept: examples, its change and push; examples
+    # since that of the hot rows; how much change either bears (two, see `flush_due`); examples in all
+    clock: np.ndarray
     workers: int
-
-
-def score(place, scratch, outputs, tau, csr, start, stop, intercept):
-    """w·x + b of a row: a number, or the array outputs.z."""
-
-
-@overload(score, **LOOP)
-def _score(place, scratch, outputs, tau, csr, start, stop, intercept):
-    if isinstance(outputs, types.NoneType):
-        def one(place, scratch, outputs, tau, csr, start, stop, intercept):
-            flat, indices, values = place.flat, csr.indices, csr.values
-            columns = np.uint64(width(scratch, tau))
-            z = flat.dtype.type(0)
-            for i in range(np.uint64(start), np.uint64(stop)):
-                z += flat[row_of(place, indices[i]) * columns] * values[i]
-            return float(z + flat[np.uint64(place.first) * columns] if intercept else z)
-        return one
-
-    def many(place, scratch, outputs, tau, csr, start, stop, intercept):
-        flat, z, outs, columns = place.flat, outputs.z, np.uint64(count(outputs)), np.uint64(width(scratch, tau))
-        for o in range(outs):
-            z[o] = flat[(np.uint64(place.first) * outs + o) * columns] if intercept else 0.0
-        for i in range(np.uint64(start), np.uint64(stop)):
-            at, x = row_of(place, csr.indices[i]) * outs, csr.values[i]
-            for o in range(outs):
-                z[o] += flat[(at + o) * columns] * x
-        return z
-    return many
-
-
-def judged(loss, outputs, z, y, weight):
-    """(loss, its gradient by the scores), both times weight. A binary loss judges K outputs one against the rest."""
-
-
-@overload(judged, **LOOP)
-def _judged(loss, outputs, z, y, weight):
-    if isinstance(outputs, types.NoneType):
-        def one(loss, outputs, z, y, weight):
-            value, slope = evaluate(loss, z, float(y))
-            return value * weight, slope * weight
-        return one
-    if loss.instance_class.__name__ == "SoftmaxCrossEntropy":
-        def softmax(loss, outputs, z, y, weight):
-            value = evaluate(loss, z, int(y), outputs.gradient)
-            for o in range(count(outputs)):
-                outputs.gradient[o] *= weight
-            return value * weight, outputs.gradient
-        return softmax
-
-    def one_against_the_rest(loss, outputs, z, y, weight):
-        total = 0.0
-        for o in range(count(outputs)):
-            value, slope = evaluate(loss, z[o], 1.0 if o == int(y) else -1.0)
-            total += value
-            outputs.gradient[o] = slope * weight
-        return total * weight, outputs.gradient
-    return one_against_the_rest
-
-
-def _weight_of(weights, i):
-    """Weight of example i."""
-
-
-@overload(_weight_of, **LOOP)
-def _weight_of_impl(weights, i):
-    if isinstance(weights, types.NoneType):
-        return lambda weights, i: 1.0
-    return lambda weights, i: float(weights[i])
-
-
 
 
 @kernel
@@ -140,7 +62,8 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
     place, scratch, outputs, seen, names, shadow, clock, workers = worker
     indptr, indices, values = csr
     mode, flat, like = place.mode, place.flat, place.flat.dtype.type
-    last, total, nonzeros, done = order.shape[0] - 1, 0.0, 0, 0
+    last, total, nonzeros, done, before_all = order.shape[0] - 1, 0.0, 0, 0, int(clock[7])
+    base, own = pooled(lasso, mode, 0.0, 0.0, 0)
     for n in range(order.shape[0]):
         # The pointers of a row come from far away too: first they, then what they point to.
         prefetch(indptr, order[min(n + 2 * AHEAD, last)])
@@ -154,10 +77,12 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
         lr, now, tau = rate(schedule, t), cycled(rule, schedule, t), tau_at(average, like, t)
         if given(lasso):
             enter(mode, indices, start, stop, t)
-        shrink(lasso, now, place, scratch, outputs, tau, indices, start, stop, clock[0], t)
-        z = score(place, scratch, outputs, tau, csr, start, stop, intercept)
-        value, slope = judged(loss, outputs, z, labels[i], _weight_of(weights, i))
-        if not math.isfinite(value):
+            base, own = pooled(lasso, mode, base, own, done)
+        shrink(lasso, now, place, scratch, outputs, tau, indices, start, stop, base + own, t)
+        gather(place, scratch, outputs, indices, start, stop, intercept, tau)
+        z = gathered_score(place, scratch, outputs, tau, csr, start, stop, intercept)
+        value, slope = judged(loss, outputs, z, labels[i], weight_of(weights, i))
+        if not abs(value) < math.inf:  # math.isfinite subtracts x from x, which the reassociation of FASTMATH makes 0
             tally[3] = i + 1
             if given(lasso):
                 leave(mode, indices, start, stop, t)
@@ -165,21 +90,25 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
             break
         if not given(lasso):
             enter(mode, indices, start, stop, t)
-        others = _sampled(shadow, n, workers)
-        before = _private(seen, flat, place, scratch, tau)
+        again(mode, place, scratch, outputs, indices, start, stop, intercept, tau)
+        others = sampled(shadow, n + before_all, workers)
+        before = private_intercept(seen, flat, place, scratch, outputs, tau)
         row_step(now, place, scratch, outputs, indices, values, start, stop, intercept, slope, lr, t, decay, clip,
                  decay_weight, tau)
-        _observe(seen, flat, place, scratch, tau, clock, before, part(slope, 0))
+        observe(seen, flat, place, scratch, outputs, tau, clock, before, part(slope, 0))
+        own += lr
+        base, own = pooled(lasso, mode, base, own, done)
         leave(mode, indices, start, stop, t)
-        _sample(shadow, place, indices, start, stop, others, workers, tally)
-        _flush(seen, place, scratch, outputs, tau, names, clock, workers)
-        clock[0] += lr * stride
+        sample(shadow, place, indices, start, stop, others, workers, tally)
+        flush_due(seen, place, scratch, outputs, tau, names, clock, workers)
         total += value
         nonzeros += stop - start
         done += 1
         t += stride
-    _sampled(shadow, 0, workers)  # the others need not go on while this one is away
-    _flush(seen, place, scratch, outputs, tau_at(average, like, t), names, clock, 0)
+    sampled(shadow, 0, workers)  # the others need not go on while this one is away
+    flush_due(seen, place, scratch, outputs, tau_at(average, like, t), names, clock, 0)
+    clock[7] += done
+    pooled(lasso, mode, base, own, 0)
     tally[0] += total
     tally[1] += done
     tally[2] += nonzeros
@@ -202,103 +131,6 @@ def _drain(mode, indices, turns, t, stride):
         enter(mode, indices, 0, -1, t)
         leave(mode, indices, 0, -1, t)
         t += stride
-
-
-def _sampled(shadow, n, workers):
-    """Before example n: the others' examples sampled so far; -1 where this one is not to be sampled."""
-
-
-@overload(_sampled, **LOOP)
-def _sampled_impl(shadow, n, workers):
-    if isinstance(shadow, types.NoneType):
-        return lambda shadow, n, workers: -1
-
-    def others(shadow, n, workers):
-        if shadow.me == 0 and n % (EVERY // 2) == 0:
-            atomic_store(shadow.board, 0, 0)
-        if shadow.me == 0 and n % EVERY == EVERY - WINDOW:
-            atomic_store(shadow.board, 0, 1)
-        return _others(shadow, workers) if atomic_load(shadow.board, 0) else -1
-    return others
-
-
-@kernel
-def _others(shadow, workers):
-    total = 0
-    for k in range(workers):
-        if k != shadow.me:
-            total += atomic_load(shadow.board, 8 * (k + 1))
-    return total
-
-
-def _sample(shadow, place, indices, start, stop, others, workers, tally):
-    """After an example: raise the counters of its shared features; tally[4:7]: raised, others' steps meanwhile, samples."""
-
-
-@overload(_sample, **LOOP)
-def _sample_impl(shadow, place, indices, start, stop, others, workers, tally):
-    if isinstance(shadow, types.NoneType):
-        return lambda shadow, place, indices, start, stop, others, workers, tally: None
-
-    def sample(shadow, place, indices, start, stop, others, workers, tally):
-        if others >= 0:
-            for i in range(np.uint64(start), np.uint64(stop)):
-                j = indices[i]
-                if row_of(place, j) == j:
-                    shadow.counts[j] += np.uint32(1)
-                    tally[4] += 1
-            at = 8 * (shadow.me + 1)
-            atomic_store(shadow.board, at, atomic_load(shadow.board, at) + 1)
-            tally[5] += _others(shadow, workers) - others
-            tally[6] += 1
-    return sample
-
-
-def _private(seen, flat, place, scratch, tau):
-    """The private intercept (of the first output)."""
-
-
-@overload(_private, **LOOP)
-def _private_impl(seen, flat, place, scratch, tau):
-    if isinstance(seen, types.NoneType):
-        return lambda seen, flat, place, scratch, tau: flat.dtype.type(0)
-    return lambda seen, flat, place, scratch, tau: flat[place.first * width(scratch, tau)]
-
-
-def _observe(seen, flat, place, scratch, tau, clock, before, push):
-    """Count an example, how far it moved the private intercept, and how hard it pushed."""
-
-
-@overload(_observe, **LOOP)
-def _observe_impl(seen, flat, place, scratch, tau, clock, before, push):
-    if isinstance(seen, types.NoneType):
-        return lambda seen, flat, place, scratch, tau, clock, before, push: None
-
-    def observe(seen, flat, place, scratch, tau, clock, before, push):
-        clock[1] += 1
-        clock[2] += abs(flat[place.first * width(scratch, tau)] - before)
-        clock[3] += abs(push)
-    return observe
-
-
-def _flush(seen, place, scratch, outputs, tau, names, clock, workers):
-    """`flush` the private rows when they are due; at once for workers = 0.
-
-    Each worker moves its private rows alone and the moves are summed. They may therefore not go far between two flushes:
-    `workers` of them would go that many times too far, and soon swing. So the period is what the steps' size allows.
-    """
-
-
-@overload(_flush, **LOOP)
-def _flush_impl(seen, place, scratch, outputs, tau, names, clock, workers):
-    if isinstance(seen, types.NoneType):
-        return lambda seen, place, scratch, outputs, tau, names, clock, workers: None
-
-    def due(seen, place, scratch, outputs, tau, names, clock, workers):
-        if workers == 0 or clock[1] >= FLUSH or 2.0 * workers * clock[1] * clock[2] >= clock[3]:
-            flush(place, seen, names, count(outputs) * width(scratch, tau))
-            clock[1] = clock[2] = clock[3] = 0.0
-    return due
 
 
 @kernel
@@ -329,21 +161,22 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
             i = order[n]
             start, stop = indptr[i], indptr[i + 1]
             z = score(place, scratch, outputs, tau_at(average, like, t + n), csr, start, stop, intercept)
-            lost[n - first], slope = judged(loss, outputs, z, labels[i], _weight_of(weights, i))
-            shorter = shorten(clip, values, start, stop, _square(outputs, slope), intercept)
+            lost[n - first], slope = judged(loss, outputs, z, labels[i], weight_of(weights, i))
+            shorter = shorten(clip, values, start, stop, square(outputs, slope), intercept)
             for o in range(outs):
                 slopes[(n - first) * outs + o] = part(slope, o) * shorter
         barrier(gate, workers)
         for n in range(first, end):
-            if not math.isfinite(lost[n - first]):
+            if not abs(lost[n - first]) < math.inf:
                 tally[3] = order[n] + 1
         if tally[3] > 0:
             break
         for n in range(first, end):
             start, stop = _owned(csr, order[n], low, high)
             lr = rate(schedule, t + n)
+            gather(place, scratch, outputs, indices, start, stop, intercept * owner, tau_at(average, like, t + n))
             row_step(cycled(rule, schedule, t + n), place, scratch, outputs, indices, values, start, stop,
-                     intercept and owner, _slope(outputs, slopes, n - first), lr, t + n, decay, by_value(clip),
+                     intercept * owner, slope_of(outputs, slopes, n - first), lr, t + n, decay, by_value(clip),
                      decay_weight, tau_at(average, like, t + n))
             clock[0] += lr
             if me == 0:
@@ -351,6 +184,8 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
                 tally[1] += 1
                 tally[2] += indptr[order[n] + 1] - indptr[order[n]]
         barrier(gate, workers)
+    if me == 0 and order.shape[0]:
+        kept(lasso, clock[0])
 
 
 @kernel
@@ -358,7 +193,7 @@ def settle(rule, model, worker, features, t):
     """Apply the L1 penalty that the features (uint32[m]) still owe after step t; `worker` is alone."""
     place, scratch, outputs, seen, names, shadow, clock, workers = worker
     shrink(model.lasso, rule, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), features, 0,
-           features.shape[0], clock[0], t)
+           features.shape[0], model.lasso.clock[0], t)
 
 
 @kernel
@@ -399,34 +234,6 @@ def _meet_impl(lasso, gate, workers):
     if isinstance(lasso, types.NoneType):
         return lambda lasso, gate, workers: None
     return lambda lasso, gate, workers: barrier(gate, workers)
-
-
-def _square(outputs, slope):
-    """Squared norm of the gradient by the scores."""
-
-
-@overload(_square, **LOOP)
-def _square_impl(outputs, slope):
-    if isinstance(outputs, types.NoneType):
-        return lambda outputs, slope: slope * slope
-    return lambda outputs, slope: (slope * slope).sum()
-
-
-def _slope(outputs, slopes, n):
-    """Example n's gradient by its scores, from the block's."""
-
-
-@overload(_slope, **LOOP)
-def _slope_impl(outputs, slopes, n):
-    if isinstance(outputs, types.NoneType):
-        return lambda outputs, slopes, n: slopes[n]
-
-    def copied(outputs, slopes, n):
-        outs = count(outputs)
-        for o in range(outs):
-            outputs.gradient[o] = slopes[n * outs + o]
-        return outputs.gradient
-    return copied
 
 
 @kernel

@@ -31,6 +31,7 @@ def derivative(loss, z, y) -> float:
     return evaluate(loss, float(z), float(y))[1]
 
 
+# `curvature` bounds the second derivative (hinge has none: 1).
 # In each: `1.0 *` makes a kernel's float32 scores float64, and `0.0 * z` is 0 for a finite z and NaN otherwise.
 
 
@@ -38,6 +39,7 @@ class Logistic(NamedTuple):
     """log(1 + exp(-y z)), y = ±1."""
 
     task = "classification"
+    curvature = 0.25
 
     def evaluate(self, z, y):
         margin = 1.0 * y * z
@@ -49,6 +51,7 @@ class Hinge(NamedTuple):
     """max(0, 1 - y z), y = ±1; the derivative at the kink is 0."""
 
     task = "classification"
+    curvature = 1.0
 
     def evaluate(self, z, y):
         slack = 1.0 - 1.0 * y * z
@@ -59,6 +62,7 @@ class SquaredHinge(NamedTuple):
     """max(0, 1 - y z)², y = ±1."""
 
     task = "classification"
+    curvature = 2.0
 
     def evaluate(self, z, y):
         slack = max(1.0 - 1.0 * y * z, 0.0) + 0.0 * z
@@ -69,6 +73,7 @@ class Squared(NamedTuple):
     """(z - y)² / 2."""
 
     task = "regression"
+    curvature = 1.0
 
     def evaluate(self, z, y):
         r = 1.0 * z - y
@@ -85,6 +90,7 @@ class Huber(NamedTuple):
 
     ranges = {"delta": "(0, inf)"}
     task = "regression"
+    curvature = 1.0
 
     def evaluate(self, z, y):
         r = 1.0 * z - y
@@ -96,6 +102,7 @@ class SoftmaxCrossEntropy(NamedTuple):
     """-log softmax(scores)[y], y the class in [0, K), not checked."""
 
     task = "classification"
+    curvature = 0.5
 
     def evaluate(self, scores, y, gradient):
         """The value; `gradient[K]` becomes softmax(scores) - onehot(y)."""

@@ -13,7 +13,7 @@ from numba.extending import overload
 
 from kernels import rules
 from kernels.atomics import acquire, atomic_add, atomic_store, release, wait_for
-from kernels.jit import LOOP, kernel
+from kernels.jit import INLINE, LOOP, kernel
 from kernels.steps import _at, _cast, _decay_terms, _gradient, _moved, step
 
 
@@ -260,34 +260,85 @@ def _averaged_impl(mode, scratch, flat, q, at, tau):
     return average
 
 
-def _stepped(rule, mode, scratch, m, lr, t, decay, clip, weight):
-    """Step the m coordinates in the scratch."""
+def _stepped(rule, mode, scratch, m, lr, t, decay, clip, weight, tau):
+    """Step the m coordinates in the scratch: new values into `after` for one alone, for others what changed."""
 
 
 @overload(_stepped, **LOOP)
-def _stepped_impl(rule, mode, scratch, m, lr, t, decay, clip, weight):
+def _stepped_impl(rule, mode, scratch, m, lr, t, decay, clip, weight, tau):
     weighted, alone = not isinstance(weight, types.NoneType), mode.instance_class is Alone
 
-    def stepped(rule, mode, scratch, m, lr, t, decay, clip, weight):
+    def stepped(rule, mode, scratch, m, lr, t, decay, clip, weight, tau):
         after = scratch.after
         _copy(after, scratch.before, m)
         step(rule, after[0], after[1:], None, scratch.gradient, 0, m, 1.0, lr, t, decay, clip,
              scratch.weight if weighted else None)
         if not alone:
             _changes(after, scratch.before, m)
-    return stepped
+
+    def in_place(rule, mode, scratch, m, lr, t, decay, clip, weight, tau):
+        before = scratch.before
+        step(rule, before[0], before[1:], None, scratch.gradient, 0, m, 1.0, lr, t, decay, clip,
+             scratch.weight if weighted else None)
+    return in_place if alone and isinstance(tau, types.NoneType) else stepped
+
+
+def _result(mode, scratch, tau):
+    """Where `_stepped` leaves it."""
+
+
+@overload(_result, **LOOP)
+def _result_impl(mode, scratch, tau):
+    if mode.instance_class is Alone and isinstance(tau, types.NoneType):
+        return lambda mode, scratch, tau: scratch.before
+    return lambda mode, scratch, tau: scratch.after
+
+
+def gather(place, scratch, outputs, indices, start, stop, intercept, tau):
+    """Copy the coordinates of a row, and the intercept's behind them, into the scratch; nothing without one."""
+
+
+@overload(gather, **INLINE)
+def _gather(place, scratch, outputs, indices, start, stop, intercept, tau):
+    if isinstance(scratch, types.NoneType):
+        return lambda place, scratch, outputs, indices, start, stop, intercept, tau: None
+
+    def copy(place, scratch, outputs, indices, start, stop, intercept, tau):
+        flat, n = place.flat, np.uint64(stop - start)
+        outs, columns = np.uint64(count(outputs)), np.uint64(width(scratch, tau))
+        for q in range(n):
+            at = row_of(place, indices[np.uint64(start) + q]) * outs
+            for o in range(outs):
+                _load(scratch.before, flat, q * outs + o, (at + o) * columns)
+        if intercept:
+            at = np.uint64(place.first) * outs
+            for o in range(outs):
+                _load(scratch.before, flat, n * outs + o, (at + o) * columns)
+    return copy
+
+
+def again(mode, place, scratch, outputs, indices, start, stop, intercept, tau):
+    """`gather` once more where a mode has waited for its turn since."""
+
+
+@overload(again, **LOOP)
+def _again(mode, place, scratch, outputs, indices, start, stop, intercept, tau):
+    if mode.instance_class in (Locked, RoundRobin):
+        return lambda mode, place, scratch, outputs, indices, start, stop, intercept, tau: gather(
+            place, scratch, outputs, indices, start, stop, intercept, tau)
+    return lambda mode, place, scratch, outputs, indices, start, stop, intercept, tau: None
 
 
 def row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept, factor, lr, t, decay, clip, weight, tau):
-    """Step the coordinates of one sparse row, and the intercept, with gradient factor[k] x[i].
+    """Step the coordinates of one sparse row, and the intercept, with gradient factor[k] x[i], after `gather`.
 
-    scratch: None only for a rule without slots, not clipped and not averaged. factor: a number, or K of them. weight:
-    float[features] that multiplies the decay, None only without decay; the intercept never decays. tau: share of the
-    run, for averaging, or None. Nothing is checked.
+    intercept: what its gradient is multiplied by; 0: there is none. scratch: None only for a rule without slots, not
+    clipped and not averaged. factor: a number, or K of them. weight: float[features] that multiplies the decay, None only
+    without decay; the intercept never decays. tau: share of the run, for averaging, or None. Nothing is checked.
     """
 
 
-@overload(row_step, **LOOP)
+@overload(row_step, **INLINE)
 def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept, factor, lr, t, decay, clip, weight, tau):
     if isinstance(scratch, types.NoneType):
         def direct(rule, place, scratch, outputs, indices, x, start, stop, intercept, factor, lr, t, decay, clip, weight,
@@ -306,7 +357,8 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
                 at = np.uint64(place.first) * outs
                 for o in range(outs):
                     w = flat[at + o]
-                    add(mode, flat, at + o, _moved(rule, c, like(part(factor, o)), w, (), (), like(1))[0] - w)
+                    g = like(part(factor, o) * intercept)
+                    add(mode, flat, at + o, _moved(rule, c, g, w, (), (), like(1))[0] - w)
         return direct
 
     weighted = not isinstance(weight, types.NoneType)
@@ -315,46 +367,43 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
                  tau):
         flat, mode, outs, columns = place.flat, place.mode, np.uint64(count(outputs)), np.uint64(width(scratch, tau))
         like, n = flat.dtype.type, np.uint64(stop - start)
-        for q in range(n):
-            j = indices[np.uint64(start) + q]
-            at = row_of(place, j) * outs
-            for o in range(outs):
-                _load(scratch.before, flat, q * outs + o, (at + o) * columns)
-                if weighted:
-                    scratch.weight[q * outs + o] = weight[j]
         for o in range(outs):
             f = like(part(factor, o))
             for q in range(n):
                 scratch.gradient[q * outs + o] = f * x[np.uint64(start) + q]
-        if intercept:
-            at = np.uint64(place.first) * outs
-            for o in range(outs):
-                _load(scratch.before, flat, n * outs + o, (at + o) * columns)
-                scratch.gradient[n * outs + o] = part(factor, o)
-                scratch.weight[n * outs + o] = 0
-        _stepped(rule, mode, scratch, (n + np.uint64(intercept)) * outs, lr, t, decay, clip, weight)
+            if intercept:
+                scratch.gradient[n * outs + o] = f * like(intercept)
+        if weighted:
+            for q in range(n):
+                for o in range(outs):
+                    scratch.weight[q * outs + o] = weight[indices[np.uint64(start) + q]]
+            if intercept:
+                for o in range(outs):
+                    scratch.weight[n * outs + o] = 0
+        _stepped(rule, mode, scratch, (n + np.uint64(intercept != 0)) * outs, lr, t, decay, clip, weight, tau)
+        result = _result(mode, scratch, tau)
         for q in range(n):
             at = row_of(place, indices[np.uint64(start) + q]) * outs
             for o in range(outs):
-                _put(mode, scratch.after, flat, q * outs + o, (at + o) * columns)
+                _put(mode, result, flat, q * outs + o, (at + o) * columns)
                 _averaged(mode, scratch, flat, q * outs + o, (at + o) * columns, tau)
         if intercept:
             at = np.uint64(place.first) * outs
             for o in range(outs):
-                _put(mode, scratch.after, flat, n * outs + o, (at + o) * columns)
+                _put(mode, result, flat, n * outs + o, (at + o) * columns)
                 _averaged(mode, scratch, flat, n * outs + o, (at + o) * columns, tau)
     return gathered
 
 
 @kernel
-def flush(place, seen, names, size):
-    """Add what this worker changed in its private rows to the shared ones, and read the others' changes.
+def flush(place, seen, names, size, first, last):
+    """Add what this worker changed in its private rows first … last - 1 to the shared ones; read the others' changes.
 
     Atomically in every mode: these are the rows that all workers want at once, and it is seldom. seen [rows x size]: the
     private rows after the last flush; names [rows]: the shared row of each; size: values a row.
     """
     flat = place.flat
-    for h in range(names.shape[0]):
+    for h in range(first, last):
         mine, shared = (place.first + h) * size, names[h] * size
         for k in range(size):
             change = flat[mine + k] - seen[h * size + k]

@@ -147,7 +147,7 @@ def _clip_terms_impl(clip, x, start, stop, factor):
 
 
 def shorten(clip, x, start, stop, square, intercept):
-    """Factor that brings a gradient of squared norm square (|x|² + intercept) to the norm that clip allows."""
+    """Factor that brings a gradient of squared norm square (|x|² + intercept²) to the norm that clip allows."""
 
 
 @overload(shorten, **LOOP)
@@ -158,7 +158,7 @@ def _shorten(clip, x, start, stop, square, intercept):
     def factor(clip, x, start, stop, square, intercept):
         if clip.norm == math.inf:
             return 1.0
-        total = 1.0 * intercept
+        total = 1.0 * intercept * intercept
         for i in range(np.uint64(start), np.uint64(stop)):
             total += float(x[i]) * float(x[i])
         return min(1.0, clip.norm / ((square * total) ** 0.5 + 1e-6))

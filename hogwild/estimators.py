@@ -1,0 +1,304 @@
+"""HogwildClassifier and HogwildRegressor: the linear family as scikit-learn estimators. Needs scikit-learn 1.6."""
+
+import contextlib
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from hogwild import data, linear, preflight, training, tune
+from hogwild.errors import UserError
+from hogwild.record import Report
+from hogwild.spec import build
+from hogwild.stopping import Stop, Stopper
+from hogwild.train import Run
+from kernels.hyper import checked
+from kernels.losses import LOSSES
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import LabelEncoder
+    from sklearn.utils import check_random_state
+    from sklearn.utils.class_weight import compute_class_weight
+    from sklearn.utils.extmath import safe_sparse_dot
+    from sklearn.utils.metaestimators import available_if
+    from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError("HogwildClassifier and HogwildRegressor need scikit-learn 1.6 or newer: "
+                      f"pip install --upgrade scikit-learn ({error})") from error
+
+ROWS_A_WORKER = 2000  # with fewer, starting a thread and merging its private rows cost more than it does
+STEPS = 50_000  # what epochs=None makes of small data: there AdaGrad is about as good as a converged solver
+INPUT = {"accept_sparse": "csr", "dtype": [np.float32, np.float64]}
+
+
+@contextlib.contextmanager
+def value_errors():
+    """Our UserError as the ValueError that scikit-learn's users expect, with the same text."""
+    try:
+        yield
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Hogwild(BaseEstimator):
+    """What both estimators share: their parameters, and training.
+
+    Fitted: `coef_` float32 ([K, d] or [1, d] of a classifier, [d] of a regressor), `intercept_` float32 ([K], [1]),
+    `n_iter_` (epochs of the last call), `n_features_in_`. Whatever is wrong with data or parameters is a ValueError.
+    """
+
+    loss: str  # its hyper-parameters may follow: "huber:delta=2"
+    rule: str = "adagrad"  # any of kernels.rules.RULES, as on the command line: "adam:b1=0.95"; or module.Class
+    lr: Any = None  # learning rate; None: hogwild.linear.DEFAULT_LR, for rows of about unit length; "auto": tried out
+    schedule: str = "constant"  # any of kernels.schedules.SCHEDULES: "step:gamma=0.8,every=1epoch"
+    epochs: int | None = None  # None: those that make 50,000 steps, at least 5, at most 200
+    l1: float = 0.0  # penalty l1 |w|_1 on the mean loss
+    l2: float = 0.0  # penalty l2/2 |w|^2 on the mean loss
+    weight_decay: float | None = None  # decoupled; None: the rule's own, which is 0 for all but AdamW (0.01)
+    clip_norm: float | None = None  # bound on the L2 norm of an example's gradient
+    clip_value: float | None = None  # bound on each of its components
+    fit_intercept: bool = True
+    mode: str = "wild"  # how workers share the weights, see hogwild.linear.MODES
+    workers: int | None = None  # threads; None: the usable cores, but one for every 2,000 rows at most
+    random_state: Any = None  # a fit is reproducible by it with one worker, or with mode="deterministic"
+    average: Any = False  # average the weights over the steps from this epoch on; True: from the second
+    tol: float | None = None  # stop when the training loss has not fallen by tol for `patience` epochs
+    early_stopping: bool = False  # hold a part out, stop `patience` epochs after the best one and keep that
+    validation_fraction: float = 0.1  # that part
+    metric: str | None = None  # what is measured on it, without weights; None: accuracy or rmse
+    patience: int = 3  # of early_stopping and tol
+    min_delta: float = 0.0  # what counts as an improvement of the metric
+    warm_start: bool = False  # a further fit goes on from the weights, the rule's state and the step of the last call
+    verbose: int = 0  # > 0: a line an epoch
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _train(self, X, y, weights, classes=0, once=False, go_on=False):
+        """Learn from X [n, d] and y float[n]: targets or, below `classes`, class numbers. Rows of weight 0 are left out.
+
+        once: one epoch, on all rows (partial_fit). go_on: from `_state` on, where there is one.
+        """
+        old, seed = getattr(self, "_state", None) if go_on else None, check_random_state(self.random_state).randint(2**31)
+        if weights is not None and weights.min() <= 0:
+            kept = weights > 0
+            if weights.min() < 0 or not kept.any():
+                raise ValueError("weights of rows and classes must not be negative nor all be zero")
+            X, y, weights = X[kept], y[kept], weights[kept]
+        with value_errors():
+            whole, rows, held = data.from_arrays(X, y, "X"), None, None
+            if self.early_stopping and not once:
+                rows, out = train_test_split(np.arange(len(y)), test_size=self.validation_fraction, random_state=seed,
+                                             stratify=y if classes else None)
+                held = data.take(whole, out)
+            problem, run, lr = self._prepare(whole, rows, held, weights, classes, once, old, seed)
+            first = run.t
+            run.go()
+        if run.report:
+            run.report.close()
+        # The weights are those of the best epoch, or of the last; so must be the step that the average is taken at.
+        problem.steps = first + sum(epoch.examples for epoch in run.history[:run.stopper.best_epoch])
+        self.n_iter_ = len(run.history)
+        self._state = {"theta": problem.shared, "steps": problem.steps, "rule": self.rule, "found": lr,
+                       "average": problem.average and tuple(problem.average)}
+        w = problem.w.reshape(len(problem.shared), -1)
+        w = w[:, 1:] - w[:, :1] if classes == 2 and w.shape[1] == 2 else w  # softmax of two: its log-odds
+        self.coef_, self.intercept_ = np.ascontiguousarray(w[:-1].T), w[-1].copy()
+        return self
+
+    def _prepare(self, whole, rows, held, weights, classes, once, old, seed):
+        """(problem, run, learning rate that was found) of one call, at the step where `old` ended."""
+        examples = whole.rows if rows is None else len(rows)
+        epochs = 1 if once else self._epochs(examples)
+        loss = build(self.loss, {name: LOSSES[name] for name in self._losses}, "loss")
+        if old and old["rule"] != self.rule:  # another rule starts anew, from the weights alone
+            old = {**old, "steps": 0, "average": None, "found": None}
+        first = old["steps"] if old else 0
+        metric = (self.metric or ("accuracy" if classes else "rmse")) if held else None
+        # A schedule spans the steps done and those of `epochs` more, so that it has not ended before they begin.
+        options = SimpleNamespace(**{**self.get_params(deep=False), "warmup": None, "early_stopping": metric,
+                                     "epochs": first / examples + self._epochs(examples)})
+        rule, default = training.rule_of(options)
+        decay, clip = training.penalties(options)
+        average, workers = self._average_from(old, first, examples), self._workers(examples)
+
+        def make(rows, schedule, workers, mode):
+            return linear.Linear(whole, held, loss, rule, schedule, decay, clip, self.fit_intercept, workers, rows, mode,
+                                 self.l1, average, weights, np.arange(classes) if classes else None)
+        lr, found = default if self.lr is None else self.lr, None
+        if lr == "auto":
+            probe = training.schedule_of(options, rule, examples, default)
+            every = np.arange(whole.rows) if rows is None else rows
+            lr = found = old and old["found"] or tune.best_rate(lambda some: make(some, probe, 1, "wild"), rule, default,
+                                                                every, workers, seed)[0]
+        if not isinstance(lr, Real):
+            raise ValueError(f"lr must be a number, None or 'auto', got {lr!r}")
+        schedule = checked(training.schedule_of(options, rule, examples, lr))
+        problem = make(rows, schedule, workers, self.mode)
+        if old:
+            self._put(old, problem, 1 + len(rule.start()))
+        stop = Stop(metric, self.patience, self.min_delta, tol=self.tol)
+        run = Run(problem, rule, schedule, epochs, workers, seed + first, Report() if self.verbose else None,
+                  Stopper(stop, list(problem.evaluate())), 5, None)
+        run.t = first
+        return problem, run, found
+
+    def _put(self, old, problem, columns):
+        """Weights and, of the same rule, its state from the last call into a new problem."""
+        theta, last = problem.shared, old["theta"]
+        if theta.shape[:2] != last.shape[:2]:
+            raise ValueError(f"warm_start goes on from {last.shape[0] - 1} features and {last.shape[1]} outputs, got "
+                             f"{theta.shape[0] - 1} and {theta.shape[1]}: fit with warm_start=False, or a new estimator")
+        same = old["rule"] == self.rule
+        theta[:, :, :columns if same else 1] = last[:, :, :columns if same else 1]
+        if problem.average and old["average"]:
+            theta[:, :, -1] = last[:, :, -1] * np.float32(old["average"][1] / problem.average.scale)
+
+    def _epochs(self, examples):
+        if self.epochs is None:
+            return min(max(math.ceil(STEPS / examples), 5), 200)
+        return _whole("epochs", self.epochs)
+
+    def _workers(self, examples):
+        if self.workers is None:
+            return max(min(preflight.usable_cores()[0], examples // ROWS_A_WORKER), 1)
+        return min(_whole("workers", self.workers), examples)
+
+    def _average_from(self, old, first, examples):
+        """The step from which the weights are averaged, or None."""
+        epoch = float(self.average) if isinstance(self.average, Real) else math.nan  # True is 1
+        if not 0 <= epoch < math.inf:
+            raise ValueError(f"average must be True, False or an epoch, not negative, got {self.average!r}")
+        if self.average is False:
+            return None
+        return old["average"][0] if old and old["average"] else first + epoch * examples
+
+    def _scores(self, X):
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, **INPUT)
+        return safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_
+
+
+def _whole(name, value):
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}")
+    return int(value)
+
+
+def _has_probabilities(self):
+    if self.loss not in ("logistic", "softmax"):
+        raise AttributeError(f"probabilities are not available for loss={self.loss!r}: use logistic or softmax")
+    return True
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HogwildClassifier(ClassifierMixin, Hogwild):
+    """Linear classifier trained by lock-free workers. loss: logistic, hinge, squared-hinge, softmax.
+
+    More than two classes get a row of weights each: judged together by softmax, else each against the rest. `classes_`
+    are the labels of the first fit, ascending; also one whose rows all have weight 0, which is then not learnt.
+    """
+
+    loss: str = "logistic"
+    class_weight: Any = None  # factors of the classes' losses: {label: factor}, or "balanced"
+
+    _losses = ("logistic", "hinge", "squared-hinge", "softmax")
+
+    def fit(self, X, y, sample_weight=None):
+        """Train on X [n, d] (dense or sparse) and labels y [n]; sample_weight [n]: factors of the examples' losses."""
+        X, y = validate_data(self, X, y, **INPUT)
+        check_classification_targets(y)
+        classes = np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(f"a classifier needs rows of two classes, got 1 class: {classes[0]!r}")
+        if self.warm_start and hasattr(self, "_state") and not np.array_equal(classes, self.classes_):
+            raise ValueError(f"warm_start needs the classes of the first fit, {self.classes_}, got {classes}")
+        self.classes_ = classes
+        return self._train(X, *self._encoded(X, y, sample_weight), len(classes), go_on=self.warm_start)
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """One epoch on this batch, from where the last call ended. classes: all labels, needed in the first call."""
+        X, y = validate_data(self, X, y, reset=not hasattr(self, "classes_"), **INPUT)
+        check_classification_targets(y)
+        if isinstance(self.class_weight, str):
+            raise ValueError(f"class_weight={self.class_weight!r} needs all rows and partial_fit sees some: give a dict")
+        _check_partial_fit_first_call(self, classes)
+        if len(self.classes_) < 2:
+            raise ValueError(f"a classifier needs two classes, got 1 class: {self.classes_[0]!r}")
+        return self._train(X, *self._encoded(X, y, sample_weight), len(self.classes_), once=True, go_on=True)
+
+    def _encoded(self, X, y, sample_weight):
+        """(class numbers float32[n], weights float64[n] or None)."""
+        encoder, weights = LabelEncoder(), None
+        encoder.classes_ = self.classes_
+        numbers = encoder.transform(y)
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if self.class_weight is not None:
+            counted = y if weights is None else y[weights > 0]
+            factors = compute_class_weight(self.class_weight, classes=self.classes_, y=counted)[numbers]
+            weights = factors if weights is None else weights * factors
+        return numbers.astype(np.float32), weights
+
+    def decision_function(self, X):
+        """Scores [n] of X's rows for the second of two classes (above 0: it is predicted); [n, K] for K > 2."""
+        z = self._scores(X)
+        return z[:, 0] if z.shape[1] == 1 else z
+
+    def predict(self, X):
+        """Labels [n]."""
+        z = self.decision_function(X)
+        return self.classes_[linear.decide(z)]
+
+    @available_if(_has_probabilities)
+    def predict_proba(self, X):
+        """Probabilities [n, K] in the order of `classes_`; for losses logistic and softmax."""
+        z = self.decision_function(X)
+        return linear.probabilities(z, LOSSES["logistic" if z.ndim == 1 else self.loss]())
+
+    @available_if(_has_probabilities)
+    def predict_log_proba(self, X):
+        """Their logarithms."""
+        return np.log(self.predict_proba(X))
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HogwildRegressor(RegressorMixin, Hogwild):
+    """Linear regression trained by lock-free workers. loss: squared, or huber[:delta=1.35].
+
+    Neither X nor y are scaled. Under AdaGrad, Adam and the like the steps do not grow with y: bring y to a size of about 1
+    (sklearn.compose.TransformedTargetRegressor does that), or raise lr with it.
+    """
+
+    loss: str = "squared"
+
+    _losses = ("squared", "huber")
+
+    def fit(self, X, y, sample_weight=None):
+        """Train on X [n, d] (dense or sparse) and targets y [n]; sample_weight [n]: factors of the examples' losses."""
+        return self._learn(X, y, sample_weight, reset=True, go_on=self.warm_start)
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """One epoch on this batch, from where the last call ended."""
+        return self._learn(X, y, sample_weight, reset=not hasattr(self, "_state"), once=True, go_on=True)
+
+    def _learn(self, X, y, sample_weight, reset, **how):
+        X, y = validate_data(self, X, y, y_numeric=True, reset=reset, **INPUT)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        self._train(X, y, sample_weight, **how)
+        self.coef_ = self.coef_[0]
+        return self
+
+    def predict(self, X):
+        """Values [n]."""
+        return self._scores(X)
