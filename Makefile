@@ -22,6 +22,8 @@ test: .venv/test
 bench: .venv/bench
 	@$(BIN)/python -m experiments.bench_dense
 	@$(BIN)/python -m experiments.bench_linear
+	@$(BIN)/python -m experiments.bench_quality
+	@$(BIN)/python -m experiments.bench_scaling
 
 lint: .venv/test
 	@$(BIN)/ruff check

@@ -109,7 +109,7 @@ class Run:
         # Where the run is: epoch, step, what is left of the epoch's order, and what the epoch has done so far.
         self.epoch, self.t, self.cuts, self.done = 1, 0, [], np.zeros(4)  # loss, examples, non-zeros, seconds
         self.failures, self.seconds, self.history, self.reason = 0, 0.0, [], None
-        self.best, self.bad = None, False
+        self.best, self.bad, self.first, self.failed = None, False, None, None
 
     def go(self):
         """Epoch after epoch, until the last or a reason to stop."""
@@ -206,10 +206,14 @@ class Run:
             self._say(f"stopped: {self.reason}")
 
     def _remember(self):
-        """Take a snapshot to go back to."""
+        """Take a snapshot to go back to, unless the run is going astray: its loss is far above the best epoch's."""
+        losses = [epoch.loss for epoch in self.history]
+        if losses and losses[-1] > 10 * min(losses):
+            return
         parameters = {name: x.copy() for name, x in self.problem.parameters().items()}
         if _finite(parameters):
-            self.good = parameters, self.t, list(self.cuts), self.done.copy()
+            self.good = parameters, self.epoch, self.t, list(self.cuts), self.done.copy()
+            self.first = self.first or self.good
 
     def _put(self, parameters):
         for name, x in self.problem.parameters().items():
@@ -217,9 +221,10 @@ class Run:
 
     def back(self):
         """To the last snapshot."""
-        parameters, self.t, cuts, done = self.good
+        parameters, self.epoch, self.t, cuts, done = self.good
         self._put(parameters)
         self.cuts, self.done, self.bad = list(cuts), done.copy(), False
+        self.history = self.history[:self.epoch - 1]
 
     def _roll_back(self):
         """Back to the last snapshot, with half the learning rate."""
@@ -228,16 +233,20 @@ class Run:
         self.team.tally[:, :BAD + 1] = 0
         lr = float(rate(self.schedule, self.t))
         self.failures += 1
+        epoch = self.epoch
+        if self.good is self.failed:  # finite, but beyond rescue: to where the run began
+            self.good = self.first
+        self.failed = self.good
         self.back()
         if self.failures > self.retries:
-            raise UserError(f"the loss is no longer finite at {example} (epoch {self.epoch}, learning rate {lr:g}, halved "
+            raise UserError(f"the loss is no longer finite at {example} (epoch {epoch}, learning rate {lr:g}, halved "
                             f"{self.retries} times before): use a smaller --lr, or a --transform that scales the rows, "
                             "such as log,l2")
         self.schedule = scaled(self.schedule, 0.5)
-        self._say(f"the loss is no longer finite at {example} (epoch {self.epoch}): back to step {self.t}, learning rate "
+        self._say(f"the loss is no longer finite at {example} (epoch {epoch}): back to step {self.t}, learning rate "
                   f"from {lr:g} to {float(rate(self.schedule, self.t)):g}")
         if self.report:
-            self.report.event("rollback", epoch=self.epoch, example=example, step=self.t, failures=self.failures)
+            self.report.event("rollback", epoch=epoch, example=example, step=self.t, failures=self.failures)
 
     def _say(self, line):
         if self.report:

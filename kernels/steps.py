@@ -14,7 +14,7 @@ from numba.extending import overload
 
 from kernels import rules
 from kernels.hyper import checked
-from kernels.jit import LOOP, kernel
+from kernels.jit import LOOP, SUM, kernel
 
 
 class Decay(NamedTuple):
@@ -131,7 +131,7 @@ def _clip_terms(clip, x, start, stop, factor):
     """((±value,) or (), factor after clipping by norm)."""
 
 
-@overload(_clip_terms, **LOOP)
+@overload(_clip_terms, **SUM)
 def _clip_terms_impl(clip, x, start, stop, factor):
     if isinstance(clip, types.NoneType):
         return lambda clip, x, start, stop, factor: ((), factor)
@@ -150,7 +150,7 @@ def shorten(clip, x, start, stop, square, intercept):
     """Factor that brings a gradient of squared norm square (|x|² + intercept²) to the norm that clip allows."""
 
 
-@overload(shorten, **LOOP)
+@overload(shorten, **SUM)
 def _shorten(clip, x, start, stop, square, intercept):
     if isinstance(clip, types.NoneType):
         return lambda clip, x, start, stop, square, intercept: 1.0
@@ -233,7 +233,7 @@ def _block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight)
     """Coefficients after a block rule's reductions over the touched coordinates; c itself for the other rules."""
 
 
-@overload(_block, **LOOP)
+@overload(_block, **SUM)
 def _block_impl(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight):
     if not hasattr(rule.instance_class, "terms"):
         return lambda rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight: c

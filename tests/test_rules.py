@@ -157,7 +157,7 @@ def test_oracle(case, dtype, tolerance):
         want = step(g, lr_at(t))
         if shaken:
             off = shaken(g * (1 + np.finfo(dtype).eps * rng.uniform(-1, 1, D)), lr_at(t))
-            slack = max(slack, 10 * np.abs(off - want).max())
+            slack = max(slack, 20 * np.abs(off - want).max())
         dense_step(rule, w, g.astype(dtype), slots, lr_at(t), t, decay, clip)
         agree(w, want, tolerance, slack)
     assert np.abs(want - weights).max() > 0.1

@@ -1,0 +1,460 @@
+"""The five modes of sharing: what each promises, for any number of workers."""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from hogwild import linear as family
+from hogwild.data import from_arrays
+from hogwild.stopping import Stop, Stopper
+from hogwild.train import Run, train
+from hogwild.workers import Workers
+from kernels.atomics import acquire, atomic_add, barrier, compare_swap, release, wait_for
+from kernels.hyper import checked
+from kernels.jit import kernel
+from kernels.losses import Hinge, Logistic, SoftmaxCrossEntropy, Squared
+from kernels.rules import RULES, SGD, AdaGrad, Momentum
+from kernels.schedules import Constant, InverseSqrt
+from kernels.steps import Clip, Decay, array_step
+
+COUNTS = 1, 2, 3, 7
+TINY = 2.0**-20  # so small a rate that a hinge stays on its slope, and sums of it are exact
+
+
+def within(seconds, function):
+    """`function()` in a thread that may not take longer, so that a deadlock is a failure; what it raises is raised."""
+    result = []
+
+    def call():
+        try:
+            result.append((function(), None))
+        except BaseException as error:  # KeyboardInterrupt too
+            result.append((None, error))
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert result, f"still at work after {seconds} s"
+    if result[0][1] is not None:
+        raise result[0][1]
+    return result[0][0]
+
+
+def team(count, function):
+    """function(k) in `count` threads at once."""
+    threads = [threading.Thread(target=function, args=(k,), daemon=True) for k in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def sparse(n, d, seed, density=0.3):
+    """Rows of a common feature, of rare ones and of none."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d)) * (rng.random((n, d)) < density * np.linspace(2, 0.05, d))
+    x[:, 0] = rng.choice([-1.0, 1.0], n)
+    x[::9] = 0
+    return x.round(3), np.where(x @ rng.standard_normal(d) + 0.2 * rng.standard_normal(n) > 0, 1.0, -1.0)
+
+
+# Atomics, by themselves.
+
+
+@kernel
+def hammer(array, n):
+    for i in range(n):
+        atomic_add(array, i % 2, array.dtype.type(1))
+
+
+@kernel
+def swap_up(array, n):
+    for _ in range(n):
+        old = array[0]
+        while not compare_swap(array, 0, old, old + 1):
+            old = array[0]
+
+
+@kernel
+def guarded(locks, total, n):
+    for _ in range(n):
+        acquire(locks, 3)
+        total[0] += 1
+        total[1] = total[0]
+        release(locks, 3)
+
+
+@kernel
+def rounds(gate, count, me, numbers, n):
+    """Mistakes seen in n rounds of: write, meet, read all, meet."""
+    wrong = 0
+    for r in range(1, n + 1):
+        numbers[me] = r
+        barrier(gate, count)
+        for k in range(count):
+            wrong += numbers[k] != r
+        barrier(gate, count)
+    return wrong
+
+
+@kernel
+def in_turn(turn, me, count, log, n):
+    for i in range(n):
+        wait_for(turn, 0, me + i * count)
+        log[me + i * count] = me + i * count + (log[me + i * count - 1] if me + i > 0 else 0)
+        atomic_add(turn, 0, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_atomic_additions_are_never_lost(dtype):
+    array = np.zeros(4, dtype)
+    hammer(array, 0)
+    team(7, lambda k: hammer(array, 200_000))
+    assert array.tolist() == [700_000, 700_000, 0, 0]
+
+
+def test_compare_swap_locks_barrier_and_turns():
+    number, locks, total = np.zeros(1, np.int64), np.zeros(5, np.uint32), np.zeros(2, np.int64)
+    swap_up(number, 0), guarded(locks, total, 0)
+    team(7, lambda k: (swap_up(number, 50_000), guarded(locks, total, 20_000)))
+    assert number[0] == 350_000 and total.tolist() == [140_000, 140_000] and not locks.any()
+    gate, numbers, wrong = np.zeros(16, np.int64), np.zeros(7, np.int64), np.full(7, -1)
+    turn, log = np.zeros(8, np.int64), np.zeros(5 * 2000, np.int64)
+    rounds(gate, 1, 0, numbers, 0), in_turn(turn, 0, 5, log, 0)
+
+    def meet(k):
+        wrong[k] = rounds(gate, 7, k, numbers, 2000)
+    team(7, meet)
+    assert not wrong.any()
+    team(5, lambda k: in_turn(turn, k, 5, log, 2000))
+    assert np.array_equal(log, np.arange(10_000).cumsum())
+
+
+# Updates that do not depend on the weights: their sum is known.
+
+
+def on_the_slope(n=6000, d=6, seed=0):
+    """Rows ±1 on a few contended features; under a tiny rate a hinge's gradient stays -y x."""
+    rng = np.random.default_rng(seed)
+    x = rng.choice([-1.0, 0.0, 1.0], (n, d), p=[0.2, 0.2, 0.6])
+    x[:, -1] *= np.arange(n) % 10 == 0  # a rare one
+    return x, rng.choice([-1.0, 1.0], n, p=[0.3, 0.7])
+
+
+def trained(x, y, mode, workers, rule, loss=None, epochs=2, lr=TINY, **options):
+    loss = loss or Hinge()
+    linear = family.Linear(from_arrays(x, y), None, loss, rule, Constant(lr), workers=workers, mode=mode, **options)
+    linear.model = linear.model._replace(intercept=float(linear.model.intercept > 0))  # at the full rate
+    history = within(120, lambda: train(linear, rule, Constant(lr), epochs=epochs, workers=workers, seed=1))
+    assert sum(epoch.examples for epoch in history) == epochs * len(y)
+    return linear
+
+
+@pytest.mark.parametrize("workers", COUNTS)
+@pytest.mark.parametrize("mode", ["atomic", "locked", "round-robin"])
+def test_no_update_is_lost(mode, workers):
+    x, y = on_the_slope()
+    linear = trained(x, y, mode, workers, SGD(), hot=0)
+    want = 2 * TINY * np.append(y @ x, y.sum())
+    assert np.array_equal(linear.w, want.astype(np.float32)) and np.abs(want).max() < 0.05
+
+
+@pytest.mark.parametrize("workers", [3, 7])
+def test_no_update_of_private_rows_is_lost(workers):
+    """Wild: the commonest features and the intercept are each worker's own, and only sums of changes are shared."""
+    x, y = on_the_slope()
+    linear = trained(x, y, "wild", workers, SGD(), hot=5)
+    want = 2 * TINY * np.append(y @ x, y.sum())
+    assert linear.names.tolist()[0] == 6 and sorted(linear.names[1:]) == [0, 1, 2, 3, 4]
+    assert np.array_equal(linear.w[linear.names], want[linear.names].astype(np.float32))
+    assert np.isfinite(linear.w).all()
+
+
+def test_private_rows_of_several_outputs():
+    x, _ = on_the_slope()
+    y = np.arange(len(x)) % 3
+    linear = trained(x, y, "atomic", 3, AdaGrad(G0=1.0), hot=2)
+    signs = np.where(y[:, None] == np.arange(3), 1, -1)
+    assert np.array_equal(linear.shared[:6, :, 1], 1 + 2 * np.tile((x**2).sum(0)[:, None], (1, 3)))
+    assert np.array_equal(linear.shared[6, :, 1], np.full(3, 1 + 2 * len(y)))
+    assert (np.sign(linear.w[:6]) == np.sign(x.T @ signs)).all()
+
+
+def test_a_model_trained_again_keeps_its_private_rows():
+    """What `train` calls to compile, before the workers begin, must not bring anything to the shared rows."""
+    x, y = on_the_slope(2000)
+    linear = trained(x, y, "atomic", 3, AdaGrad(G0=1.0), hot=2, epochs=1)
+    before = linear.shared.copy()
+    train(linear, AdaGrad(G0=1.0), Constant(TINY), epochs=0, workers=3)
+    assert np.array_equal(linear.shared, before)
+
+
+@pytest.mark.parametrize("rule", [Momentum(), AdaGrad()])
+def test_locked_changes_weight_and_slots_together(rule):
+    """Every gradient of a coordinate is the same, so its weight and slots tell how many updates it has had, and no less."""
+    rng, n = np.random.default_rng(0), 5000
+    y, x = rng.choice([-1.0, 1.0], n), np.zeros((n, 4))
+    x[:, :2] = (rng.random((n, 2)) < 0.8) * (y > 0)[:, None]
+    x[:, 2:] = (rng.random((n, 2)) < 0.8) * (y < 0)[:, None]
+    same = None
+    for workers in COUNTS[1:]:
+        linear = trained(x, y, "locked", workers, rule, intercept=False, epochs=1)
+        for j, updates in enumerate((x != 0).sum(0)):
+            w, slot, g = np.zeros(1, np.float32), np.zeros(1, np.float32), np.full(1, -1 if j < 2 else 1, np.float32)
+            for _ in range(updates):
+                array_step(rule, w, g, (slot,), TINY, 1)
+            assert linear.shared[j, 0] == pytest.approx([w[0], slot[0]], rel=2e-5)
+        assert same is None or np.array_equal(linear.shared, same)
+        same = linear.shared
+
+
+# Strict turns.
+
+
+def interleaved(order, workers):
+    """The order in which workers in strict turn make the updates."""
+    parts = np.array_split(order, workers)
+    return np.array([part[i] for i in range(len(parts[0])) for part in parts if i < len(part)])
+
+
+@pytest.mark.parametrize("workers", COUNTS)
+@pytest.mark.parametrize("n", [5, 1000])
+def test_round_robin_is_one_workers_training_in_the_order_of_turns(workers, n):
+    """Momentum on dense coordinates depends on the order; gradients here do not depend on the weights."""
+    x, y = sparse(n, 8, 3, density=1.0)
+    y[:2] = 1, -1
+    data, rule, schedule = from_arrays(x, y), Momentum(), checked(InverseSqrt(1e-4, 0.01))
+    make = lambda count: family.Linear(data, None, Hinge(), rule, schedule, workers=count, mode="round-robin")  # noqa: E731
+    many, one, order = make(workers), make(1), np.random.default_rng((0, 1)).permutation(n)
+    within(120, lambda: train(many, rule, schedule, epochs=1, workers=workers))
+    Workers(one, 1).run(checked(rule), schedule, interleaved(order, workers), 0)
+    assert np.array_equal(many.shared, one.shared)
+    theta = np.zeros((9, 2))
+    for t, i in enumerate(interleaved(order, workers)):
+        j = np.append(np.flatnonzero(x[i]), 8)
+        theta[j, 1] = 0.9 * theta[j, 1] - y[i] * np.append(x[i], one.model.intercept)[j]
+        theta[j, 0] -= 1e-4 / np.sqrt(1 + 0.01 * t) * theta[j, 1]
+    assert np.allclose(many.shared[:, 0], theta, rtol=1e-3, atol=1e-6) and np.any(theta[:, 0])
+
+
+def test_round_robin_under_l1_is_sequential():
+    """A row is judged in its turn there, so even gradients that depend on the weights come in order.
+
+    The workers' clocks of the penalty differ by up to three steps of l1 lr / (1 - mu) = 2e-5.
+    """
+    x, y = sparse(400, 8, 4, density=1.0)
+    data, rule, schedule = from_arrays(x, y), Momentum(), checked(Constant(0.02))
+    make = lambda count: family.Linear(data, None, Logistic(), rule, schedule, workers=count, mode="round-robin",  # noqa: E731
+                                       l1=1e-4)
+    many, one = make(3), make(1)
+    within(120, lambda: train(many, rule, schedule, epochs=1, workers=3))
+    Workers(one, 1).run(checked(rule), schedule, interleaved(np.random.default_rng((0, 1)).permutation(400), 3), 0)
+    one.settle(checked(rule), 400)
+    assert np.allclose(many.w, one.w, atol=1e-4) and np.abs(one.w).max() > 1
+
+
+class Interrupts:
+    """A report that is a person's Ctrl-C."""
+
+    def progress(self, *args):
+        raise KeyboardInterrupt
+
+    def epoch(self, *args, **more):
+        pass
+
+    say = event = epoch
+
+
+@pytest.mark.parametrize("mode", ["round-robin", "locked", "deterministic"])
+def test_a_stop_in_the_middle_is_no_deadlock(mode):
+    x, y = sparse(5001, 8, 5)
+    data, rule, schedule = from_arrays(x, y), SGD(), Constant(0.01)
+    make = lambda: family.Linear(data, None, Hinge(), rule, schedule, workers=3, mode=mode)  # noqa: E731
+    linear = make()
+    with pytest.raises(KeyboardInterrupt):
+        within(120, lambda: train(linear, rule, schedule, epochs=10**6, workers=3, report=Interrupts()))
+    assert np.isfinite(linear.w).all() and linear.steps > 0
+    linear = make()
+    history = within(120, lambda: train(linear, rule, schedule, epochs=10**6, workers=3, stop=Stop(max_seconds=0.2)))
+    assert sum(epoch.examples for epoch in history) == linear.steps
+    assert mode != "round-robin" or linear.sharing.turn[0] == linear.steps  # whoever goes on has the next turn
+
+
+@pytest.mark.parametrize("mode", family.MODES)
+def test_an_example_that_is_not_finite_is_no_deadlock(mode):
+    x, y = sparse(700, 8, 6)
+    x[350, 0] = 3e38
+    data, rule, schedule = from_arrays(x, y), SGD(), Constant(0.5)
+    linear, lines = family.Linear(data, None, Hinge(), rule, schedule, workers=3, mode=mode), []
+    report = Interrupts()
+    report.progress, report.say = lambda *args: None, lines.append
+    try:
+        within(120, lambda: train(linear, rule, schedule, epochs=3, workers=3, report=report, retries=2))
+    except Exception as error:
+        assert "no longer finite" in str(error)
+    assert any("no longer finite" in line for line in lines) and np.isfinite(linear.shared).all()
+
+
+@pytest.mark.parametrize("mode", family.MODES)
+def test_more_workers_than_examples(mode):
+    x, y = np.eye(3), np.array([1.0, -1.0, 1.0])
+    linear = trained(x, y, mode, 7, SGD(), epochs=4, hot=0)
+    assert np.array_equal(linear.w[:3], (4 * TINY * y).astype(np.float32))
+    assert mode == "wild" or linear.w[3] == np.float32(4 * TINY)
+
+
+# The same bits.
+
+EVERYTHING = {"l1": 1e-3, "average": 50, "decay": Decay(l2=1e-3, wd=1e-3), "clip": Clip(value=0.8, norm=1.0)}
+
+
+def equal_bits(x, y, loss, rule, counts=COUNTS, lr=0.05, **options):
+    """Theta of mode deterministic, after it was the same for all counts of workers; and the recorded losses."""
+    results, data = [], from_arrays(x, y)
+    for workers in counts:
+        schedule = InverseSqrt(lr, 0.01)
+        linear = family.Linear(data, None, loss, rule, schedule, workers=workers, mode="deterministic", **options)
+        history = within(120, lambda: train(linear, rule, schedule, epochs=2, workers=workers))  # noqa: B023
+        results.append((linear, [epoch.loss for epoch in history]))
+    for linear, losses in results[1:]:
+        assert linear.shared.tobytes() == results[0][0].shared.tobytes() and losses == results[0][1]
+    return results[0]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_deterministic_with_every_rule_and_option(name):
+    """At 60 features a row has more of them than a vector has lanes, and is split anywhere."""
+    x, y = sparse(500, 60, 7, density=0.5)
+    linear, losses = equal_bits(x, y, Logistic(), RULES[name](), **EVERYTHING)
+    assert np.isfinite(linear.shared).all() and losses[1] < losses[0] and np.any(linear.w != linear.shared[:, 0, 0])
+
+
+@pytest.mark.parametrize("rule", [SGD(), AdaGrad(), Momentum()])
+def test_deterministic_is_blocks_of_examples(rule):
+    """A transcription: 32 examples are judged with the weights before them, then their updates are made in order."""
+    x, y = sparse(300, 60, 8, density=0.5)
+    linear, losses = equal_bits(x, y, Squared(), rule, lr=0.02)
+    d, theta, t, total, schedule = 60, np.zeros((61, 1 + len(rule.start()))), 0, [], checked(InverseSqrt(0.02, 0.01))
+    for epoch in (1, 2):
+        order, loss = np.random.default_rng((0, epoch)).permutation(300), 0.0
+        for at in range(0, 300, 32):
+            r = [x[i] @ theta[:d, 0] + theta[d, 0] - y[i] for i in order[at:at + 32]]
+            for slope, i in zip(r, order[at:at + 32]):
+                j = np.append(np.flatnonzero(x[i]), d)
+                part = theta[j].T.copy()
+                array_step(rule, part[0], slope * np.append(x[i], linear.model.intercept)[j], part[1:], schedule.rate(t), t)
+                theta[j] = part.T
+                loss, t = loss + slope**2 / 2, t + 1
+        total.append(loss / 300)
+    assert np.allclose(linear.shared[:, 0], theta, rtol=1e-3, atol=2e-5) and losses == pytest.approx(total, rel=1e-4)
+
+
+def test_deterministic_softmax():
+    x, _ = sparse(400, 40, 9)
+    y = np.argmax(x @ np.random.default_rng(0).standard_normal((40, 3)), 1)
+    linear, losses = equal_bits(x, y, SoftmaxCrossEntropy(), AdaGrad(), lr=0.1)
+    assert losses[1] < losses[0] and linear.w.shape == (41, 3)
+
+
+class Kept:
+    """An in-memory checkpoint that is due whenever asked, and stops the run after some."""
+
+    def __init__(self, most):
+        self.most, self.saved = most, []
+
+    def due(self):
+        return True
+
+    def save(self, tensors, state):
+        self.saved.append(({name: x.copy() for name, x in tensors.items()}, state))
+        if len(self.saved) >= self.most:
+            raise StopIteration
+
+
+def test_deterministic_resumes_with_other_numbers_of_workers(monkeypatch):
+    monkeypatch.setattr("hogwild.workers.WATCH_SECONDS", 0.004)  # checkpoints inside epochs, on fast machines too
+    monkeypatch.setattr("hogwild.workers.CHUNK_SECONDS", 0.002)
+    x, y = sparse(20_000, 60, 7, density=0.5)
+    data, rule, schedule = from_arrays(x, y), AdaGrad(), InverseSqrt(0.05, 0.01)
+
+    def run(workers, resume=None, checkpoint=None):
+        linear = family.Linear(data, None, Logistic(), rule, schedule, workers=workers, mode="deterministic", **EVERYTHING)
+        history = within(120, lambda: train(linear, rule, schedule, epochs=3, workers=workers, resume=resume,
+                                            checkpoint=checkpoint))
+        return linear, [epoch.loss for epoch in history]
+    whole, losses = run(2)
+    at, inside = None, 0
+    for workers in (3, 1, 7, 2):
+        keeper = Kept(2)
+        with pytest.raises(RuntimeError) as stopped:
+            try:
+                run(workers, at, keeper)
+            except StopIteration:
+                raise RuntimeError("stopped at a checkpoint") from None
+        assert "stopped" in str(stopped.value)
+        at = keeper.saved[-1]
+        inside += bool(at[1]["cuts"])
+    assert inside  # not all of them at an end
+    resumed, again = run(3, at)
+    assert resumed.shared.tobytes() == whole.shared.tobytes() and again == pytest.approx(losses, rel=1e-12)
+
+
+def test_max_steps_and_checkpoints_within_an_epoch_make_each_example_once():
+    """What was done is cut from the order that there was: one that max_steps had shortened."""
+    seen = []
+
+    class Log(family.Linear):
+        def run(self, rule, schedule, own, order, t, stride, tally):
+            seen.append(order.copy())
+            super().run(rule, schedule, own, order, t, stride, tally)
+    x, y = sparse(30_000, 8, 3)
+    keeper, rule, schedule = Kept(10**9), SGD(), Constant(0.01)
+    linear = Log(from_arrays(x, y), None, Hinge(), rule, schedule, workers=3, mode="round-robin")
+    run = Run(linear, rule, checked(schedule), 5, 3, 0, None, Stopper(Stop(max_steps=20_001)), 5, keeper)
+    within(120, run.go)
+    assert run.t == 20_001 and len(np.unique(np.concatenate(seen))) == len(np.concatenate(seen)) == 20_001
+
+
+# Common features.
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_many_workers_do_not_swing(intercept):
+    """Features that all rows have, and a strong rate: eight workers' sums may not go eight times too far."""
+    rng = np.random.default_rng(11)
+    x = (rng.random((12_000, 20)) < np.linspace(0.9, 0.05, 20)).astype(float)
+    p = 1 / (1 + np.exp(-(x @ rng.standard_normal(20) - 0.5)))
+    y = np.where(rng.random(12_000) < p, 1.0, -1.0)
+    part, held_out = from_arrays(x[:10_000], y[:10_000]), from_arrays(x[10_000:], y[10_000:])
+    rule, loss, schedule = SGD(), {}, InverseSqrt(0.5, 0.001)
+    for workers in (1, 8):
+        linear = family.Linear(part, held_out, Logistic(), rule, schedule, workers=workers, intercept=intercept)
+        loss[workers] = train(linear, rule, schedule, epochs=4, workers=workers)[-1].metrics["log_loss"]
+    assert loss[8] < loss[1] + 0.03
+
+
+class Signs(NamedTuple):
+    """A rule of a user's own: momentum of signs; it has a slot, and no `pace`."""
+
+    keep: float = 0.5
+
+    def start(hp):
+        return (0.25,)
+
+    def prepare(hp, lr, t):
+        return (lr, hp.keep)
+
+    @staticmethod
+    def update(c, g, slots):
+        m = c[1] * slots[0] + (1 - c[1]) * g / (abs(g) + 1e-6)
+        return c[0] * m, (m,)
+
+
+@pytest.mark.parametrize("mode", family.MODES)
+def test_a_users_own_rule_in_every_mode(mode):
+    x, y = sparse(1000, 12, 12)
+    linear = trained(x, y, mode, 3, Signs(), Logistic(), lr=0.02, epochs=3, l1=1e-3)
+    accuracy = np.mean((x @ linear.w[:-1] + linear.w[-1] > 0) == (y > 0))
+    assert accuracy > 0.85 and np.abs(linear.shared[:, 0, 1]).max() <= 3

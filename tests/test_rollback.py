@@ -1,0 +1,175 @@
+"""Going back from a loss that is not finite, and the reasons to stop."""
+
+import numpy as np
+import pytest
+
+from hogwild import linear as family
+from hogwild.data import from_arrays, read
+from hogwild.errors import UserError
+from hogwild.stopping import Stop
+from hogwild.train import train
+from kernels.losses import Logistic, Squared
+from kernels.rules import SGD, Momentum
+from kernels.schedules import Constant, Plateau, Warmup
+
+
+class Log:
+    """A report that keeps what it is told."""
+
+    def __init__(self):
+        self.lines, self.events, self.epochs = [], [], []
+
+    def progress(self, *args):
+        pass
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def event(self, name, **fields):
+        self.events.append((name, fields))
+
+    def epoch(self, epoch, epochs):
+        self.epochs.append(epoch)
+
+
+def made(n=500, d=6, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d)).round(2)
+    return x, x @ np.arange(1.0, d + 1)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("mode", ["wild", "round-robin", "deterministic"])
+def test_back_half_the_rate_and_on_to_a_good_end(tmp_path, mode, workers):
+    """Rows so large that least squares explodes on them, until the rate has been halved a few times."""
+    x, y = made()
+    x[::50] *= 8
+    y[::50] *= 8
+    path = tmp_path / "a.svm"
+    rows = (" ".join(f"{j + 1}:{v:.2f}" for j, v in enumerate(row)) for row in x)
+    path.write_text("# a comment\n" + "\n".join(f"{t:.4f} {row}" for t, row in zip(y, rows)) + "\n")
+    data, rule, schedule, log = read(path, cache=False), SGD(), Constant(1.0), Log()
+    linear = family.Linear(data, from_arrays(*made(seed=1)), Squared(), rule, schedule, workers=workers, mode=mode, hot=0)
+    # A rate at the edge of stability may still swing at the end: the best epoch is what counts.
+    history = train(linear, rule, schedule, epochs=120, workers=workers, report=log, retries=12,
+                    stop=Stop(metric="rmse", patience=1000))
+    assert 2 <= len(log.events) <= 12 and {name for name, _ in log.events} == {"rollback"}
+    assert all("a.svm, line" in fields["example"] for _, fields in log.events)
+    assert sum("no longer finite" in line and "learning rate from" in line for line in log.lines) == len(log.events)
+    assert [epoch.epoch for epoch in history] == list(range(1, 121)) and sum(e.examples for e in history) == 120 * 500
+    assert history[-1].lr == pytest.approx(schedule.lr / 2 ** len(log.events))
+    assert linear.evaluate()["rmse"] < 0.5 and np.isfinite(linear.shared).all()
+
+
+def test_the_line_of_the_example_that_explodes(tmp_path):
+    x, y = made(50)
+    path = tmp_path / "b.svm"
+    rows = [f"{t:.3f} " + " ".join(f"{j + 1}:{v:.2f}" for j, v in enumerate(row)) for row, t in zip(x, y)]
+    rows[30] = "1e30 1:3e38"
+    path.write_text("\n".join(["# two lines", "# of comments", *rows]) + "\n")
+    linear = family.Linear(read(path, cache=False), None, Squared(), SGD(), Constant(1e-3))
+    with pytest.raises(UserError, match=r"b\.svm, line \d+ .*halved 2 times before.*--lr"):
+        train(linear, SGD(), Constant(1e-3), epochs=2, retries=2)
+    assert np.isfinite(linear.w).all()
+    linear.shared[:, 0, 0] = 2  # finite weights, but its own score is not: no other row can be named
+    with pytest.raises(UserError, match=r"b\.svm, line 33 "):
+        train(linear, SGD(), Constant(0.0), epochs=1, retries=0)
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_after_so_many_retries_it_gives_up(retries):
+    x, y = made()
+    linear, log = family.Linear(from_arrays(x, y, "mine"), None, Squared(), SGD(), Constant(1e30)), Log()
+    with pytest.raises(UserError, match=rf"mine, row \d+ .*learning rate .*halved {retries} times before"):
+        train(linear, SGD(), Constant(1e30), epochs=3, report=log, retries=retries)
+    assert len(log.events) == retries and not linear.w.any()  # back at the beginning
+
+
+def test_weights_that_the_last_step_has_spoilt_are_not_kept():
+    """Every loss is finite, each before its own step; the last step's weights are not."""
+    x = np.array([[1e20, 0.0], [0.0, 1.0]])
+    order = np.random.default_rng((0, 1)).permutation(2)
+    data = from_arrays(x[[0, 1] if order[-1] == 0 else [1, 0]], np.array([-1e19, 1.0])[[0, 1] if order[-1] == 0 else [1, 0]])
+    linear, log = family.Linear(data, None, Squared(), SGD(), Constant(1.0)), Log()
+    with pytest.raises(UserError, match="no longer finite at an example"):
+        train(linear, SGD(), Constant(1.0), epochs=1, report=log, retries=1)
+    assert np.isfinite(linear.shared).all() and len(log.events) == 1
+
+
+def test_a_rate_behind_a_warm_up_is_halved_too():
+    x, y = made()
+    schedule, log = Warmup(Constant(30.0), 1000.0), Log()
+    linear = family.Linear(from_arrays(x, y), None, Squared(), Momentum(), schedule)
+    history = train(linear, Momentum(), schedule, epochs=6, report=log, retries=20)
+    assert log.events and history[-1].lr == pytest.approx(30 / 2 ** len(log.events)) and np.isfinite(linear.w).all()
+
+
+# Stopping.
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("mode", ["wild", "round-robin", "deterministic"])
+@pytest.mark.parametrize("steps", [1, 499, 1234])
+def test_max_steps_to_the_step(mode, workers, steps):
+    x, y = made()
+    linear = family.Linear(from_arrays(x, y), None, Squared(), SGD(), Constant(0.01), workers=workers, mode=mode, hot=0)
+    log = Log()
+    history = train(linear, SGD(), Constant(0.01), epochs=9, workers=workers, stop=Stop(max_steps=steps), report=log)
+    assert sum(epoch.examples for epoch in history) == steps == linear.steps
+    assert [epoch.examples for epoch in history] == [500] * (steps // 500) + [steps % 500]
+    assert f"stopped: {steps:,} steps are done" in log.lines[-1]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_max_seconds(workers):
+    x, y = made(20_000)
+    linear, log = family.Linear(from_arrays(x, y), None, Squared(), SGD(), Constant(1e-3), workers=workers), Log()
+    history = train(linear, SGD(), Constant(1e-3), epochs=10**6, workers=workers, stop=Stop(max_seconds=0.3), report=log)
+    assert 0.29 <= sum(epoch.seconds for epoch in history) < 5 and "max_seconds 0.3" in log.lines[-1]
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_early_stopping_restores_the_best(restore):
+    """A rule too fast for its noise: the watched metric is the best somewhere in the middle."""
+    x, y = made()
+    seen = []
+
+    class Watched(family.Linear):
+        def evaluate(self):
+            seen.append(self.w.copy())
+            return {"accuracy": [0.5, 0.8, 0.7, 0.75, 0.6][len(seen) - 1]}
+    linear = Watched(from_arrays(x, y), None, Squared(), SGD(), Constant(0.01))
+    history = train(linear, SGD(), Constant(0.01), epochs=9,
+                    stop=Stop(metric="accuracy", patience=3, restore_best=restore))
+    assert len(history) == 5 and np.array_equal(linear.w, seen[1] if restore else seen[4])
+    assert not np.array_equal(seen[1], seen[4])
+
+
+def test_plateau_watches_the_metric_that_stops():
+    x, y = made()
+
+    class Watched(family.Linear):
+        def evaluate(self):
+            return {"rmse": 1.0, "mae": 1.0 / (len(seen) + 1)}
+    seen, log = [], Log()
+    log.epoch = lambda *args: seen.append(args)
+    schedule = Plateau(0.01, factor=0.5, patience=1)
+    make = lambda: Watched(from_arrays(x, y), None, Squared(), SGD(), schedule)  # noqa: E731
+    history = train(make(), SGD(), schedule, epochs=6, report=log, stop=Stop(metric="mae"))
+    assert [epoch.lr for epoch in history] == [0.01] * 6
+    history = train(make(), SGD(), schedule, epochs=6, stop=Stop(metric="rmse", patience=9))
+    assert [epoch.lr for epoch in history] == [0.01, 0.01, 0.01, 0.005, 0.005, 0.0025]
+
+
+def test_an_interrupt_leaves_finite_weights_that_have_learnt():
+    x, y = made(3000)
+
+    class Impatient(Log):
+        def progress(self, done, *args):
+            if done > 3000:
+                raise KeyboardInterrupt
+    linear = family.Linear(from_arrays(x, np.sign(y) + (y == 0)), None, Logistic(), SGD(), Constant(0.1), l1=1e-3, average=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(linear, SGD(), Constant(0.1), epochs=10**6, report=Impatient())
+    accuracy = np.mean((x @ linear.w[:-1] + linear.w[-1] > 0) == (y > 0))
+    assert accuracy > 0.95 and linear.steps > 3000 and not linear.lasso.paid.any()
