@@ -80,7 +80,7 @@ def exists(path) -> bool:
 
 
 class Every:
-    """Tells when the next checkpoint is due: `seconds` after the last one was done; None: at the ends of epochs alone.
+    """Tells when the next checkpoint is due: `seconds` after the last one was done; None: not before the run ends.
 
     The time that writing takes does not count, so a slow disk cannot eat up the run.
     """

@@ -60,7 +60,7 @@ class TrainLinear:
     clip_value: float | None = None
     """Clip each component of the gradient to this size."""
     intercept: bool = True
-    """Whether the model has an intercept."""
+    """Train without an intercept."""
     epochs: int = 5
     """Passes over the training data."""
     average: float | None = None
@@ -108,7 +108,7 @@ class TrainLinear:
     label: str | None = None
     """Label column of a CSV file, by name or number from 0; default: the last."""
     cache: bool = True
-    """Whether the parsed file is kept, so that the next run starts at once."""
+    """Do not keep the parsed file, with which the next run starts at once."""
     rows: int = 200_000
     """Rows of the synthetic training data."""
     config: Path | None = None
@@ -117,7 +117,7 @@ class TrainLinear:
 
 @dataclass
 class Evaluate:
-    """Measure a saved model on a file: accuracy, log-loss, AUC, or RMSE and MAE for real targets."""
+    """Measure a saved model on a file: accuracy, F1, AUC, log-loss; RMSE, MAE and R² for real targets."""
 
     model: Positional[Path]
     """A model saved by `hogwild train`."""
@@ -128,7 +128,7 @@ class Evaluate:
     label: str | None = None
     """Label column of a CSV file."""
     cache: bool = True
-    """Whether the parsed file is kept."""
+    """Do not keep the parsed file."""
 
 
 @dataclass
@@ -146,7 +146,7 @@ class Predict:
     label: str | None = None
     """Label column of a CSV file."""
     cache: bool = True
-    """Whether the parsed file is kept."""
+    """Do not keep the parsed file."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ class Inspect:
     label: str | None = None
     """Label column of a CSV file."""
     cache: bool = True
-    """Whether the parsed file is kept."""
+    """Do not keep the parsed file."""
 
 
 def _defaults(arguments) -> TrainLinear:

@@ -48,7 +48,8 @@ def predict(options):
     else:
         likely, best = linear.probabilities(z, loss), linear.decide(z)
         shown = z if likely is None else likely[:, 1] if z.ndim == 1 else likely
-        lines = (f"{classes[k]:g} " + " ".join(f"{x:.6g}" for x in np.atleast_1d(row)) for k, row in zip(best, shown))
+        names = [np.format_float_positional(label, trim="-") for label in classes]
+        lines = (f"{names[k]} " + " ".join(f"{x:.6g}" for x in np.atleast_1d(row)) for k, row in zip(best, shown))
     text = "".join(line + "\n" for line in lines)
     if options.out is None:
         sys.stdout.write(text)

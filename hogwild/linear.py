@@ -98,7 +98,7 @@ class Linear(Problem):
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         degree = self._degrees() if decay or workers > 1 else None
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
-        self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
+        self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 16))
         self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
         self.model = kernel.Model(
             self.loss, checked(decay), checked(clip), self.lasso, average, data.csr, self._targets(data),
@@ -131,7 +131,8 @@ class Linear(Problem):
         d, private = self.data.n_features, self.workers > 1 and self.mode in ("wild", "atomic")
         names, table = [d], None
         if private:
-            chosen = hottest(degree, self.data.rows, self.workers, hot)
+            # Without an intercept nothing would tell how often the hot rows must be brought together.
+            chosen = hottest(degree, self.data.rows, self.workers, hot) if self.model.intercept else []
             if len(chosen):
                 table = np.zeros(d, np.uint8)
                 table[chosen] = np.arange(1, len(chosen) + 1)
@@ -139,6 +140,7 @@ class Linear(Problem):
         self.names = np.array(names, np.int64)
         bend = 2 * getattr(self.loss, "curvature", 1.0) * self.workers
         self.clocks[:, 5:7] = bend, bend * self._energy(table)
+        self.clocks[:, 8] = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
         size = self.outputs * self.columns
         room = len(names) + -(-16 // size)  # a cache line apart
         self.flat = aligned(((d + 1 + private * (self.workers + 1) * room) * size,))

@@ -45,11 +45,11 @@ class Preflight:
     cores_text: str
     warnings: tuple[str, ...]
 
-    def line(self) -> str:
-        """The line at the start of a run."""
+    def line(self, loses=True) -> str:
+        """The line at the start of a run; loses: in its mode, updates may be lost."""
+        lost = f"; predicted: {_percent(self.lost)} of the updates lost with {_plural(self.workers, 'worker')}"
         return (f"{self.rows:,} rows, {self.features:,} features, {self.nonzeros:,} non-zeros; Ω {self.omega:,}, "
-                f"Δ {self.delta:.3g}, ρ {self.rho:.3g} ({self.rho_method.partition(':')[0]}); predicted: "
-                f"{_percent(self.lost)} of the updates lost with {_plural(self.workers, 'worker')}; "
+                f"Δ {self.delta:.3g}, ρ {self.rho:.3g} ({self.rho_method.partition(':')[0]}){lost * loses}; "
                 f"advised: {_plural(self.advised, 'worker')} on {self.cores_text}")
 
     def lines(self) -> list[str]:

@@ -90,7 +90,7 @@ def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, repo
     try:
         run.go()
     except KeyboardInterrupt:
-        if run.bad:
+        if run.good and (run.bad or not _finite(problem.parameters())):
             run.back()
         if checkpoint:
             run.save()
@@ -109,17 +109,20 @@ class Run:
         # Where the run is: epoch, step, what is left of the epoch's order, and what the epoch has done so far.
         self.epoch, self.t, self.cuts, self.done = 1, 0, [], np.zeros(4)  # loss, examples, non-zeros, seconds
         self.failures, self.seconds, self.history, self.reason = 0, 0.0, [], None
-        self.best, self.bad, self.first, self.failed = None, False, None, None
+        self.best, self.bad, self.good, self.first, self.failed = None, False, None, None, None
+        self.partial = False  # a budget ended the last epoch before its end
 
     def go(self):
         """Epoch after epoch, until the last or a reason to stop."""
         # Compile before the clock starts: on no examples, into a tally that nobody reads.
         self.problem.run(self.rule, self.schedule, self.team.own[0], np.zeros(0, np.int64), 0, self.team.count,
                          np.zeros(TALLIES))
+        if self.reason:
+            self._say(f"stopped: {self.reason}")
         while self.epoch <= self.epochs and not self.reason:
             self._remember()
             self._one_epoch()
-        if self.checkpoint:
+        if self.checkpoint and not self.partial:
             self.save()
         if self.best and self.stopper.stop.restore_best and self.stopper.best_epoch != len(self.history):
             self._put(self.best)
@@ -128,30 +131,30 @@ class Run:
     def _order(self):
         """What is left of this epoch's permutation."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.problem.examples)
+        for n, at in self.cuts:  # the first n were given to the workers, who came as far as `at`
+            parts = [order[:n]] if self.problem.whole else np.array_split(order[:n], len(at))
+            order = np.concatenate([*(part[k:] for part, k in zip(parts, at)), order[n:]])
         most = self.stopper.stop.max_steps
-        if most is not None:  # before the cuts: they were made in an order that ended there
-            order = order[:max(most - self.t + sum(sum(at) for at in self.cuts), 0)]
-        for at in self.cuts:
-            parts = [order] if self.problem.whole else np.array_split(order, len(at))
-            order = np.concatenate([part[k:] for part, k in zip(parts, at)])
-        return order
+        return order if most is None else order[:max(most - self.t, 0)]
 
     def _one_epoch(self):
         while True:
             order = self._order()
             if not len(order):
                 break
+            before = self.t
             self._pass(order)
             if self.bad or not _finite(self.problem.parameters()):  # the last step may have spoilt what no loss has shown
                 self._roll_back()
                 continue
-            before = self.t
-            self._advance()
             if self.checkpoint and self.checkpoint.due():
                 self._remember()
                 self.save()
             if self.reason or self.t - before == len(order):
                 break
+        self.partial = sum(sum(at) for _, at in self.cuts) < self.problem.examples
+        if self.partial and self.checkpoint:  # what closing the epoch does is not to be done twice
+            self.save()
         self._close_epoch()
 
     def _pass(self, order):
@@ -159,21 +162,16 @@ class Run:
         self.base, start = self.team.tally[:, :3].sum(0), time.perf_counter()
         try:
             self.team.run(self.rule, self.schedule, order, self.t, lambda: self._watch(start))
-        except BaseException:
-            self._advance()
-            raise
         finally:
+            at = [int(k) for k in self.team.at]
+            self.t += at[0] if self.problem.whole else sum(at)
+            self.cuts.append([len(order), at[:1] if self.problem.whole else at])
             total = self.team.tally[:, :3].sum(0)
             self.bad = not np.isfinite(total).all() or self.team.tally[:, BAD].any()
             if np.isfinite(total).all():
                 self.done[:3] += total - self.base
             self.done[3] += time.perf_counter() - start
             self.seconds += time.perf_counter() - start
-
-    def _advance(self):
-        at = [int(k) for k in self.team.at]
-        self.t += at[0] if self.problem.whole else sum(at)
-        self.cuts.append(at[:1] if self.problem.whole else at)
 
     def _watch(self, start):
         """Whether the workers should stop."""
@@ -208,7 +206,7 @@ class Run:
     def _remember(self):
         """Take a snapshot to go back to, unless the run is going astray: its loss is far above the best epoch's."""
         losses = [epoch.loss for epoch in self.history]
-        if losses and losses[-1] > 10 * min(losses):
+        if self.good and losses and losses[-1] > 10 * min(losses):
             return
         parameters = {name: x.copy() for name, x in self.problem.parameters().items()}
         if _finite(parameters):
@@ -271,7 +269,7 @@ class Run:
         self.schedule = _rebuilt(self.schedule, state["schedule"])
         self.stopper.restore(state["stopper"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.reason = "it had stopped before" if state["stopped"] else None
+        self.reason = "it had stopped before" if state["stopped"] else self.stopper.spent(self.t, self.seconds)
 
 
 def _finite(parameters):

@@ -163,7 +163,7 @@ def train_linear(options):
     check(options)
     loss, names, stop = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform), stop_of(options)
     lr, (rule, default), (decay, clip) = learning_rate(options), rule_of(options), penalties(options)
-    schedule_of(options, rule, 1, default)  # mistakes show before the data are read
+    schedule_of(options, rule, 1 << 30, default)  # mistakes show before the data are read
     whole, rows, held_out, planted = datasets(options)
     weights = example_weights(options.class_weight, whole.labels, rows)
     state = transforms.fit(names, whole)
@@ -176,13 +176,19 @@ def train_linear(options):
     examples = train_data.rows if rows is None else len(rows)
     workers = min(options.workers or preflight.usable_cores()[0], max(examples, 1))
 
+    # The classes of all rows that are ours to look at: a sample or a random hold-out may lack a rare one.
+    classes = linear.classes_of(whole) if loss.task == "classification" else None
+    if options.schedule.partition(":")[0] == "plateau" and test_data is None:
+        raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
+
     def make(rows, schedule, workers, mode):
         average = None if options.average is None else options.average * examples
         return linear.Linear(train_data, test_data, loss, rule, schedule, decay, clip, options.intercept, workers, rows,
-                             mode, options.l1, average, weights)
+                             mode, options.l1, average, weights, classes)
     report = Report()
     flight = replace(preflight.examine(train_data, workers, seed=options.seed), rows=examples)
-    report.say(f"{train_data.source}: {flight.line()}" + (f"; held out: {test_data.rows:,} rows" if test_data else ""))
+    held = f"; held out: {test_data.rows:,} rows" if test_data else ""
+    report.say(f"{train_data.source}: {flight.line(options.mode == 'wild')}{held}")
     if options.mode == "wild":
         for warning in flight.warnings:
             report.say(f"warning: {warning}")
@@ -200,7 +206,8 @@ def train_linear(options):
     if options.checkpoint:
         kept = {k: v for k, v in asdict(options).items() if k not in FREE}
         arrays = {name: getattr(train_data, name) for name in data.ARRAYS} | {"n_features": train_data.n_features}
-        now = checkpoint.fingerprint(arrays, {**kept, "lr": lr})
+        arrays["rows"] = np.zeros(0, np.int64) if rows is None else rows
+        now = checkpoint.fingerprint(arrays, {**kept, "lr": lr, "schedule": said(schedule)})
         checkpoints = checkpoint.Writer(options.checkpoint, options.checkpoint_seconds, {"fingerprint": now})
         if options.resume and checkpoint.exists(options.checkpoint):
             resume = checkpoint.load(options.checkpoint, report.say)

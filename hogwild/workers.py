@@ -52,9 +52,9 @@ class Workers:
         self.longest = len(parts[0])
         threads = [threading.Thread(target=self._work, args=(k, rule, schedule, part, t), name=f"worker-{k}", daemon=True)
                    for k, part in enumerate(parts)]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             for thread in threads:
                 while thread.is_alive():
                     thread.join(WATCH_SECONDS)
@@ -62,8 +62,11 @@ class Workers:
                         self.stop.set()
         except BaseException:
             self.stop.set()
+            if self.together is not None and not all(thread.ident for thread in threads):
+                self.together.abort()  # the others would wait for one that never came
             for thread in threads:
-                thread.join()
+                if thread.ident:
+                    thread.join()
             raise
         if self.failure:
             raise self.failure

@@ -45,8 +45,8 @@ class Worker(NamedTuple):
     seen: np.ndarray  # its private rows after the last flush; or None: it has none
     names: np.ndarray  # int64[private rows]: the shared row of each
     shadow: tuple  # Shadow, or None
-    # float64[8]: the sum of learning rates; since the last flush of the intercept: examples, its change and push; examples
-    # since that of the hot rows; how much change either bears (two, see `flush_due`); examples in all
+    # float64[16]: the sum of learning rates; since the last flush of the intercept: examples, its change and push; examples
+    # since that of the hot rows; how much change either bears (two, see `flush_due`); examples in all; what slots count for
     clock: np.ndarray
     workers: int
 

@@ -159,6 +159,7 @@ class AdaGrad(NamedTuple):
     G0: float = 0.0
     ranges = {"eps": "[0, inf)", "eps_in": "[0, inf)", "G0": "[0, inf)"}
     default_lr = 0.01
+    summed = True  # what several workers add to the slot adds up; the other rules' slots are running means
 
     def start(hp):
         return (hp.G0,)
@@ -211,7 +212,7 @@ class RMSProp(NamedTuple):
     def pace(c, slots):
         mean = slots[len(slots) // 2]  # c[6] is 0 where there is no mean
         spread = slots[0] - c[6] * mean * mean
-        return c[2] / (1 - c[5]) / (root(maximum(spread, 0 * spread) + c[3]) + c[4])
+        return (c[2] if len(slots) == 1 else c[2] / (1 - c[5])) / (root(maximum(spread, 0 * spread) + c[3]) + c[4])
 
 
 class Adam(NamedTuple):

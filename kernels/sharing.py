@@ -396,11 +396,13 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
 
 
 @kernel
-def flush(place, seen, names, size, first, last):
+def flush(place, seen, names, size, first, last, columns, slots, share):
     """Add what this worker changed in its private rows first … last - 1 to the shared ones; read the others' changes.
 
     Atomically in every mode: these are the rows that all workers want at once, and it is seldom. seen [rows x size]: the
-    private rows after the last flush; names [rows]: the shared row of each; size: values a row.
+    private rows after the last flush; names [rows]: the shared row of each; size: values a row. columns: values a
+    coordinate; the `slots` behind its weight count by `share`: running means that every worker has taken are not to be
+    summed.
     """
     flat = place.flat
     for h in range(first, last):
@@ -408,5 +410,5 @@ def flush(place, seen, names, size, first, last):
         for k in range(size):
             change = flat[mine + k] - seen[h * size + k]
             if change != 0:
-                atomic_add(flat, shared + k, change)
+                atomic_add(flat, shared + k, flat.dtype.type(change * share) if 0 < k % columns <= slots else change)
             flat[mine + k] = seen[h * size + k] = flat[shared + k]

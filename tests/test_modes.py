@@ -15,7 +15,7 @@ from kernels.atomics import acquire, atomic_add, barrier, compare_swap, release,
 from kernels.hyper import checked
 from kernels.jit import kernel
 from kernels.losses import Hinge, Logistic, SoftmaxCrossEntropy, Squared
-from kernels.rules import RULES, SGD, AdaGrad, Momentum
+from kernels.rules import RULES, SGD, AdaGrad, Adam, Momentum, RMSProp
 from kernels.schedules import Constant, InverseSqrt
 from kernels.steps import Clip, Decay, array_step
 
@@ -458,3 +458,23 @@ def test_a_users_own_rule_in_every_mode(mode):
     linear = trained(x, y, mode, 3, Signs(), Logistic(), lr=0.02, epochs=3, l1=1e-3)
     accuracy = np.mean((x @ linear.w[:-1] + linear.w[-1] > 0) == (y > 0))
     assert accuracy > 0.85 and np.abs(linear.shared[:, 0, 1]).max() <= 3
+
+
+@pytest.mark.parametrize("rule, share", [(RMSProp(), None), (Adam(), None), (RMSProp(), 1.0)])
+def test_private_slots_are_averaged_not_summed(rule, share):
+    """Eight workers, one after the other, each with what the last flush left it: running means must stay such."""
+    rng = np.random.default_rng(0)
+    data = from_arrays(np.ones((1024, 1)), rng.integers(0, 2, 1024))
+    schedule = Constant(1e-4)
+    linear = family.Linear(data, None, Logistic(), rule, schedule, workers=8)
+    if share:  # as it would be without
+        linear.clocks[:, 8] = share
+    team = [linear.private(k) for k in range(8)]
+    linear.begin(0, team)
+    lowest = 0.0
+    for t in range(0, 24 * 1024, 1024):
+        for k, own in enumerate(team):
+            order = rng.permutation(1024)[:128]
+            linear.run(checked(rule), checked(schedule), own, order, t + k, 8, np.zeros(8))
+            lowest = min(lowest, float(linear.shared[:, :, -1].min()))
+    assert (lowest < 0) if share else (lowest >= 0 and np.abs(linear.shared[:, :, 0]).max() < 3)
