@@ -13,7 +13,6 @@ from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.shadow import Shadow
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
@@ -98,7 +97,7 @@ class Linear(Problem):
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         degree = self._degrees() if decay or workers > 1 else None
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
-        self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 16))
+        self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
         self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
         self.model = kernel.Model(
             self.loss, checked(decay), checked(clip), self.lasso, average, data.csr, self._targets(data),
@@ -140,7 +139,7 @@ class Linear(Problem):
         self.names = np.array(names, np.int64)
         bend = 2 * getattr(self.loss, "curvature", 1.0) * self.workers
         self.clocks[:, 5:7] = bend, bend * self._energy(table)
-        self.clocks[:, 8] = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
+        self.clocks[:, 7] = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
         size = self.outputs * self.columns
         room = len(names) + -(-16 // size)  # a cache line apart
         self.flat = aligned(((d + 1 + private * (self.workers + 1) * room) * size,))
@@ -152,9 +151,6 @@ class Linear(Problem):
                  "atomic": Atomic()}
         self.sharing = locks.get(self.mode, Wild() if private else Alone())
         self.private_rows = private
-        samples = self.workers > 1 and not self.lockstep
-        self.counts = np.zeros(d, np.uint32) if samples else None
-        self.board = np.zeros(8 * (self.workers + 1), np.int64)
         self.places = [Place(self.sharing, self.flat, table, d + 1 + room * (k + 1) if private else d)
                        for k in range(self.workers)]
 
@@ -185,8 +181,7 @@ class Linear(Problem):
                                                      np.float32)
         outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
         seen = self.flat.reshape(-1, size)[place.first:place.first + len(self.names)].flatten() if self.private_rows else None
-        shadow = Shadow(self.counts, self.board, k) if self.counts is not None else None
-        worker = kernel.Worker(place, scratch, outputs, seen, self.names, shadow, self.clocks[k], self.workers)
+        worker = kernel.Worker(place, scratch, outputs, seen, self.names, self.clocks[k], self.workers)
         return k, worker
 
     def begin(self, t, team):
@@ -218,14 +213,6 @@ class Linear(Problem):
             alone = worker._replace(place=Place(Alone(), self.flat, None, self.data.n_features))
             kernel.settle(rule, self.model, alone, np.arange(self.data.n_features, dtype=np.uint32), t)
             self.lasso.paid[:], self.lasso.clock[:] = 0, 0
-
-    def conflicts(self, tally):
-        """Share of the updates lost (mode wild) and steps of others during one (staleness), from samples."""
-        raised, meanwhile, samples = tally[:, 4:7].sum(0)
-        if not samples or self.counts is None:
-            return {}
-        lost = {"lost_updates": max(1 - float(self.counts.sum() / raised), 0.0)} if self.mode == "wild" and raised else {}
-        return {**lost, "staleness": float(meanwhile / samples), "samples": int(samples)}
 
     def parameters(self):
         paid = {"paid": self.lasso.paid, "clock": self.lasso.clock[:1]} if self.lasso else {}

@@ -1,7 +1,7 @@
 """The one training loop. It knows nothing of any problem family: see `Problem`."""
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,6 @@ class Problem:
     def settle(self, rule, t) -> None:
         """Called at the end of an epoch, after step t: apply what was put off."""
 
-    def conflicts(self, tally) -> dict[str, float]:
-        """Figures for the record, such as lost updates, from all workers' tallies [workers, 8] of the run so far."""
-        return {}
-
     def parameters(self) -> dict[str, np.ndarray]:
         """Everything that a checkpoint must hold to go on exactly, by name; restored in place."""
         return {}
@@ -70,7 +66,6 @@ class Epoch:
     examples_per_s: float
     nonzeros_per_s: float
     metrics: dict[str, float]
-    conflicts: dict[str, float] = field(default_factory=dict)  # lost updates, staleness: where they were sampled
 
 
 def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, report=None, stop=None, retries=5,
@@ -188,7 +183,7 @@ class Run:
         loss, examples, nonzeros, seconds = self.done
         lr = float(rate(self.schedule, max(self.t - 1, 0)))
         epoch = Epoch(self.epoch, float(loss / max(examples, 1)), lr, int(examples), seconds, examples / max(seconds, 1e-9),
-                      nonzeros / max(seconds, 1e-9), self.problem.evaluate(), self.problem.conflicts(self.team.tally))
+                      nonzeros / max(seconds, 1e-9), self.problem.evaluate())
         # An interrupt up to here repeats this epoch's end when the run goes on.
         self.history.append(epoch)
         self.reason = self.stopper.observe(epoch.epoch, epoch.metrics, epoch.loss, self.t, self.seconds) or self.reason

@@ -16,7 +16,6 @@ from kernels.lazy import kept, pooled, shrink, tau_at
 from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
 from kernels.private import flush_due, observe, private_intercept
 from kernels.schedules import cycled, rate
-from kernels.shadow import sample, sampled
 from kernels.sharing import again, count, enter, gather, leave, part, row_step
 from kernels.steps import by_value, shorten
 
@@ -44,9 +43,8 @@ class Worker(NamedTuple):
     outputs: tuple  # Outputs, or None
     seen: np.ndarray  # its private rows after the last flush; or None: it has none
     names: np.ndarray  # int64[private rows]: the shared row of each
-    shadow: tuple  # Shadow, or None
-    # float64[16]: the sum of learning rates; since the last flush of the intercept: examples, its change and push; examples
-    # since that of the hot rows; how much change either bears (two, see `flush_due`); examples in all; what slots count for
+    # float64[8]: the sum of learning rates; since the last flush of the intercept: examples, its change and push; examples
+    # since that of the hot rows; how much change either bears (two, see `flush_due`); what slots count for
     clock: np.ndarray
     workers: int
 
@@ -59,10 +57,10 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
     the first example whose loss is not finite, without a step: tally[3] is then its row + 1.
     """
     loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
-    place, scratch, outputs, seen, names, shadow, clock, workers = worker
+    place, scratch, outputs, seen, names, clock, workers = worker
     indptr, indices, values = csr
     mode, flat, like = place.mode, place.flat, place.flat.dtype.type
-    last, total, nonzeros, done, before_all = order.shape[0] - 1, 0.0, 0, 0, int(clock[7])
+    last, total, nonzeros, done = order.shape[0] - 1, 0.0, 0, 0
     base, own = pooled(lasso, mode, 0.0, 0.0, 0)
     for n in range(order.shape[0]):
         # The pointers of a row come from far away too: first they, then what they point to.
@@ -91,7 +89,6 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
         if not given(lasso):
             enter(mode, indices, start, stop, t)
         again(mode, place, scratch, outputs, indices, start, stop, intercept, tau)
-        others = sampled(shadow, n + before_all, workers)
         before = private_intercept(seen, flat, place, scratch, outputs, tau)
         row_step(now, place, scratch, outputs, indices, values, start, stop, intercept, slope, lr, t, decay, clip,
                  decay_weight, tau)
@@ -99,15 +96,12 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
         own += lr
         base, own = pooled(lasso, mode, base, own, done)
         leave(mode, indices, start, stop, t)
-        sample(shadow, place, indices, start, stop, others, workers, tally)
         flush_due(seen, place, scratch, outputs, tau, names, clock, workers)
         total += value
         nonzeros += stop - start
         done += 1
         t += stride
-    sampled(shadow, 0, workers)  # the others need not go on while this one is away
     flush_due(seen, place, scratch, outputs, tau_at(average, like, t), names, clock, 0)
-    clock[7] += done
     pooled(lasso, mode, base, own, 0)
     tally[0] += total
     tally[1] += done
@@ -143,7 +137,7 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
     rule's updates are all made by worker 0. t, tally: as in `train`, with stride 1; worker 0 alone adds to the tally.
     """
     loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
-    place, scratch, outputs, seen, names, shadow, clock, workers = worker
+    place, scratch, outputs, seen, names, clock, workers = worker
     indptr, indices, values = csr
     like, outs = place.flat.dtype.type, count(outputs)
     low, high, owner = cuts[me], cuts[me + 1], me == workers - 1
@@ -191,7 +185,7 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
 @kernel
 def settle(rule, model, worker, features, t):
     """Apply the L1 penalty that the features (uint32[m]) still owe after step t; `worker` is alone."""
-    place, scratch, outputs, seen, names, shadow, clock, workers = worker
+    place, scratch, outputs, seen, names, clock, workers = worker
     shrink(model.lasso, rule, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), features, 0,
            features.shape[0], model.lasso.clock[0], t)
 

@@ -55,9 +55,9 @@ def _flush_due(seen, place, scratch, outputs, tau, names, clock, workers):
         columns, slots = width(scratch, tau), width(scratch, None) - 1
         size = count(outputs) * columns
         if hot and (workers == 0 or clock[4] >= FLUSH or clock[6] * clock[4] * clock[2] >= clock[3]):
-            flush(place, seen, names, size, 1, names.shape[0], columns, slots, clock[8])
+            flush(place, seen, names, size, 1, names.shape[0], columns, slots, clock[7])
             clock[4] = 0.0
         if workers == 0 or clock[1] >= FLUSH or clock[5] * clock[1] * clock[2] >= clock[3]:
-            flush(place, seen, names, size, 0, 1, columns, slots, clock[8])
+            flush(place, seen, names, size, 0, 1, columns, slots, clock[7])
             clock[1] = clock[2] = clock[3] = 0.0
     return due

@@ -468,7 +468,7 @@ def test_private_slots_are_averaged_not_summed(rule, share):
     schedule = Constant(1e-4)
     linear = family.Linear(data, None, Logistic(), rule, schedule, workers=8)
     if share:  # as it would be without
-        linear.clocks[:, 8] = share
+        linear.clocks[:, 7] = share
     team = [linear.private(k) for k in range(8)]
     linear.begin(0, team)
     lowest = 0.0

@@ -53,17 +53,6 @@ def test_every_mode_learns(tmp_path, capsys, mode):
     assert f"mode {mode}" in capsys.readouterr().out
 
 
-def test_lost_updates_and_staleness_are_in_the_record(tmp_path):
-    data, record = svm(tmp_path / "a.svm"), tmp_path / "r.jsonl"
-    for mode in ("wild", "atomic", "deterministic"):
-        assert run("train", "linear", data, "--mode", mode, "--epochs", 60, "--workers", 2, "--record", record) == 0
-    ends = [event["conflicts"] for event in map(json.loads, record.read_text().splitlines())
-            if event["event"] == "epoch" and event["epoch"] == 60]
-    assert ends[0].keys() == {"lost_updates", "staleness", "samples"} and 0 <= ends[0]["lost_updates"] <= 0.5
-    assert ends[1].keys() == {"staleness", "samples"} and ends[1]["staleness"] >= 0 and ends[1]["samples"] > 0
-    assert ends[2] == {}
-
-
 def test_penalties_weights_and_averages_change_the_model(tmp_path):
     data, models = svm(tmp_path / "a.svm"), {}
     for name, more in {"plain": [], "l1": ["--l1", 0.02], "l2": ["--l2", 0.1], "average": ["--average", 1],
