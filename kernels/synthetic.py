@@ -7,10 +7,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
+from kernels.bits import trailing_zeros
 from kernels.jit import kernel
 
 ZERO, ONE = np.uint64(0), np.uint64(1)
@@ -28,16 +26,6 @@ class Recipe(NamedTuple):
     log_mean: float  # of a row's number of features, log-normal
     log_std: float
     longest: int
-
-
-@intrinsic
-def trailing_zeros(typingctx, bits):
-    """Number of the lowest bit that is set in a uint64, which must not be 0."""
-
-    def codegen(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.uint64), codegen
 
 
 @kernel
