@@ -113,7 +113,7 @@ def lost(dataset, workers, epochs, seed):
     """
     degree = np.bincount(dataset.indices, minlength=dataset.n_features)
     lr = 2.0 ** np.floor(np.log2(0.5 / (ENTRIES * degree.max() * epochs)))
-    problem = linear.Linear(dataset, None, Hinge(), SGD(), Constant(lr), intercept=False, workers=workers, hot=0,
+    problem = linear.Linear(dataset, None, Hinge(), SGD(), Constant(lr), intercept=False, workers=workers, copies=False,
                             classes=np.array([-1.0, 1.0]))
     train(problem, SGD(), Constant(lr), epochs=epochs, workers=workers, seed=seed)
     made = np.asarray(problem.w, np.float64)[:-1].sum() / lr
@@ -122,7 +122,7 @@ def lost(dataset, workers, epochs, seed):
 
 def losses(rows, repeats):
     """The second table."""
-    print(f"\nLost updates, mode wild without private rows: {rows:,} rows of {ENTRIES} ones at random places, 2 epochs; "
+    print(f"\nLost updates, mode wild on shared parameters: {rows:,} rows of {ENTRIES} ones at random places, 2 epochs; "
           f"medians of {repeats} runs.\nDensity: {ENTRIES} over the number of features.\n\n"
           "| density | workers | lost, exactly | as predicted |\n|---:|---:|---:|---:|")
     lost(uniform(2000, 1.0), 1, 1, 0), lost(uniform(2000, 1.0), 2, 1, 0)

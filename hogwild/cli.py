@@ -6,7 +6,7 @@ import io
 import itertools
 import sys
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import tyro
@@ -70,8 +70,9 @@ class TrainLinear:
     workers: int | None = None
     """Threads; default: the cores this process may use."""
     mode: str = "wild"
-    """How workers share the parameters: wild (plain stores), atomic (no update is lost), locked (a lock a coordinate),
-    round-robin (in strict turn), deterministic (same bits for any number of workers)."""
+    """How workers share the parameters: wild (each trains a copy, merged every few updates of a weight; where there are
+    too many parameters, or with --l1, plain stores to shared ones), atomic (no update is lost), locked (a lock a
+    coordinate), round-robin (in strict turn), deterministic (same bits for any number of workers)."""
     early_stopping: str | None = None
     """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, auc, log_loss,
     rmse, mae, r2."""
@@ -163,8 +164,8 @@ class Inspect:
     """Do not keep the parsed file."""
 
 
-def _defaults(arguments) -> TrainLinear:
-    """TrainLinear with what the TOML file of --config says."""
+def defaults(cls, arguments):
+    """A `cls` with what the TOML file of --config says, where options of nested dataclasses stand beside the others."""
     path = None
     for i, word in enumerate(arguments):
         if word == "--config" and i + 1 < len(arguments):
@@ -172,26 +173,39 @@ def _defaults(arguments) -> TrainLinear:
         elif word.startswith("--config="):
             path = word.partition("=")[2]
     if path is None:
-        return TrainLinear()
+        return cls()
     try:
         given = tomllib.loads(Path(path).read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
-    known = {field.name: field for field in fields(TrainLinear)}
+    given = {key.replace("-", "_"): value for key, value in given.items()}
+    known = []
+    filled = _filled(cls, path, given, known)
+    if given:
+        raise UserError(f"{path}: unknown option '{next(iter(given))}'; known: {', '.join(known)}")
+    return filled
+
+
+def _filled(cls, path, given, known):
+    """`cls` with the options that are its own, which are taken out of `given`; all their names join `known`."""
     values = {}
-    for key, value in given.items():
-        field = known.get(key.replace("-", "_"))
-        if field is None:
-            raise UserError(f"{path}: unknown option '{key}'; known: {', '.join(known)}")
-        values[field.name] = _typed(path, field, value)
-    return TrainLinear(**values)
+    for field in fields(cls):
+        if is_dataclass(field.type):
+            values[field.name] = _filled(field.type, path, given, known)
+            continue
+        # The name on the command line, where tyro.conf.arg gives another.
+        renamed = (mark.name for mark in getattr(field.type, "__metadata__", ()) if getattr(mark, "name", None))
+        known.append(next(renamed, field.name).replace("-", "_"))
+        if known[-1] in given:
+            values[field.name] = _typed(path, known[-1], field.type, given.pop(known[-1]))
+    return cls(**values)
 
 
-def _typed(path, field, value):
+def _typed(path, name, kinds, value):
     """A TOML value as the option's type."""
-    kind = next(k for k in (bool, Path, float, int, str) if k in getattr(field.type, "__args__", (field.type,)))
+    kind = next(k for k in (bool, Path, float, int, str) if k in getattr(kinds, "__args__", (kinds,)))
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -199,16 +213,16 @@ def _typed(path, field, value):
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{path}: {field.name} must be of type {kind.__name__}, got {value!r}")
+        raise UserError(f"{path}: {name} must be of type {kind.__name__}, got {value!r}")
     return value
 
 
-def _tyro(command, options, arguments, **more):
+def parsed(command, options, arguments, **more):
     """tyro's parse, with its framed error messages made one line; --help as it is."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(options, prog=command, args=arguments, config=(Flag,), **more)
+            return tyro.cli(options, prog=command, args=arguments, config=(Flag, tyro.conf.OmitArgPrefixes), **more)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -230,10 +244,10 @@ def _parse(arguments):
     app = {"evaluate": Evaluate, "predict": Predict, "inspect": Inspect}
     command = arguments[0] if arguments else "--help"
     if command in app:
-        return _tyro(f"hogwild {command}", app[command], arguments[1:])
+        return parsed(f"hogwild {command}", app[command], arguments[1:])
     if command == "train" and arguments[1:2] == ["linear"]:
-        return _tyro("hogwild train linear", TrainLinear, arguments[2:], default=_defaults(arguments[2:]),
-                     description=inspect.getdoc(TrainLinear))
+        return parsed("hogwild train linear", TrainLinear, arguments[2:], default=defaults(TrainLinear, arguments[2:]),
+                      description=inspect.getdoc(TrainLinear))
     if command in ("-h", "--help") or (command == "train" and set(arguments[1:]) & {"-h", "--help"}):
         print(OVERVIEW)
         sys.exit(0 if arguments else 2)

@@ -1,5 +1,9 @@
-"""The one exception for a user's mistake: the command line prints it as one line and exits with 2."""
+"""Exceptions that the command line turns into one line and an exit code."""
 
 
 class UserError(Exception):
-    """Says in one line what was needed, what was got, where, and what to do."""
+    """The user's mistake: says in one line what was needed, what was got, where, and what to do. Exit code 2."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but the exit code is 143."""

@@ -13,12 +13,14 @@ from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees
 from kernels.hyper import checked
+from kernels.private import Private, merge_all, pack, spread_out
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
 # What each mode of sharing promises.
 MODES = {
-    "wild": "plain stores: fastest; two workers that change one weight in the same instant may lose a change",
+    "wild": "no worker waits for another: fastest; each trains a copy, whose changes are added up every few updates, or, "
+            "where the parameters are too many, with plain stores to shared ones, which may lose a change",
     "atomic": "compare-and-swap additions: no change is ever lost",
     "locked": "a spin lock per coordinate, held for a row's update (the paper's AIG)",
     "round-robin": "workers update in strict turn (the paper's RR)",
@@ -26,6 +28,8 @@ MODES = {
 }
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
+FRESH = 64.0  # most updates of a feature by all workers together that others may not know of
+FEW = 6  # workers keep copies of parameters of which there are, times workers and this, no more than non-zeros
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
 DEFAULT_LR = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
@@ -79,11 +83,11 @@ class Linear(Problem):
     each touch by rows / rows that have the feature, so that the sparse penalty is l2/2 |w|² in expectation. l1: penalty
     l1 |w|₁. average: step from which the weights are averaged, None for not. weights: float[rows of data], factors of
     the examples' losses. More than two classes give an output each: judged together by softmax, else each against the
-    rest. hot: how many features every worker keeps privately, None: as the data ask for it.
+    rest. copies: whether every worker of mode wild trains a copy of the parameters; None: where they are few enough.
     """
 
     def __init__(self, data, test, loss, rule, schedule, decay=None, clip=None, intercept=True, workers=1, rows=None,
-                 mode="wild", l1=0.0, average=None, weights=None, classes=None, hot=None, block=BLOCK):
+                 mode="wild", l1=0.0, average=None, weights=None, classes=None, copies=None, block=BLOCK):
         self.loss, self.workers, self.mode = checked(loss), workers, mode
         if mode not in MODES:
             raise UserError(f"unknown mode '{mode}': choose from {', '.join(MODES)}")
@@ -104,7 +108,7 @@ class Linear(Problem):
             None if weights is None else np.ascontiguousarray(weights, np.float32),
             self._weight(decay, degree, peak(schedule, rule)) if decay else None, self._pace() if intercept else 0.0)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
-        self._lay_out(rule, degree, hot)
+        self._lay_out(rule, degree, copies)
         if self.whole:
             total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
             self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)
@@ -125,34 +129,56 @@ class Linear(Problem):
         strongest = 1.0 / max(lr * (decay.l2 + decay.wd), 1e-30)
         return np.minimum(self.data.rows / np.maximum(degree, 1), strongest).astype(np.float32)
 
-    def _lay_out(self, rule, degree, hot):
+    def _lay_out(self, rule, degree, copies):
         """Make the parameters, and a Place in them for each worker."""
-        d, private = self.data.n_features, self.workers > 1 and self.mode in ("wild", "atomic")
-        names, table = [d], None
-        if private:
-            # Without an intercept nothing would tell how often the hot rows must be brought together.
-            chosen = hottest(degree, self.data.rows, self.workers, hot) if self.model.intercept else []
-            if len(chosen):
-                table = np.zeros(d, np.uint8)
-                table[chosen] = np.arange(1, len(chosen) + 1)
-                names = [d, *chosen]
-        self.names = np.array(names, np.int64)
-        bend = 2 * getattr(self.loss, "curvature", 1.0) * self.workers
-        self.clocks[:, 5:7] = bend, bend * self._energy(table)
-        self.clocks[:, 7] = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
-        size = self.outputs * self.columns
-        room = len(names) + -(-16 // size)  # a cache line apart
-        self.flat = aligned(((d + 1 + private * (self.workers + 1) * room) * size,))
-        table3 = self.flat.reshape(-1, self.outputs, self.columns)
-        for column, value in enumerate(rule.start(), 1):
-            table3[:, :, column] = value
-        self.shared = table3[:d + 1]
+        d, size, several = self.data.n_features, self.outputs * self.columns, self.workers > 1
+        self.start = (0.0, *rule.start(), *[0.0] * (self.average is not None))
+        room = -(-16 // size)  # a cache line apart
+        apart = several and self.mode in ("wild", "atomic")
+        self.flat = self._new(d + 1 + apart * (self.workers + 1) * room)
+        self.table = self.flat.reshape(-1, size)
+        self.shared = self.table[:d + 1].reshape(d + 1, self.outputs, self.columns)
         locks = {"locked": Locked(np.zeros(d + 1, np.uint32)), "round-robin": RoundRobin(np.zeros(8, np.int64)),
                  "atomic": Atomic()}
-        self.sharing = locks.get(self.mode, Wild() if private else Alone())
-        self.private_rows = private
-        self.places = [Place(self.sharing, self.flat, table, d + 1 + room * (k + 1) if private else d)
-                       for k in range(self.workers)]
+        self.sharing = locks.get(self.mode, Wild() if apart else Alone())
+        if copies is None:  # they may take a fifth of the memory of the data
+            copies = several and FEW * self.workers * size * np.count_nonzero(degree) <= self.data.nnz
+        # A lasso's exact zeros would not survive the sums of changes.
+        self.copies = several and self.mode == "wild" and copies and not self.lasso
+        self.common = None
+        if self.copies:
+            found = np.flatnonzero(degree)
+            tier = np.floor(np.log2(self.data.rows / degree[found])).astype(np.uint8)
+            self.names = np.concatenate(([d], found[np.argsort(tier, kind="stable")])).astype(np.uint32)
+            self.places = [Place(Alone(), self._new(d + 1), d) for _ in range(self.workers)]
+        else:
+            self.names, tier = np.array([d], np.uint32), np.zeros(0, np.uint8)
+            self.places = [Place(self.sharing, self.flat, d + 1 + room * (k + 1) if apart else d)
+                           for k in range(self.workers)]
+        if apart:
+            number = np.bincount(tier, minlength=1)
+            self.ends, self.kept = 1 + np.cumsum(number), {}
+            self.updates = np.bincount(tier, degree[self.names[1:]], len(number))
+            self.updates[0] += self.data.rows  # the intercept's
+            self.spacing = 2.0 ** np.arange(len(number))
+            self.common, self.merge_locks = self._part(len(self.names)), np.zeros(16 * len(self.ends), np.uint32)
+            self.share, self.most = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers, FRESH / self.workers
+            self.bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1) * self._overlap()
+
+    def manner(self):
+        """How the workers share, for a line on the console."""
+        if self.mode == "wild":
+            return f"copies, merged every {self.most:g} updates of a weight, or sooner" if self.copies else "plain stores"
+        return MODES[self.mode].partition(":")[0]
+
+    def _part(self, rows):
+        return aligned((rows * self.outputs * self.columns,))
+
+    def _new(self, rows):
+        """Parameters as a run starts with them."""
+        flat = self._part(rows)
+        flat.reshape(-1, self.columns)[:] = self.start
+        return flat
 
     def _pace(self):
         """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.1 to 1.
@@ -166,35 +192,59 @@ class Linear(Problem):
         squares = np.bincount(some.indices, np.square(some.values, dtype=np.float64)).max() / some.rows
         return float(np.clip(squares, 0.1, 1.0))
 
-    def _energy(self, table):
-        """Mean sum of the squares of a row's hot values: how much more than the intercept they bend the loss."""
-        rows = min(self.data.rows, 1000)
-        if table is None or not rows:
-            return 0.0
-        some = self.data.subset(0, rows)
-        return float((np.square(some.values, dtype=np.float64) * (table[some.indices] > 0)).sum() / rows)
+    def _overlap(self):
+        """How much two rows have in common: the mean product of their sizes over a row's with itself, up to 1."""
+        some, pace = self.data.subset(0, min(self.data.rows, 1000)), self.model.intercept
+        if not some.nnz:
+            return 1.0
+        mean = np.bincount(some.indices, np.abs(some.values, dtype=np.float64)) / some.rows
+        itself = np.square(some.values, dtype=np.float64).sum() / some.rows
+        return float(((mean**2).sum() + pace**2) / (itself + pace**2))
 
     def private(self, k):
-        place, size = self.places[k], self.outputs * self.columns
+        place = self.places[k]
         longest = int(np.diff(self.data.indptr).max(initial=0)) + 1
         scratch = None if self.bare else new_scratch(self.columns - (self.average is not None), longest * self.outputs,
                                                      np.float32)
         outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
-        seen = self.flat.reshape(-1, size)[place.first:place.first + len(self.names)].flatten() if self.private_rows else None
-        worker = kernel.Worker(place, scratch, outputs, seen, self.names, self.clocks[k], self.workers)
+        kept = None
+        if self.common is not None:
+            rows = self.names if self.copies else np.array([place.first], np.uint32)
+            due, merges, state = aligned((3, max(len(self.ends), 8)), np.float64)
+            self.kept[k] = kept = Private(rows, self.common, self._part(len(rows)), self.ends, self.spacing, due, merges,
+                                          self.merge_locks, state, self.share, self.most, self.bend)
+        worker = kernel.Worker(place, scratch, outputs, kept, self.clocks[k], self.workers)
         return k, worker
 
-    def begin(self, t, team):
-        """Private rows start from the shared ones; the turn from step t."""
+    def begin(self, t):
+        """What workers merge starts from the shared parameters; the turn from step t."""
         self.steps, self.clocks[:, 0] = t, self.lasso.clock[0] if self.lasso else 0
         if self.mode == "round-robin":
             self.sharing.turn[0] = t
-        if self.private_rows:
-            table3 = self.flat.reshape(-1, self.outputs * self.columns)
-            for _, worker in team:
-                rows = slice(worker.place.first, worker.place.first + len(self.names))
-                table3[rows] = table3[self.names]
-                worker.seen[:] = table3[rows].ravel()
+        if self.common is not None:
+            pack(self.flat, self.names, self.common)
+
+    def enter(self, own):
+        """Private copies start from the shared parameters, which none changes before the end."""
+        _, worker = own
+        if worker.private:
+            if not np.isfinite(worker.private.state).all():  # from before a rollback
+                worker.private.state[:], worker.private.due[:] = 0, 0
+            pack(self.flat, self.names, worker.private.seen)
+            if self.copies:
+                worker.place.flat[:] = self.shared.ravel()
+            else:
+                spread_out(worker.place.flat, worker.private.rows, worker.private.seen)
+
+    def leave(self, own):
+        _, worker = own
+        if worker.private:
+            merge_all(worker.place.flat, worker.private, self.table.shape[1], self.columns,
+                      self.columns - 1 - (self.average is not None))
+
+    def end(self):
+        if self.common is not None:
+            spread_out(self.flat, self.names, self.common)
 
     def run(self, rule, schedule, own, order, t, stride, tally):
         k, worker = own
@@ -210,9 +260,22 @@ class Linear(Problem):
         self.steps = t
         if self.lasso:
             _, worker = self.private(0)
-            alone = worker._replace(place=Place(Alone(), self.flat, None, self.data.n_features))
+            alone = worker._replace(place=Place(Alone(), self.flat, self.data.n_features))
             kernel.settle(rule, self.model, alone, np.arange(self.data.n_features, dtype=np.uint32), t)
             self.lasso.paid[:], self.lasso.clock[:] = 0, 0
+
+    def exchanged(self):
+        """What the others' latest updates were that a worker had not seen when it made one, on average over all updates.
+
+        `stale_examples` of theirs since it last merged the coordinate, with `stale_updates` of that coordinate among them.
+        """
+        if not self.copies:
+            return {}
+        others, share = self.workers - 1, self.updates / self.updates.sum()
+        period = np.mean([kept.state[0] / np.maximum(kept.merges, 1)[:len(share)] for kept in self.kept.values()], axis=0)
+        often = self.updates / np.maximum(np.diff(self.ends, prepend=0), 1) / self.data.rows
+        return {"stale_examples": others * float(share @ period), "stale_updates": others * float(share @ (period * often)),
+                "lost_updates": 0.0}
 
     def parameters(self):
         paid = {"paid": self.lasso.paid, "clock": self.lasso.clock[:1]} if self.lasso else {}
@@ -250,16 +313,6 @@ def where(source, row):
         with contextlib.suppress(UserError, OSError):
             return formats.place(source, formats.line_of_row(source, row))
     return f"{source}, row {row + 1}"
-
-
-def hottest(degree, rows, workers, hot=None):
-    """Features to keep privately: those that some other worker is likely to touch at any moment; or the `hot` commonest.
-
-    A worker always works on one example, which has feature j with probability degree[j] / rows. At most 255.
-    """
-    number = int((degree * (workers - 1) >= rows).sum()) if hot is None else hot
-    chosen = np.argsort(-degree, kind="stable")[:min(number, 255)]
-    return chosen[degree[chosen] > 0]
 
 
 def checked_l1(l1):

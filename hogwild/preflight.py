@@ -64,10 +64,11 @@ class Preflight:
                 *(f"warning     {warning}" for warning in self.warnings)]
 
 
-def examine(dataset, workers=None, seed=0, degrees=None) -> Preflight:
+def examine(dataset, workers=None, seed=0, degrees=None, loses=True) -> Preflight:
     """Preflight of a Dataset: one pass over it, and a search for ρ of bounded work, whose sampling `seed` decides.
 
     workers: those the user asked for, None for as many as advised; degrees: int64[n_features] if already counted.
+    loses: the workers share parameters with plain stores; else there is nothing to warn of but too few cores.
     """
     if degrees is None:
         degrees = np.zeros(dataset.n_features, np.int64)
@@ -80,10 +81,10 @@ def examine(dataset, workers=None, seed=0, degrees=None) -> Preflight:
     wanted = workers or available
     density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted)
     warnings = []
-    if density > DENSE:
+    if loses and density > DENSE:
         warnings.append(f"dense data: the average row holds {_percent(density)} of the features that occur; lock-free "
                         f"workers gain little above {_percent(DENSE)}, since all write the same cache lines")
-    if lost > MOST_LOST:
+    if loses and lost > MOST_LOST:
         warnings.append(f"{_plural(wanted, 'worker')} would lose about {_percent(lost)} of the updates; "
                         f"advised: {advised}")
     if wanted > available:
@@ -108,7 +109,7 @@ def lost_share(degrees, rows, workers) -> float:
     33%), 3% on the 16 of one cache line (5.6%), 0.13% on 1,000 (0.10%), 0.00-0.01% on 10,000 (0.010%): WINDOW = 1 is
     within a factor of 2 of each. Rows of 10 to 50 entries lost 0.3 to 0.8 of the prediction in the kernel of linear
     models with an adaptive rule, and 1 to 7 times it where the threads did nothing but add, since a processor then
-    has many updates under way. More workers are extrapolated; the examples come in random order; no feature is private.
+    has many updates under way. More workers are extrapolated; the examples come in random order; all share the parameters.
     """
     updates = int(degrees.sum())
     if workers <= 1 or updates == 0:

@@ -12,10 +12,12 @@ from tqdm import tqdm
 
 from hogwild.errors import UserError
 
+LINE_SECONDS = 20.0  # without a terminal, something is said at least so often
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "numba")}}
+
+def versions(*more) -> dict[str, str]:
+    """Versions of what a result depends on; more: further packages."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "numba", *more)}}
 
 
 def _finite(value):
@@ -30,13 +32,14 @@ def _number(value) -> str:
 
 
 class Report:
-    """Console and record of one run. The bar shows on a terminal only; elsewhere there is a line an epoch.
+    """Console and record of one run. The bar shows on a terminal only; elsewhere there is a line an epoch, and now and then.
 
-    path: file for the JSON lines, one event a line: start, epoch, end; None for none.
+    path: file for the JSON lines, one event a line: start, epoch, end; None for none. unit: what the bar counts.
     """
 
-    def __init__(self, path=None, quiet=False):
-        self.quiet, self.started, self.bar, self.file = quiet, time.perf_counter(), None, None
+    def __init__(self, path=None, quiet=False, unit="examples"):
+        self.quiet, self.started, self.bar, self.file, self.unit = quiet, time.perf_counter(), None, None, unit
+        self.begun, self.told = None, self.started  # time and units at the first progress; time of the last line
         self.open(path)
 
     def open(self, path):
@@ -53,20 +56,29 @@ class Report:
 
     def start(self, **configuration):
         """The whole configuration, before the first step."""
-        self.event("start", versions=versions(), machine=platform.platform(), **configuration)
+        self.event("start", **{"versions": versions(), "machine": platform.platform(), **configuration})
 
     def say(self, line):
         """A line on the console, above the bar."""
         if not self.quiet:
+            self.told = time.perf_counter()
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
     def progress(self, done, total, tally, lr):
-        """Called while workers run: examples done of total, this epoch's tallies, the learning rate."""
-        if self.quiet or not sys.stderr.isatty():
+        """Called while it trains: units done of total, this epoch's tallies (loss, examples), the learning rate."""
+        if self.quiet:
+            return
+        if not sys.stderr.isatty():
+            now = time.perf_counter()
+            self.begun = self.begun or (now, done)
+            if now - self.told > LINE_SECONDS and done > self.begun[1]:
+                left = (now - self.begun[0]) * (total - done) / (done - self.begun[1])
+                self.say(f"{done:,} of {total:,} {self.unit}  loss {_number(tally[0] / max(tally[1], 1))}  lr {lr:.3g}  "
+                         f"ETA {left:.0f} s")
             return
         if self.bar is None:
-            self.bar = tqdm(total=total, unit=" examples", unit_scale=True, leave=False, dynamic_ncols=True)
+            self.bar = tqdm(total=total, unit=f" {self.unit}", unit_scale=True, leave=False, dynamic_ncols=True)
         self.bar.set_postfix_str(f"loss {tally[0] / max(tally[1], 1):.4f}, lr {lr:.3g}", refresh=False)
         self.bar.update(done - self.bar.n)
 
@@ -75,8 +87,7 @@ class Report:
         self.event("epoch", **asdict(epoch))
         metrics = "".join(f"  {name} {_number(value)}" for name, value in epoch.metrics.items())
         self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {_number(epoch.loss)}{metrics}  lr {epoch.lr:.3g}  "
-                 f"{epoch.examples_per_s / 1e3:,.0f} k examples/s  {epoch.nonzeros_per_s / 1e6:,.0f} M non-zeros/s  "
-                 f"ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
+                 f"{epoch.rates()}  ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
 
     def close(self, **fields):
         """The end event; the bar and the file are closed."""

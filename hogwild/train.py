@@ -1,7 +1,7 @@
 """The one training loop. It knows nothing of any problem family: see `Problem`."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,24 @@ class Problem:
     def private(self, k) -> Any:
         """What worker k owns alone (buffers, private copies); passed back to `run`."""
 
-    def begin(self, t, team) -> None:
-        """Called before the workers start at step t; team: what each of them owns."""
+    def begin(self, t) -> None:
+        """Called before the workers start at step t."""
+
+    def enter(self, own) -> None:
+        """Called in each worker before its first call of `run`."""
+
+    def leave(self, own) -> None:
+        """Called in each worker after its last."""
+
+    def end(self) -> None:
+        """Called when all have stopped."""
 
     def settle(self, rule, t) -> None:
         """Called at the end of an epoch, after step t: apply what was put off."""
+
+    def exchanged(self) -> dict[str, float]:
+        """How fresh the workers' view of each other was up to now, by name, for the record."""
+        return {}
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Everything that a checkpoint must hold to go on exactly, by name; restored in place."""
@@ -66,6 +79,11 @@ class Epoch:
     examples_per_s: float
     nonzeros_per_s: float
     metrics: dict[str, float]
+    exchange: dict[str, float] = field(default_factory=dict)  # how fresh the workers' view of each other was
+
+    def rates(self) -> str:
+        """How fast it went, for the console."""
+        return f"{self.examples_per_s / 1e3:,.0f} k examples/s  {self.nonzeros_per_s / 1e6:,.0f} M non-zeros/s"
 
 
 def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, report=None, stop=None, retries=5,
@@ -110,8 +128,14 @@ class Run:
     def go(self):
         """Epoch after epoch, until the last or a reason to stop."""
         # Compile before the clock starts: on no examples, into a tally that nobody reads.
+        self.problem.begin(self.t)
+        for own in self.team.own:
+            self.problem.enter(own)
         self.problem.run(self.rule, self.schedule, self.team.own[0], np.zeros(0, np.int64), 0, self.team.count,
                          np.zeros(TALLIES))
+        for own in self.team.own:
+            self.problem.leave(own)
+        self.problem.end()
         if self.reason:
             self._say(f"stopped: {self.reason}")
         while self.epoch <= self.epochs and not self.reason:
@@ -183,7 +207,7 @@ class Run:
         loss, examples, nonzeros, seconds = self.done
         lr = float(rate(self.schedule, max(self.t - 1, 0)))
         epoch = Epoch(self.epoch, float(loss / max(examples, 1)), lr, int(examples), seconds, examples / max(seconds, 1e-9),
-                      nonzeros / max(seconds, 1e-9), self.problem.evaluate())
+                      nonzeros / max(seconds, 1e-9), self.problem.evaluate(), self.problem.exchanged())
         # An interrupt up to here repeats this epoch's end when the run goes on.
         self.history.append(epoch)
         self.reason = self.stopper.observe(epoch.epoch, epoch.metrics, epoch.loss, self.t, self.seconds) or self.reason
@@ -251,7 +275,7 @@ class Run:
         self.checkpoint.save({**self.problem.parameters(), **best}, {
             "epoch": self.epoch, "t": self.t, "cuts": self.cuts, "done": self.done.tolist(), "failures": self.failures,
             "stopped": bool(self.reason) and not self.stopper.spent(self.t, self.seconds),
-            "seconds": self.seconds, "schedule": _plain(self.schedule), "stopper": self.stopper.state(),
+            "seconds": self.seconds, "schedule": plain(self.schedule), "stopper": self.stopper.state(),
             "history": [asdict(epoch) for epoch in self.history]})
 
     def restore(self, tensors, state):
@@ -261,7 +285,7 @@ class Run:
         self.best = best or None
         self.epoch, self.t, self.cuts, self.done = state["epoch"], state["t"], state["cuts"], np.array(state["done"])
         self.failures, self.seconds = state["failures"], state["seconds"]
-        self.schedule = _rebuilt(self.schedule, state["schedule"])
+        self.schedule = rebuilt(self.schedule, state["schedule"])
         self.stopper.restore(state["stopper"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.reason = "it had stopped before" if state["stopped"] else self.stopper.spent(self.t, self.seconds)
@@ -271,12 +295,12 @@ def _finite(parameters):
     return all(np.isfinite(x).all() for x in parameters.values())
 
 
-def _plain(hp):
+def plain(hp):
     """A NamedTuple of numbers as nested lists."""
-    return [_plain(x) if isinstance(x, tuple) else x for x in hp]
+    return [plain(x) if isinstance(x, tuple) else x for x in hp]
 
 
-def _rebuilt(hp, values):
-    """`hp` with the numbers of `_plain`."""
-    new = [_rebuilt(x, value) if isinstance(x, tuple) else value for x, value in zip(hp, values)]
+def rebuilt(hp, values):
+    """`hp` with the numbers of `plain`."""
+    new = [rebuilt(x, value) if isinstance(x, tuple) else value for x, value in zip(hp, values)]
     return type(hp)(*new) if hasattr(hp, "_fields") else tuple(new)

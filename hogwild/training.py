@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from hogwild import checkpoint, data, linear, model, preflight, synthetic, transforms, tune
-from hogwild.errors import UserError
+from hogwild.errors import Terminated, UserError
 from hogwild.metrics import MAXIMISED
 from hogwild.record import Report, versions
 from hogwild.spec import build
@@ -21,10 +21,6 @@ from kernels.steps import Clip, Decay
 # Options that a resumed run may change: they say where and how long, not what is computed.
 FREE = ("data", "test", "model", "record", "config", "checkpoint", "checkpoint_seconds", "resume", "cache", "epochs",
         "max_steps", "max_seconds", "retries", "workers")
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: as Ctrl-C, but the exit code is 143."""
 
 
 def read(options, path, n_features=None):
@@ -93,15 +89,16 @@ def rule_of(options):
     return rule, linear.DEFAULT_LR.get(type(rule).__name__, getattr(rule, "default_lr", 0.01))
 
 
-def schedule_of(options, rule, rows, lr):
-    """The schedule of the learning rate, the warm-up in front."""
+def schedule_of(options, rule, rows, lr, watched=None):
+    """The schedule of the learning rate, the warm-up in front. rows: steps of an epoch; watched: a plateau's metric."""
     ahead, share = getattr(rule, "default_warmup", (0, 0.0)) if options.warmup is None else (options.warmup * rows, 0.0)
     total = max(options.epochs * rows - ahead, 1)
     half, kind = max(total // 2, 1), options.schedule.partition(":")[0]
     # Where a step is an example, a decay that people think of by the epoch is its root by the step.
     gamma = 0.8 ** (1 / rows) if kind in ("exponential", "exp-range") else 0.8
-    task = build(options.loss, LOSSES, "loss").task
-    watched = options.early_stopping or ("accuracy" if task == "classification" else "rmse")
+    if watched is None:
+        task = build(options.loss, LOSSES, "loss").task
+        watched = options.early_stopping or ("accuracy" if task == "classification" else "rmse")
     schedule = build(options.schedule, SCHEDULES, "schedule", rows, lr=lr, steps=rows if kind == "cosine-restarts" else total,
                      warmup=max(rows // 10, 1), every=rows, decay=1 / rows, up=half, down=half, low=lr / 10, gamma=gamma,
                      milestones=(half,), maximise=watched in MAXIMISED)
@@ -137,13 +134,18 @@ def example_weights(text, labels, rows):
     return weights
 
 
+def interrupt(number):
+    """What Ctrl-C or, by its number, SIGTERM raises."""
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def signals():
-    """The first Ctrl-C or SIGTERM raises, between two chunks; the second one ends the process at once."""
+def signals(first=interrupt):
+    """The first Ctrl-C or SIGTERM raises, between two chunks, or calls `first`; the second one ends the process at once."""
     def stop(number, frame):
         for each in old:
             signal.signal(each, signal.SIG_DFL)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        first(number)
     old = {}
     try:
         for each in (signal.SIGINT, signal.SIGTERM):
@@ -186,22 +188,23 @@ def train_linear(options):
         return linear.Linear(train_data, test_data, loss, rule, schedule, decay, clip, options.intercept, workers, rows,
                              mode, options.l1, average, weights, classes)
     report = Report()
-    flight = replace(preflight.examine(train_data, workers, seed=options.seed), rows=examples)
-    held = f"; held out: {test_data.rows:,} rows" if test_data else ""
-    report.say(f"{train_data.source}: {flight.line(options.mode == 'wild')}{held}")
-    if options.mode == "wild":
-        for warning in flight.warnings:
-            report.say(f"warning: {warning}")
+    tried = []
     if lr == "auto":
         every = np.arange(train_data.rows) if rows is None else rows
         probe = schedule_of(options, rule, examples, default)
         lr, losses = tune.best_rate(lambda some: make(some, probe, 1, "wild"), rule, default, every, workers, options.seed)
-        report.say(f"learning rate {lr:g}, the best of {len(losses)} tried on a sample")
+        tried = [f"learning rate {lr:g}, the best of {len(losses)} tried on a sample"]
     schedule = schedule_of(options, rule, examples, default if lr is None else lr)
     problem = make(rows, schedule, workers, options.mode)
     Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
+    loses = options.mode == "wild" and not problem.copies
+    flight = replace(preflight.examine(train_data, workers, options.seed, loses=loses), rows=examples)
+    held = f"; held out: {test_data.rows:,} rows" if test_data else ""
+    warnings = [f"warning: {warning}" for warning in flight.warnings] if options.mode == "wild" else []
+    for line in (f"{train_data.source}: {flight.line(loses)}{held}", *warnings, *tried):
+        report.say(line)
     report.say(f"{type(loss).__name__} loss, {said(rule)}, {said(schedule)}, {workers} worker{'s' * (workers > 1)}, "
-               f"mode {options.mode} ({linear.MODES[options.mode].partition(':')[0]})")
+               f"mode {options.mode} ({problem.manner()})")
     checkpoints = resume = None
     if options.checkpoint:
         kept = {k: v for k, v in asdict(options).items() if k not in FREE}

@@ -28,7 +28,7 @@ def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[floa
     def attempt(lr):
         problem, tally = make(fitted), np.zeros(TALLIES)
         own = problem.private(0)
-        problem.begin(0, [own])
+        problem.begin(0)
         problem.run(rule, checked(Constant(lr)), own, np.arange(len(fitted)), 0, 1, tally)
         problem.rows, found = held, np.zeros(TALLIES)
         problem.run(rule, checked(Constant(0.0)), own, np.arange(len(held)), len(fitted), 1, found)  # lr 0: only measures

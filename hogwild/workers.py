@@ -45,7 +45,7 @@ class Workers:
         """
         self.stop.clear()
         self.at, self.failure = [0] * self.count, None
-        self.problem.begin(t, self.own)
+        self.problem.begin(t)
         parts = self.slices(order)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
         self.position = self.span = 0
@@ -68,6 +68,8 @@ class Workers:
                 if thread.ident:
                     thread.join()
             raise
+        finally:
+            self.problem.end()
         if self.failure:
             raise self.failure
 
@@ -80,6 +82,7 @@ class Workers:
 
     def _work(self, k, rule, schedule, order, t):
         try:
+            self.problem.enter(self.own[k])
             while True:
                 if self.together is not None:
                     self.together.wait()
@@ -96,6 +99,7 @@ class Workers:
                     self.stop.set()
                 speed = CHUNK_SECONDS / max(time.perf_counter() - start, 1e-6)
                 self.chunk[k] = int(min(max(len(part) * min(speed, 8.0), 1), 1 << 20))
+            self.problem.leave(self.own[k])
         except threading.BrokenBarrierError:
             pass
         except BaseException as error:  # a thread has no caller to raise to

@@ -14,7 +14,7 @@ from kernels.atomics import barrier
 from kernels.jit import LOOP, kernel, prefetch
 from kernels.lazy import kept, pooled, shrink, tau_at
 from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
-from kernels.private import flush_due, observe, private_intercept
+from kernels.private import merge_due, pause
 from kernels.schedules import cycled, rate
 from kernels.sharing import again, count, enter, gather, leave, part, row_step
 from kernels.steps import by_value, shorten
@@ -41,11 +41,8 @@ class Worker(NamedTuple):
     place: tuple
     scratch: tuple  # Scratch, or None
     outputs: tuple  # Outputs, or None
-    seen: np.ndarray  # its private rows after the last flush; or None: it has none
-    names: np.ndarray  # int64[private rows]: the shared row of each
-    # float64[8]: the sum of learning rates; since the last flush of the intercept: examples, its change and push; examples
-    # since that of the hot rows; how much change either bears (two, see `flush_due`); what slots count for
-    clock: np.ndarray
+    private: tuple  # Private; or None: it works on the shared parameters alone
+    clock: np.ndarray  # float64[8], [0]: the sum of learning rates
     workers: int
 
 
@@ -57,51 +54,52 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
     the first example whose loss is not finite, without a step: tally[3] is then its row + 1.
     """
     loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
-    place, scratch, outputs, seen, names, clock, workers = worker
+    place, scratch, outputs, private, clock, workers = worker
     indptr, indices, values = csr
-    mode, flat, like = place.mode, place.flat, place.flat.dtype.type
+    mode, like = place.mode, place.flat.dtype.type
     last, total, nonzeros, done = order.shape[0] - 1, 0.0, 0, 0
     base, own = pooled(lasso, mode, 0.0, 0.0, 0)
-    for n in range(order.shape[0]):
-        # The pointers of a row come from far away too: first they, then what they point to.
-        prefetch(indptr, order[min(n + 2 * AHEAD, last)])
-        ahead = order[min(n + AHEAD, last)]
-        prefetch(labels, ahead)
-        for k in range(indptr[ahead], indptr[ahead + 1], 16):
-            prefetch(indices, k)
-            prefetch(values, k)
-        i = order[n]
-        start, stop = indptr[i], indptr[i + 1]
-        lr, now, tau = rate(schedule, t), cycled(rule, schedule, t), tau_at(average, like, t)
-        if given(lasso):
-            enter(mode, indices, start, stop, t)
-            base, own = pooled(lasso, mode, base, own, done)
-        shrink(lasso, now, place, scratch, outputs, tau, indices, start, stop, base + own, t)
-        gather(place, scratch, outputs, indices, start, stop, intercept, tau)
-        z = gathered_score(place, scratch, outputs, tau, csr, start, stop, intercept)
-        value, slope = judged(loss, outputs, z, labels[i], weight_of(weights, i))
-        if not abs(value) < math.inf:  # math.isfinite subtracts x from x, which the reassociation of FASTMATH makes 0
-            tally[3] = i + 1
+    first = 0
+    while first < order.shape[0] and not tally[3] > 0:
+        until = min(first + pause(private), order.shape[0])
+        for n in range(first, until):
+            # The pointers of a row come from far away too: first they, then what they point to.
+            prefetch(indptr, order[min(n + 2 * AHEAD, last)])
+            ahead = order[min(n + AHEAD, last)]
+            prefetch(labels, ahead)
+            for k in range(indptr[ahead], indptr[ahead + 1], 16):
+                prefetch(indices, k)
+                prefetch(values, k)
+            i = order[n]
+            start, stop = indptr[i], indptr[i + 1]
+            lr, now, tau = rate(schedule, t), cycled(rule, schedule, t), tau_at(average, like, t)
             if given(lasso):
-                leave(mode, indices, start, stop, t)
-            _drain(mode, indices, order.shape[0] - n - given(lasso), t + stride * given(lasso), stride)
-            break
-        if not given(lasso):
-            enter(mode, indices, start, stop, t)
-        again(mode, place, scratch, outputs, indices, start, stop, intercept, tau)
-        before = private_intercept(seen, flat, place, scratch, outputs, tau)
-        row_step(now, place, scratch, outputs, indices, values, start, stop, intercept, slope, lr, t, decay, clip,
-                 decay_weight, tau)
-        observe(seen, flat, place, scratch, outputs, tau, clock, before, part(slope, 0))
-        own += lr
-        base, own = pooled(lasso, mode, base, own, done)
-        leave(mode, indices, start, stop, t)
-        flush_due(seen, place, scratch, outputs, tau, names, clock, workers)
-        total += value
-        nonzeros += stop - start
-        done += 1
-        t += stride
-    flush_due(seen, place, scratch, outputs, tau_at(average, like, t), names, clock, 0)
+                enter(mode, indices, start, stop, t)
+                base, own = pooled(lasso, mode, base, own, done)
+            shrink(lasso, now, place, scratch, outputs, tau, indices, start, stop, base + own, t)
+            gather(place, scratch, outputs, indices, start, stop, intercept, tau)
+            z = gathered_score(place, scratch, outputs, tau, csr, start, stop, intercept)
+            value, slope = judged(loss, outputs, z, labels[i], weight_of(weights, i))
+            if not abs(value) < math.inf:  # math.isfinite subtracts x from x, which the reassociation of FASTMATH makes 0
+                tally[3] = i + 1
+                if given(lasso):
+                    leave(mode, indices, start, stop, t)
+                _drain(mode, indices, order.shape[0] - n - given(lasso), t + stride * given(lasso), stride)
+                break
+            if not given(lasso):
+                enter(mode, indices, start, stop, t)
+            again(mode, place, scratch, outputs, indices, start, stop, intercept, tau)
+            row_step(now, place, scratch, outputs, indices, values, start, stop, intercept, slope, lr, t, decay, clip,
+                     decay_weight, tau)
+            own += lr
+            base, own = pooled(lasso, mode, base, own, done)
+            leave(mode, indices, start, stop, t)
+            total += value
+            nonzeros += stop - start
+            done += 1
+            t += stride
+        merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, until - first)
+        first = until
     pooled(lasso, mode, base, own, 0)
     tally[0] += total
     tally[1] += done
@@ -137,7 +135,7 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
     rule's updates are all made by worker 0. t, tally: as in `train`, with stride 1; worker 0 alone adds to the tally.
     """
     loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
-    place, scratch, outputs, seen, names, clock, workers = worker
+    place, scratch, outputs, private, clock, workers = worker
     indptr, indices, values = csr
     like, outs = place.flat.dtype.type, count(outputs)
     low, high, owner = cuts[me], cuts[me + 1], me == workers - 1
@@ -185,7 +183,7 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
 @kernel
 def settle(rule, model, worker, features, t):
     """Apply the L1 penalty that the features (uint32[m]) still owe after step t; `worker` is alone."""
-    place, scratch, outputs, seen, names, clock, workers = worker
+    place, scratch, outputs, private, clock, workers = worker
     shrink(model.lasso, rule, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), features, 0,
            features.shape[0], model.lasso.clock[0], t)
 

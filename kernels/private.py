@@ -1,63 +1,165 @@
-"""Rows that every worker keeps privately, and when it brings them together with the others'."""
+"""What a worker keeps for itself of the parameters, and when it brings that together with the others'.
 
+A worker works on its own copy of some rows, or of all. What it has changed in them is added to the common ones now and
+then, and the others' changes are read: after each has had a handful of updates of its own, so that all are equally fresh.
+Without this a core would fetch nearly every coordinate from the other's cache, however rarely both change one at a time.
+Rows as common as one another are a tier, merged together under a spin lock: no change is lost.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
 from numba import types
 from numba.extending import overload
 
-from kernels.jit import LOOP
-from kernels.sharing import count, flush, width
+from kernels.atomics import acquire, compare_swap, release
+from kernels.jit import LOOP, kernel
+from kernels.outputs import score
+from kernels.sharing import count, part, width
 
-FLUSH = 256  # most examples between two flushes of a worker's private rows
-
-
-def private_intercept(seen, flat, place, scratch, outputs, tau):
-    """The private intercept (of the first output)."""
+MEASURE = 64.0  # examples between two looks at how far a step goes
 
 
-@overload(private_intercept, **LOOP)
-def _private_intercept(seen, flat, place, scratch, outputs, tau):
-    if isinstance(seen, types.NoneType):
-        return lambda seen, flat, place, scratch, outputs, tau: flat.dtype.type(0)
-    return lambda seen, flat, place, scratch, outputs, tau: flat[place.first * count(outputs) * width(scratch, tau)]
+class Private(NamedTuple):
+    """A worker's copies. Arrays but `common` and `locks` are its own; T tiers of m rows, the commonest first."""
+
+    rows: np.ndarray  # uint32[m]: each one's row in the worker's parameters
+    common: np.ndarray  # [m x values a row]: what all have made of them, in the same order
+    seen: np.ndarray  # the same when this worker last saw it
+    ends: np.ndarray  # int64[T]: the first row behind each tier
+    spacing: np.ndarray  # float64[T]: examples of this worker for an update of its rows
+    due: np.ndarray  # float64[T]: the worker's example after which the tier is merged
+    merges: np.ndarray  # float64[T]: how often it was
+    locks: np.ndarray  # uint32[16 T]: one a tier, a cache line apart
+    # float64[8]: examples; the one after which something is due, and at which a step is measured; changes of the scores,
+    # and the gradients that made them
+    state: np.ndarray
+    share: float  # what slots count by: running means that every worker has taken are not to be summed, sums of squares are
+    most: float  # updates of its own that a row gets between two merges, at most and on average
+    bend: float  # how much one worker's step turns the others' gradients: see `merge_due`
 
 
-def observe(seen, flat, place, scratch, outputs, tau, clock, before, push):
-    """Count an example, how far it moved the private intercept, and how hard it pushed."""
+def pause(private):
+    """Examples to go until something is due."""
 
 
-@overload(observe, **LOOP)
-def _observe(seen, flat, place, scratch, outputs, tau, clock, before, push):
-    if isinstance(seen, types.NoneType):
-        return lambda seen, flat, place, scratch, outputs, tau, clock, before, push: None
-
-    def note(seen, flat, place, scratch, outputs, tau, clock, before, push):
-        clock[1] += 1
-        clock[4] += 1
-        clock[2] += abs(flat[place.first * count(outputs) * width(scratch, tau)] - before)
-        clock[3] += abs(push)
-    return note
+@overload(pause, **LOOP)
+def _pause(private):
+    if isinstance(private, types.NoneType):
+        return lambda private: 1 << 62
+    return lambda private: np.int64(max(private.state[1] - private.state[0], 1.0))
 
 
-def flush_due(seen, place, scratch, outputs, tau, names, clock, workers):
-    """`flush` the private rows that are due; all of them at once for workers = 0.
+def merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
+    """Count `done` more examples, the last of score z before its step, and merge the tiers that are due.
 
-    Each worker moves its private rows alone and the moves are summed. They may therefore not go far between two flushes:
-    `workers` of them would go that many times too far, and soon swing. So the period is what the steps' size allows.
+    The others do not know of a worker's steps until a merge, and all are summed. Together they may not go too far: of
+    what one step takes from its own gradient, the others' take as much from theirs as the rows overlap. So the number of
+    updates between two merges is what the steps' size allows.
     """
 
 
-@overload(flush_due, **LOOP)
-def _flush_due(seen, place, scratch, outputs, tau, names, clock, workers):
-    if isinstance(seen, types.NoneType):
-        return lambda seen, place, scratch, outputs, tau, names, clock, workers: None
-    hot = not isinstance(place.types[place.fields.index("hot")], types.NoneType)
+@overload(merge_due, **LOOP)
+def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
+    if isinstance(private, types.NoneType):
+        return lambda private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done: None
 
-    def due(seen, place, scratch, outputs, tau, names, clock, workers):
-        columns, slots = width(scratch, tau), width(scratch, None) - 1
-        size = count(outputs) * columns
-        if hot and (workers == 0 or clock[4] >= FLUSH or clock[6] * clock[4] * clock[2] >= clock[3]):
-            flush(place, seen, names, size, 1, names.shape[0], columns, slots, clock[7])
-            clock[4] = 0.0
-        if workers == 0 or clock[1] >= FLUSH or clock[5] * clock[1] * clock[2] >= clock[3]:
-            flush(place, seen, names, size, 0, 1, columns, slots, clock[7])
-            clock[1] = clock[2] = clock[3] = 0.0
+    def due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
+        state = private.state
+        state[0] += done
+        if state[0] >= state[2]:
+            state[2] = state[0] + min(state[0], MEASURE)
+            before, push = part(z, 0), abs(part(slope, 0))
+            after = part(score(place, scratch, outputs, tau, csr, start, stop, intercept), 0)
+            state[3] = 0.9 * state[3] + abs(after - before)
+            state[4] = 0.9 * state[4] + push
+        if state[0] >= state[1]:
+            columns = width(scratch, tau)
+            _tiers(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1)
     return due
+
+
+@kernel
+def _tiers(flat, private, size, columns, slots):
+    """Merge the tiers that are due; one that another worker is at may wait for as long again."""
+    state, due, locks, free, taken = private.state, private.due, private.locks, np.uint32(0), np.uint32(1)
+    now, turn = state[0], private.bend * state[3]
+    own = private.most if turn * private.most <= state[4] else state[4] / turn
+    soonest, first = state[2], 0
+    for k in range(private.ends.shape[0]):
+        last = private.ends[k]
+        if now >= due[k]:
+            # At first every update matters: after half as many as before, at the latest.
+            period = max(min(own * private.spacing[k], 0.5 * now), 1.0)
+            late = now >= due[k] + period
+            if late:
+                acquire(locks, 16 * k)
+            if late or compare_swap(locks, 16 * k, free, taken):
+                _merge(flat, private, first, last, size, columns, slots)
+                release(locks, 16 * k)
+                due[k] = now + period
+                private.merges[k] += 1.0
+        soonest, first = min(soonest, due[k]), last
+    state[1] = soonest
+
+
+@kernel
+def merge_all(flat, private, size, columns, slots):
+    """Merge every tier. size: values a row; columns: values a coordinate, its weight, `slots` slots, maybe one more."""
+    first = 0
+    for k in range(private.ends.shape[0]):
+        acquire(private.locks, 16 * k)
+        _merge(flat, private, first, private.ends[k], size, columns, slots)
+        release(private.locks, 16 * k)
+        private.merges[k] += 1.0
+        first = private.ends[k]
+
+
+@kernel
+def spread_out(flat, rows, packed):
+    """Row rows[h] of flat, for each h, becomes row h of packed."""
+    size = np.uint64(packed.size // rows.size)
+    for h in range(np.uint64(rows.size)):
+        for k in range(size):
+            flat[np.uint64(rows[h]) * size + k] = packed[h * size + k]
+
+
+@kernel
+def pack(flat, rows, packed):
+    """The reverse."""
+    size = np.uint64(packed.size // rows.size)
+    for h in range(np.uint64(rows.size)):
+        for k in range(size):
+            packed[h * size + k] = flat[np.uint64(rows[h]) * size + k]
+
+
+@kernel
+def _merge(flat, private, first, last, size, columns, slots):
+    """The simplest loop for what is to be merged most often: four times faster than the last, which does it all."""
+    rows, common, seen = private.rows, private.common, private.seen
+    first, last, size, columns = np.uint64(first), np.uint64(last), np.uint64(size), np.uint64(columns)
+    if size == 1:
+        for h in range(first, last):
+            a = np.uint64(rows[h])
+            common[h] = seen[h] = flat[a] = common[h] + (flat[a] - seen[h])
+    elif private.share == 1.0:  # the first slot is a sum of squares, whose root has divided this worker's steps
+        one = np.uint64(1)
+        for h in range(first, last):
+            a, b = np.uint64(rows[h]) * size, h * size
+            for k in range(np.uint64(0), size, columns):
+                own = flat[a + k + one]
+                total = common[b + k + one] + (own - seen[b + k + one])
+                # With the others' squares in it the steps would have been so much shorter.
+                shorter = flat.dtype.type(np.sqrt(own / total) if own < total else 1.0)
+                common[b + k] = seen[b + k] = flat[a + k] = common[b + k] + (flat[a + k] - seen[b + k]) * shorter
+                common[b + k + one] = seen[b + k + one] = flat[a + k + one] = total
+                for m in range(k + one + one, k + columns):
+                    common[b + m] = seen[b + m] = flat[a + m] = common[b + m] + (flat[a + m] - seen[b + m])
+    else:
+        like = flat.dtype.type
+        for h in range(first, last):
+            a, b = np.uint64(rows[h]) * size, h * size
+            for k in range(size):
+                column = k % columns
+                share = like(private.share if np.uint64(0) < column and column <= np.uint64(slots) else 1.0)
+                common[b + k] = seen[b + k] = flat[a + k] = common[b + k] + (flat[a + k] - seen[b + k]) * share

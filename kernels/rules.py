@@ -159,7 +159,7 @@ class AdaGrad(NamedTuple):
     G0: float = 0.0
     ranges = {"eps": "[0, inf)", "eps_in": "[0, inf)", "G0": "[0, inf)"}
     default_lr = 0.01
-    summed = True  # what several workers add to the slot adds up; the other rules' slots are running means
+    summed = True  # its slot is a sum of squares, to which all workers add; the other rules' slots are running means
 
     def start(hp):
         return (hp.G0,)

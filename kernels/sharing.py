@@ -1,8 +1,8 @@
 """How workers share parameters: where a coordinate lives, how a change reaches it, and the step of one sparse row.
 
 The parameters of `rows` features with K outputs each are one flat array; coordinate (row, k) has its columns side by
-side from (row K + k) width on: the weight, the rule's S slots, and one more where weights are averaged. A worker's
-private rows follow the shared ones: first the intercept, then the hottest features.
+side from (row K + k) width on: the weight, the rule's S slots, and one more where weights are averaged. Feature j has
+row j. What workers keep for themselves: kernels/private.py.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from numba.extending import overload
 
 from kernels import rules
 from kernels.atomics import acquire, atomic_add, atomic_store, release, wait_for
-from kernels.jit import INLINE, LOOP, kernel
+from kernels.jit import INLINE, LOOP
 from kernels.steps import _at, _cast, _decay_terms, _gradient, _moved, step
 
 
@@ -48,9 +48,8 @@ class Place(NamedTuple):
     """A worker's view of the parameters."""
 
     mode: tuple
-    flat: np.ndarray  # every parameter, shared and private
-    hot: np.ndarray  # uint8[features]: h > 0 for the h-th private feature; or None
-    first: int  # row of this worker's intercept, its hot rows behind it
+    flat: np.ndarray  # the parameters that it works on: its own, or all workers'
+    first: int  # row of its intercept
 
 
 class Outputs(NamedTuple):
@@ -106,21 +105,6 @@ def _width(scratch, tau):
     columns = 1 if isinstance(scratch, types.NoneType) else len(scratch.types[0])
     columns += not isinstance(tau, types.NoneType)
     return lambda scratch, tau: columns
-
-
-def row_of(place, j):
-    """Row where this worker keeps feature j."""
-
-
-@overload(row_of, **LOOP)
-def _row_of(place, j):
-    if isinstance(place.types[place.fields.index("hot")], types.NoneType):
-        return lambda place, j: np.uint64(j)
-
-    def where(place, j):
-        hot = np.uint64(place.hot[j])
-        return np.uint64(j) if hot == 0 else np.uint64(place.first) + hot
-    return where
 
 
 def add(mode, flat, at, change):
@@ -307,7 +291,7 @@ def _gather(place, scratch, outputs, indices, start, stop, intercept, tau):
         flat, n = place.flat, np.uint64(stop - start)
         outs, columns = np.uint64(count(outputs)), np.uint64(width(scratch, tau))
         for q in range(n):
-            at = row_of(place, indices[np.uint64(start) + q]) * outs
+            at = np.uint64(indices[np.uint64(start) + q]) * outs
             for o in range(outs):
                 _load(scratch.before, flat, q * outs + o, (at + o) * columns)
         if intercept:
@@ -348,7 +332,7 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
             c, k = _cast(rules.prepare(rule, lr, t), like), _cast(_decay_terms(decay, lr), like)
             for i in range(np.uint64(start), np.uint64(stop)):
                 j = indices[i]
-                at, s = row_of(place, j) * outs, _at(weight, j, like(1))
+                at, s = np.uint64(j) * outs, _at(weight, j, like(1))
                 for o in range(outs):
                     w = flat[at + o]
                     g = _gradient(like(part(factor, o)) * x[i], w, k, (), s)
@@ -383,7 +367,7 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
         _stepped(rule, mode, scratch, (n + np.uint64(intercept != 0)) * outs, lr, t, decay, clip, weight, tau)
         result = _result(mode, scratch, tau)
         for q in range(n):
-            at = row_of(place, indices[np.uint64(start) + q]) * outs
+            at = np.uint64(indices[np.uint64(start) + q]) * outs
             for o in range(outs):
                 _put(mode, result, flat, q * outs + o, (at + o) * columns)
                 _averaged(mode, scratch, flat, q * outs + o, (at + o) * columns, tau)
@@ -393,22 +377,3 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
                 _put(mode, result, flat, n * outs + o, (at + o) * columns)
                 _averaged(mode, scratch, flat, n * outs + o, (at + o) * columns, tau)
     return gathered
-
-
-@kernel
-def flush(place, seen, names, size, first, last, columns, slots, share):
-    """Add what this worker changed in its private rows first … last - 1 to the shared ones; read the others' changes.
-
-    Atomically in every mode: these are the rows that all workers want at once, and it is seldom. seen [rows x size]: the
-    private rows after the last flush; names [rows]: the shared row of each; size: values a row. columns: values a
-    coordinate; the `slots` behind its weight count by `share`: running means that every worker has taken are not to be
-    summed.
-    """
-    flat = place.flat
-    for h in range(first, last):
-        mine, shared = (place.first + h) * size, names[h] * size
-        for k in range(size):
-            change = flat[mine + k] - seen[h * size + k]
-            if change != 0:
-                atomic_add(flat, shared + k, flat.dtype.type(change * share) if 0 < k % columns <= slots else change)
-            flat[mine + k] = seen[h * size + k] = flat[shared + k]

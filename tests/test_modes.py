@@ -156,39 +156,54 @@ def trained(x, y, mode, workers, rule, loss=None, epochs=2, lr=TINY, **options):
 @pytest.mark.parametrize("mode", ["atomic", "locked", "round-robin"])
 def test_no_update_is_lost(mode, workers):
     x, y = on_the_slope()
-    linear = trained(x, y, mode, workers, SGD(), hot=0)
+    linear = trained(x, y, mode, workers, SGD())
     want = 2 * TINY * np.append(y @ x, y.sum())
     assert np.array_equal(linear.w, want.astype(np.float32)) and np.abs(want).max() < 0.05
 
 
-@pytest.mark.parametrize("workers", [3, 7])
-def test_no_update_of_private_rows_is_lost(workers):
-    """Wild: the commonest features and the intercept are each worker's own, and only sums of changes are shared."""
+@pytest.mark.parametrize("workers", [2, 3, 7])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_no_update_of_copies_is_lost(workers, outputs):
+    """Wild: every worker trains a copy, and only sums of changes are shared. AdaGrad's slots too are sums."""
     x, y = on_the_slope()
-    linear = trained(x, y, "wild", workers, SGD(), hot=5)
-    want = 2 * TINY * np.append(y @ x, y.sum())
-    assert linear.names.tolist()[0] == 6 and sorted(linear.names[1:]) == [0, 1, 2, 3, 4]
-    assert np.array_equal(linear.w[linear.names], want[linear.names].astype(np.float32))
-    assert np.isfinite(linear.w).all()
+    y = y if outputs == 1 else np.arange(len(x)) % 3
+    signs = y[:, None] if outputs == 1 else np.where(y[:, None] == np.arange(3), 1, -1)
+    linear = trained(x, y, "wild", workers, SGD(), copies=True)
+    want = 2 * TINY * np.vstack((x.T @ signs, signs.sum(0)))
+    assert linear.copies and np.array_equal(linear.shared[:, :, 0], want.astype(np.float32))
+    linear = trained(x, y, "wild", workers, AdaGrad(G0=1.0), copies=True, average=0)
+    assert np.array_equal(linear.shared[:, :, 1], 1 + 2 * np.tile(np.append((x**2).sum(0), len(y))[:, None], outputs))
+    assert (np.sign(linear.w.reshape(7, -1)) == np.sign(want)).all()
 
 
-def test_private_rows_of_several_outputs():
-    x, _ = on_the_slope()
-    y = np.arange(len(x)) % 3
-    linear = trained(x, y, "atomic", 3, AdaGrad(G0=1.0), hot=2)
-    signs = np.where(y[:, None] == np.arange(3), 1, -1)
-    assert np.array_equal(linear.shared[:6, :, 1], 1 + 2 * np.tile((x**2).sum(0)[:, None], (1, 3)))
-    assert np.array_equal(linear.shared[6, :, 1], np.full(3, 1 + 2 * len(y)))
-    assert (np.sign(linear.w[:6]) == np.sign(x.T @ signs)).all()
+def test_copies_of_shared_parameters_meet_while_the_workers_run():
+    """Both are brought together often enough that neither trains alone: what they know of each other is recorded."""
+    x, y = on_the_slope(20_000)
+    linear = trained(x, y, "wild", 2, SGD(), copies=True, epochs=1)
+    for k in range(2):
+        kept = linear.kept[k]
+        merges = kept.merges[:len(linear.ends)]
+        assert kept.state[0] == 10_000 and len(merges) == 4 and (merges >= 10_000 * 2.0**-np.arange(4) / 40).all()
+    seen = linear.exchanged()
+    assert 4 <= seen["stale_updates"] <= 40 <= seen["stale_examples"] * 40
 
 
-def test_a_model_trained_again_keeps_its_private_rows():
-    """What `train` calls to compile, before the workers begin, must not bring anything to the shared rows."""
+def test_parameters_are_shared_where_there_are_many_of_them():
     x, y = on_the_slope(2000)
-    linear = trained(x, y, "atomic", 3, AdaGrad(G0=1.0), hot=2, epochs=1)
-    before = linear.shared.copy()
-    train(linear, AdaGrad(G0=1.0), Constant(TINY), epochs=0, workers=3)
-    assert np.array_equal(linear.shared, before)
+
+    def copied(n=2000, **more):
+        return family.Linear(from_arrays(x[:n], y[:n]), None, Hinge(), SGD(), Constant(0.1), workers=2, **more).copies
+    assert copied() and not copied(10) and not copied(l1=0.1) and not copied(mode="atomic")
+
+
+def test_a_model_trained_again_keeps_its_parameters():
+    """What `train` calls to compile, before the workers begin, must not bring anything to the shared ones."""
+    x, y = on_the_slope(2000)
+    for mode in ("wild", "atomic"):
+        linear = trained(x, y, mode, 3, AdaGrad(G0=1.0), epochs=1)
+        before = linear.shared.copy()
+        train(linear, AdaGrad(G0=1.0), Constant(TINY), epochs=0, workers=3)
+        assert np.array_equal(linear.shared, before)
 
 
 @pytest.mark.parametrize("rule", [Momentum(), AdaGrad()])
@@ -300,7 +315,7 @@ def test_an_example_that_is_not_finite_is_no_deadlock(mode):
 @pytest.mark.parametrize("mode", family.MODES)
 def test_more_workers_than_examples(mode):
     x, y = np.eye(3), np.array([1.0, -1.0, 1.0])
-    linear = trained(x, y, mode, 7, SGD(), epochs=4, hot=0)
+    linear = trained(x, y, mode, 7, SGD(), epochs=4)
     assert np.array_equal(linear.w[:3], (4 * TINY * y).astype(np.float32))
     assert mode == "wild" or linear.w[3] == np.float32(4 * TINY)
 
@@ -431,7 +446,9 @@ def test_many_workers_do_not_swing(intercept):
     rule, loss, schedule = SGD(), {}, InverseSqrt(0.5, 0.001)
     for workers in (1, 8):
         linear = family.Linear(part, held_out, Logistic(), rule, schedule, workers=workers, intercept=intercept)
-        loss[workers] = train(linear, rule, schedule, epochs=4, workers=workers)[-1].metrics["log_loss"]
+        # The median: one mislabelled example at the end of an epoch moves that epoch's loss by 0.2, with one worker too.
+        history = train(linear, rule, schedule, epochs=5, workers=workers)
+        loss[workers] = np.median([epoch.metrics["log_loss"] for epoch in history])
     assert loss[8] < loss[1] + 0.03
 
 
@@ -467,14 +484,18 @@ def test_private_slots_are_averaged_not_summed(rule, share):
     data = from_arrays(np.ones((1024, 1)), rng.integers(0, 2, 1024))
     schedule = Constant(1e-4)
     linear = family.Linear(data, None, Logistic(), rule, schedule, workers=8)
-    if share:  # as it would be without
-        linear.clocks[:, 7] = share
+    linear.share = share or linear.share  # 1: as it would be without
+    linear.most, linear.bend = 1e9, 0.0  # merged only where this test says so
     team = [linear.private(k) for k in range(8)]
-    linear.begin(0, team)
+    linear.begin(0)
     lowest = 0.0
+    for own in team:
+        linear.enter(own)
     for t in range(0, 24 * 1024, 1024):
         for k, own in enumerate(team):
             order = rng.permutation(1024)[:128]
             linear.run(checked(rule), checked(schedule), own, order, t + k, 8, np.zeros(8))
+            linear.leave(own)
+            linear.end()
             lowest = min(lowest, float(linear.shared[:, :, -1].min()))
     assert (lowest < 0) if share else (lowest >= 0 and np.abs(linear.shared[:, :, 0]).max() < 3)

@@ -49,7 +49,7 @@ def test_back_half_the_rate_and_on_to_a_good_end(tmp_path, mode, workers):
     rows = (" ".join(f"{j + 1}:{v:.2f}" for j, v in enumerate(row)) for row in x)
     path.write_text("# a comment\n" + "\n".join(f"{t:.4f} {row}" for t, row in zip(y, rows)) + "\n")
     data, rule, schedule, log = read(path, cache=False), SGD(), Constant(1.0), Log()
-    linear = family.Linear(data, from_arrays(*made(seed=1)), Squared(), rule, schedule, workers=workers, mode=mode, hot=0)
+    linear = family.Linear(data, from_arrays(*made(seed=1)), Squared(), rule, schedule, workers=workers, mode=mode)
     # A rate at the edge of stability may still swing at the end: the best epoch is what counts.
     history = train(linear, rule, schedule, epochs=120, workers=workers, report=log, retries=12,
                     stop=Stop(metric="rmse", patience=1000))
@@ -112,7 +112,7 @@ def test_a_rate_behind_a_warm_up_is_halved_too():
 @pytest.mark.parametrize("steps", [1, 499, 1234])
 def test_max_steps_to_the_step(mode, workers, steps):
     x, y = made()
-    linear = family.Linear(from_arrays(x, y), None, Squared(), SGD(), Constant(0.01), workers=workers, mode=mode, hot=0)
+    linear = family.Linear(from_arrays(x, y), None, Squared(), SGD(), Constant(0.01), workers=workers, mode=mode)
     log = Log()
     history = train(linear, SGD(), Constant(0.01), epochs=9, workers=workers, stop=Stop(max_steps=steps), report=log)
     assert sum(epoch.examples for epoch in history) == steps == linear.steps
