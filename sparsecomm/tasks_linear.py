@@ -1,0 +1,91 @@
+"""Task `linear`: the ground floor's sparse linear models, with the gradient of a whole batch."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hogwild import data, linear, training, transforms
+from hogwild.errors import UserError
+from hogwild.record import versions
+from hogwild.spec import build
+from kernels import linear as kernel
+from kernels.gradients import add_gradient
+from kernels.losses import LOSSES
+from kernels.sharing import Alone, Outputs, Place
+from kernels.steps import aligned
+from sparsecomm.tasks import Task, summed
+
+
+class LinearTask(Task):
+    """Data, classes, transforms and what is held out are those of `hogwild train linear`; the intercept never decays."""
+
+    undecayed = frozenset({"intercept"})
+
+    def __init__(self, name, options, rank, size):
+        super().__init__(name, options, rank, size)
+        self.loss, self.transform = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform)
+        whole, self.rows, held, planted = training.datasets(options)
+        self.weights = training.example_weights(options.class_weight, whole.labels, self.rows)
+        self.fitted = transforms.fit(self.transform, whole)
+        self.train, self.test = transforms.apply(self.transform, self.fitted, whole), None
+        if held is not None:
+            if held.n_features > whole.n_features:
+                raise UserError(f"{held.source}: has {held.n_features} features, the training data {whole.n_features}; "
+                                f"pass --features {held.n_features}")
+            self.test = transforms.apply(self.transform, self.fitted, replace(held, n_features=whole.n_features))
+        self.examples, d = whole.rows if self.rows is None else len(self.rows), whole.n_features
+        regression = self.loss.task == "regression"
+        self.metric, self.classes = "rmse" if regression else "accuracy", None if regression else linear.classes_of(whole)
+        several = not regression and (len(self.classes) > 2 or type(self.loss).__name__ == "SoftmaxCrossEntropy")
+        self.count = len(self.classes) if several else 1
+        self.outputs = Outputs(np.zeros(self.count), np.zeros(self.count)) if several else None
+        self.labels = np.array(linear.targets(self.train, self.classes, 1 + several))
+        self.test_labels = linear.targets(self.test, self.classes, 1 + several) if self.test else None
+        self.flat, self.gradient = aligned(((d + 1) * self.count,)), aligned(((d + 1) * self.count,))
+        self.place = Place(Alone(), self.flat, d)
+        self.facts = {"source": whole.source, "examples": self.examples, "held_out": self.test.rows if self.test else 0,
+                      "features": d, "classes": len(self.classes) if self.classes is not None else 0,
+                      "parameters": (d + options.intercept) * self.count}
+        if planted is not None:
+            z = linear.scores(planted.astype(np.float32), self.test)  # no model can be expected to do better
+            self.facts["best_accuracy"] = float(np.mean((z > 0) == (self.test_labels > 0)))
+        self._add(np.zeros(0, np.int64), 1.0)  # compiles before the clock starts
+
+    def _named(self, flat):
+        end = self.place.first * self.count
+        return {"weights": flat[:end]} | ({"intercept": flat[end:]} if self.options.intercept else {})
+
+    def tensors(self):
+        return self._named(self.flat)
+
+    def _add(self, rows, factor):
+        return add_gradient(self.loss, self.place, self.outputs, self.train.csr, self.labels, self.weights, rows,
+                            float(factor), float(self.options.intercept), self.gradient)
+
+    def step(self, k, ready):
+        rows, factor = self.part(k)
+        self.gradient[:] = 0
+        loss = self._add(rows if self.rows is None else self.rows[rows], factor)
+        for name, gradient in self._named(self.gradient).items():
+            ready(name, gradient)
+        return loss, len(rows)
+
+    def evaluate(self, comm=None):
+        if self.test is None:
+            return {}
+        z, n = np.zeros((self.test.rows, self.count), np.float32), self.test.rows
+        kernel.scores(self.flat.reshape(-1, self.count), self.test.csr, n * self.rank // self.size,
+                      n * (self.rank + 1) // self.size, z)
+        z = summed(comm, z)
+        return linear.measure(z[:, 0] if self.outputs is None else z, self.test_labels, self.loss)
+
+    def arrays(self):
+        rows = np.zeros(0, np.int64) if self.rows is None else self.rows
+        arrays = {name: getattr(self.train, name) for name in data.ARRAYS}
+        return {**arrays, "n_features": self.train.n_features, "rows": rows}
+
+    def export(self):
+        weights = self.flat.reshape(-1, self.count)
+        header = {"family": "linear", "loss": self.options.loss, "transform": list(self.transform), "versions": versions(),
+                  "classes": None if self.classes is None else [float(c) for c in self.classes]}
+        return {"weights": (weights if self.outputs is not None else weights[:, 0]).copy(), **self.fitted}, header

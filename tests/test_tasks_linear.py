@@ -1,0 +1,83 @@
+"""Task `linear`: it is the ground floor's problem, and its model the ground floor's model."""
+
+import re
+
+import jobs
+import numpy as np
+import pytest
+import scipy.sparse
+from sklearn import metrics as theirs
+
+from hogwild import cli, model, synthetic, training, transforms
+from sparsecomm.tasks import LinearOptions, build
+
+LINEAR = ("logistic", "one-against-rest", "softmax", "huber")
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_learns_and_its_model_is_hogwilds(tmp_path, name, capsys):
+    """`hogwild evaluate` measures on the held-out file what the task does, `hogwild predict` has as many right."""
+    classes = {"logistic": 2, "huber": 0}.get(name, 4)
+    x, y = jobs.rows(classes, n=300)
+    train, test = (jobs.svmlight(tmp_path / part, x[own], y[own]) for part, own in (
+        ("train.svm", slice(200)), ("test.svm", slice(200, 300))))
+    options = LinearOptions(train, test=test, transform="tfidf,l2", cache=False, batch=10,
+                            loss=name if name in ("softmax", "huber") else "logistic")
+    task = jobs.trained(build("linear", options), 20, 0.2)
+    found = task.evaluate()
+    assert found["r2"] > 0.5 if name == "huber" else found["accuracy"] > 0.7
+    model.save(tmp_path / "model", *task.export())
+    cli.main(["evaluate", str(tmp_path / "model"), str(test), "--no-cache"])
+    said = dict(re.findall(r"^(\w+) +([\d.]+)$", capsys.readouterr().out, re.M))
+    assert {metric: float(value) for metric, value in said.items()} == pytest.approx(found, abs=2e-6)
+    cli.main(["predict", str(tmp_path / "model"), str(test), "--no-cache"])
+    guesses = np.array([line.split()[0] for line in capsys.readouterr().out.splitlines()], float)
+    if name == "huber":
+        assert theirs.r2_score(y[200:], guesses) == pytest.approx(found["r2"], abs=1e-4)
+    else:
+        assert np.mean(guesses == y[200:]) == pytest.approx(found["accuracy"])
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_data_are_those_of_hogwild(tmp_path, name):
+    """The same rows are trained on and held out, with the same transforms."""
+    task = jobs.made(name, tmp_path, seed=5)
+    whole, rows, held, _ = training.datasets(task.options)
+    log = transforms.apply(("log",), {}, held)
+    assert np.array_equal(task.rows, rows) and task.examples == len(rows)
+    assert np.array_equal(task.test.values, log.values) and np.array_equal(task.test.labels, held.labels)
+    assert task.metric == ("rmse" if name == "huber" else "accuracy")
+
+
+def test_no_intercept(tmp_path):
+    task, usual = (jobs.made("softmax", tmp_path, intercept=intercept) for intercept in (False, True))
+    assert list(task.tensors()) == ["weights"] and list(usual.tensors()) == ["weights", "intercept"]
+    assert usual.undecayed == {"intercept"} and usual.facts["parameters"] - task.facts["parameters"] == 4
+    jobs.trained(task, 2, 0.2)
+    weights = task.export()[0]["weights"]
+    assert weights.shape == (13, 4) and not weights[-1].any() and weights[:-1].any()
+
+
+def test_synthetic_data():
+    """Without DATA: the ground floor's, of which the best accuracy is known."""
+    task = build("linear", LinearOptions(rows=2000, batch=50, seed=1))
+    assert task.examples == 2000 and task.test.rows == 200 and task.facts["best_accuracy"] > 0.9
+    planted = synthetic.rcv1_like(10, seed=1)[1]
+    task.tensors()["weights"][:], task.tensors()["intercept"][:] = planted[:-1], planted[-1]
+    assert task.evaluate()["accuracy"] == task.facts["best_accuracy"]
+
+
+def test_converges_to_scikit_learns_optimum(tmp_path):
+    """Full batches with momentum-free steps: the minimum of the same strongly convex function."""
+    from sklearn.linear_model import LogisticRegression
+    x, y = jobs.rows(2, n=80)
+    task = build("linear", LinearOptions(jobs.svmlight(tmp_path / "a.svm", x, y), holdout=0.0, batch=80, cache=False))
+    w, l2 = task.tensors(), 0.05
+    for epoch in range(1, 1500):
+        task.begin(epoch)
+        _, _, given = jobs.taken(task, 0)
+        w["weights"] -= np.float32(0.3) * (given["weights"] + np.float32(l2) * w["weights"])
+        w["intercept"] -= np.float32(0.3) * given["intercept"]
+    best = LogisticRegression(C=1 / (80 * l2), tol=1e-9, max_iter=1000).fit(scipy.sparse.csr_matrix(x), y)
+    assert np.allclose(w["weights"], best.coef_.ravel(), atol=2e-3)
+    assert np.isclose(w["intercept"][0], best.intercept_[0], atol=5e-3)
