@@ -24,7 +24,7 @@ class Training:
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo; or module.Class of your
     own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6. Default: adagrad; lm: adam."""
     lr: float | None = None
-    """Learning rate; default: what suits the rule (linear: on rows of unit length, twice that of hogwild train)."""
+    """Learning rate; default: what suits the rule and the task (linear: rows of unit length)."""
     schedule: str = "constant"
     """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
     triangular, triangular2, exp-range, onecycle, plateau.

@@ -14,7 +14,9 @@ from sparsecomm import guard, launch, shrink, summary, tasks, training
 from sparsecomm.collect import gathered, on_root, told
 from sparsecomm.config import Config
 
-RULES = {"linear": "adagrad", "mlp": "adagrad", "cnn": "adagrad", "lm": "adam"}  # where the user names none
+# Where the user names none: the rule, and what its default learning rate is multiplied by. That of a linear model is for
+# steps of one example, and the mean gradient of a batch is smaller.
+DEFAULTS = {"linear": ("adagrad", 2), "mlp": ("adagrad", 1), "cnn": ("adagrad", 1), "lm": ("adam", 4)}
 MAY_CHANGE = {*FREE, "labels", "test_labels", "check_every", "timeout", "on_failure"}  # by a resumed run
 
 
@@ -60,10 +62,10 @@ def _maker(name, options):
 
 def _job(name, options, make) -> training.Job:
     """The job; mistakes in the options show before the data are read."""
-    chosen = replace(options.training, rule=options.training.rule or RULES[name])
+    usual, factor = DEFAULTS[name]
+    chosen = replace(options.training, rule=options.training.rule or usual)
     rule, default = rule_of(chosen)
-    # The mean of a batch is smaller than the gradient of an example, which the ground floor's default is for.
-    lr = chosen.lr if chosen.lr is not None else 2 * default if name == "linear" else rule.default_lr
+    lr = chosen.lr if chosen.lr is not None else factor * (default if name == "linear" else getattr(rule, "default_lr", 0.01))
     if chosen.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {chosen.epochs}")
     if chosen.warmup is not None and not 0 <= chosen.warmup < float("inf"):
@@ -158,8 +160,8 @@ def _recovery(report, running):
             sys.stdout, report.quiet = sys.__stdout__, False
             report.open(running.record)
         run = run.moved(left.comm)
-        report.say(f"rank {', '.join(map(str, left.names))} has died, and with it what it had not sent; the other "
-                   f"{left.comm.size} go on in epoch {run.epoch} after step {run.sync.t:,}")
+        report.say(f"rank {', '.join(map(str, left.names))} has died, and with it what it had not sent; number of ranks that "
+                   f"go on, in epoch {run.epoch} after step {run.sync.t:,}: {left.comm.size}")
         report.event("shrink", died=left.names, ranks=left.comm.size, epoch=run.epoch, step=run.sync.t)
         return run
     return recover

@@ -74,8 +74,9 @@ class Config:
                 raise UserError(f"{name} must be a whole number of steps, at least 0, got {value!r}")
         if self.combine == "local" and not self.average_every:
             raise UserError("combine local needs average_every: without averages the ranks drift apart; 500 is usual")
-        if self.combine == "local" and self.exchange == "dense":
-            raise UserError("combine local needs a sparse exchange: after a dense one nothing is left to combine")
+        for option, used in ("combine local", self.combine == "local"), ("momentum correction", self.momentum):
+            if used and self.exchange == "dense":
+                raise UserError(f"{option} needs a sparse exchange: a dense one leaves nothing for it to do")
 
     def _number(self, name, low, high, low_open=False, high_open=False):
         x = getattr(self, name)

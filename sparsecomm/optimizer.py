@@ -81,7 +81,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
     On construction all parameters become rank 0's; buffers are not touched. While backward goes on, gradients that are
     complete are sent (`config.overlap`), so that none may be changed before `step`: clip with `clip` and
     `config.clip_local`, or set overlap=False for clipping of your own or a GradScaler. A parameter without a gradient
-    counts as zeros. `synchronizer` knows steps, skipped steps, phases and bytes. Raises UserError.
+    counts as zeros. With `combine="local"` ranks differ until their parameters are averaged: save them after
+    `synchronizer.average_parameters()`. `synchronizer` knows steps, skipped steps, phases and bytes. Raises UserError.
     """
 
     _step_supports_amp_scaling = True  # a GradScaler then leaves it to us to skip a step, on all ranks

@@ -9,6 +9,7 @@ The residual itself is a flat float32 array that selection adds to and takes fro
 
 import numpy as np
 
+from kernels.dropping import mask
 from kernels.steps import aligned
 from kernels.velocity import gather_speed, lose_speed
 
@@ -83,7 +84,7 @@ class Velocity(Residual):
 
     def sent(self, indices):
         if self.masking:
-            self.velocity[indices] = 0
+            mask(self.velocity, indices)
 
     def undo(self):
         for part, g in zip(self.parts, self.gradients):

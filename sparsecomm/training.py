@@ -277,14 +277,12 @@ class Run:
         return config, schedule
 
     def _restore(self, saved):
-        state, common = saved.state, saved.common
+        state, common = saved.state, _part(saved.common, "step.")
+        # With another number of ranks there are other steps: to the same place in the epoch and in the schedule.
+        self.k, common["clock"] = (place * self.steps // state["steps"] for place in (state["k"], common["clock"]))
         if self.local:
             self._put(_part(saved.own, "w."))
-            common = saved.own
-        common = _part(common, "step.")
-        # With another number of ranks there are other steps: to the same place in the epoch and in the schedule.
-        self.k = state["k"] * self.steps // state["steps"]
-        common["clock"] = common["clock"] * self.steps // state["steps"]
+            common = {**_part(saved.own, "step."), "clock": common["clock"]}
         self.sync.load(common, _part(saved.own, "sync.") or self.sync.own())
         self.best = _part(saved.common, "best.") or None
         self.held = _part(saved.own, "task.")

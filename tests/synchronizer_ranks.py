@@ -354,6 +354,8 @@ def check_reshared():
 
 def check_mistakes():
     raises(["no gradient for"], lambda: make().step())
+    raises(["momentum", "sparse"], lambda: make(momentum=0.9, exchange="dense"))
+    assert not make(momentum=0.9, exchange="auto").exchange.dense and (SIZE > 1 or make(exchange="auto").exchange.dense)
     raises([f"rank {RANK}", "no parameters"], lambda: make(tensors={}))
     for wrong in np.zeros(3), np.zeros((3, 3), np.float32), np.zeros(6, np.float32)[::2], np.zeros(0, np.float32), [1.0]:
         raises([f"rank {RANK}", "weights", "float32"], lambda: make(tensors={"weights": wrong}))  # noqa: B023
