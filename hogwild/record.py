@@ -72,7 +72,7 @@ class Report:
         if not sys.stderr.isatty():
             now = time.perf_counter()
             self.begun = self.begun or (now, done)
-            if now - self.told > LINE_SECONDS and done > self.begun[1]:
+            if now - max(self.told, self.begun[0]) > LINE_SECONDS and done > self.begun[1]:
                 left = (now - self.begun[0]) * (total - done) / (done - self.begun[1])
                 self.say(f"{done:,} of {total:,} {self.unit}  loss {_number(tally[0] / max(tally[1], 1))}  lr {lr:.3g}  "
                          f"ETA {left:.0f} s")

@@ -13,11 +13,13 @@ from hogwild.training import FREE, penalties, rule_of, said, schedule_of, stop_o
 from sparsecomm import guard, launch, shrink, summary, tasks, training
 from sparsecomm.collect import gathered, on_root, told
 from sparsecomm.config import Config
+from sparsecomm.handshake import handshake
 
 # Where the user names none: the rule, and what its default learning rate is multiplied by. That of a linear model is for
 # steps of one example, and the mean gradient of a batch is smaller.
 DEFAULTS = {"linear": ("adagrad", 2), "mlp": ("adagrad", 1), "cnn": ("adagrad", 1), "lm": ("adam", 4)}
-MAY_CHANGE = {*FREE, "labels", "test_labels", "check_every", "timeout", "on_failure"}  # by a resumed run
+MAY_DIFFER = {"data", "test", "labels", "test_labels", "model", "record", "config", "cache"}  # from rank to rank
+MAY_CHANGE = {*FREE, *MAY_DIFFER, "check_every", "timeout", "on_failure"}  # in a resumed run
 
 
 def train(name, options):
@@ -31,9 +33,18 @@ def train(name, options):
     make = _maker(name, options)
     job = _job(name, options, make)
     task = make(comm.rank, comm.size)
+    now = checkpoint.fingerprint(task.arrays(), _without(MAY_CHANGE, options))
+    settings = {option: str(value) for option, value in _without(MAY_DIFFER, options).items()}
+    handshake(comm, {"task": name, "data": now["data"], **settings})
     report.say(_introduced(task, job, comm))
-    saved = _resume(options, comm, report, job, task)
+    saved = _resume(options.running, comm, report, job, now)
     _run(options, report, comm, job, saved, task)
+
+
+def _without(names, options) -> dict:
+    """Values of all options but `names`, by group and name."""
+    return {f"{group}.{name}": value for group, values in asdict(options).items() for name, value in values.items()
+            if name not in names}
 
 
 def _check(running):
@@ -96,16 +107,13 @@ def _introduced(task, job, comm) -> str:
             f"{size} rank{'s' * (size > 1)} x batch {task.options.batch}: {task.steps:,} steps an epoch")
 
 
-def _resume(options, comm, report, job, task):
-    """Where to go on from, or None. The checkpoints to come get the fingerprint of data and options."""
-    path = options.running.checkpoint
+def _resume(running, comm, report, job, now):
+    """Where to go on from, or None. The checkpoints to come get the fingerprint `now` of data and options."""
+    path = running.checkpoint
     if not path:
         return None
-    kept = {group: {key: value for key, value in values.items() if key not in MAY_CHANGE}
-            for group, values in asdict(options).items()}
-    now = checkpoint.fingerprint(task.arrays(), kept)
     job.writer.constant["fingerprint"] = now
-    if not options.running.resume or not told(comm, checkpoint.exists(path)):
+    if not running.resume or not told(comm, checkpoint.exists(path)):
         return None
     saved = training.load(comm, path, report.say)
     state, new = saved.state, comm.size

@@ -121,10 +121,11 @@ def test_launcher_is_killed(tmp_path):
 
 
 def alone(how, folder, env):
-    """The program without mpiexec."""
+    """The program without mpiexec; with Ctrl-C as in the foreground, which the background jobs of a shell ignore."""
     path = os.pathsep.join(filter(None, (str(mpi.ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.run([sys.executable, "-m", "sparsecomm.guard", PROGRAM, how, "0", str(folder)], timeout=60,
-                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **env})
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **env},
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_without_mpiexec(tmp_path):

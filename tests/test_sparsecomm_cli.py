@@ -85,11 +85,16 @@ def test_mistakes_are_alike_on_all_ranks(tmp_path):
         (["--early-stopping", "f1", "--holdout", "0"], "needs held-out data"), (["--checkpoint", data, "--resume"], "a.npz"),
         (["--schedule", "plateau", "--holdout", "0"], "needs held-out data"),
     ]
-    said = in_turn(2, *[["train", "mlp", data, "--width", "4", *more] for more, _ in cases], ["train", "lm"], cwd=tmp_path)
+    pictures(tmp_path / "0.npz"), pictures(tmp_path / "1.npz", seed=1)
+    apart = [["train", "mlp", *more] for more in (["{rank}.npz"], [data, "--seed", "{rank}"], [data, "--lr", "1{rank}"])]
+    said = in_turn(2, *[["train", "mlp", data, "--width", "4", *more] for more, _ in cases], ["train", "lm"], *apart,
+                   cwd=tmp_path)
     for (more, message), (_, wrong) in zip(cases, said):
         assert message in wrong and "\n" not in wrong, (more, wrong)
-    assert "lm needs DATA" in said[-1][1]
-    assert {path.name for path in tmp_path.iterdir()} == {"a.npz"}
+    assert "lm needs DATA" in said[-4][1]
+    for (_, wrong), words in zip(said[-3:], ("data", "task.seed is 1 on rank 1, but 0 on rank 0", "training.lr")):
+        assert "the ranks do not agree" in wrong and words in wrong
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npz", "0.npz", "1.npz"}
 
 
 def test_the_command_says_a_mistake_once_and_help_once(tmp_path):

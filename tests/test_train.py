@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from hogwild import record
 from hogwild.errors import UserError
 from hogwild.record import Report
 from hogwild.train import Problem, train
@@ -105,3 +106,14 @@ def test_record_has_a_line_for_each_event(tmp_path, capsys):
     assert [e["epoch"] for e in epochs] == [1, 2] and epochs[1]["loss"] == history[1].loss
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "examples/s" in lines[0] and "ETA" in lines[0] and "lr 0.5" in lines[0]
+
+
+def test_without_a_terminal_a_long_epoch_says_how_far_it_is(monkeypatch, capsys):
+    report = Report(unit="steps")
+    report.progress(10, 100, [3.0, 4], 0.1)
+    monkeypatch.setattr(record, "LINE_SECONDS", 0.0)
+    report.progress(10, 100, [3.0, 4], 0.1)  # nothing new
+    report.progress(1050, 3000, [3.0, 4], 0.1)
+    assert capsys.readouterr().out == "1,050 of 3,000 steps  loss 0.7500  lr 0.1  ETA 0 s\n"
+    Report(quiet=True).progress(1050, 3000, [3.0, 4], 0.1)
+    assert capsys.readouterr().out == ""

@@ -1,4 +1,7 @@
-"""Several runs of the `sparsecomm` command, one after the other in the same ranks: to start them takes the longest."""
+"""Several runs of the `sparsecomm` command, one after the other in the same ranks: to start them takes the longest.
+
+`{rank}` in an argument is each rank's own number.
+"""
 
 import json
 import sys
@@ -27,7 +30,7 @@ def main():
     for run in json.loads(sys.argv[1]):
         mistake = ""
         try:
-            cli.main(run)
+            cli.main([argument.replace("{rank}", str(MPI.COMM_WORLD.rank)) for argument in run])
         except UserError as error:
             mistake = str(error)
         told = MPI.COMM_WORLD.allgather(mistake)
