@@ -51,19 +51,20 @@ def test_killed_again_and_again_the_result_is_that_of_an_unbroken_run(rows, tmp_
     process = start(rows, whole, "--workers", "2")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    took, rng, resumed = time.monotonic() - began, random.Random(1), 0
+    took, rng = time.monotonic() - began, random.Random(1)
     for _ in range(KILLS):
         process = start(rows, broken, "--workers", str(rng.choice([1, 2, 3])))
         time.sleep(rng.uniform(0.3, 0.9) * took)
+        while not (broken / "run.ckpt").exists() and process.poll() is None:  # a slow machine: nothing to resume from yet
+            time.sleep(0.01)
         process.kill()
-        out, _ = process.communicate(timeout=60)
-        resumed += "resumed from" in out
+        process.communicate(timeout=60)
         if (broken / "model.safetensors").exists():
             (broken / "model.safetensors").unlink()
     process = start(rows, broken)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert resumed and "resumed from" in out and weights(broken) == weights(whole)
+    assert "resumed from" in out and weights(broken) == weights(whole)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
