@@ -142,7 +142,7 @@ class Linear(Problem):
                  "atomic": Atomic()}
         self.sharing = locks.get(self.mode, Wild() if apart else Alone())
         if copies is None:  # they may take a fifth of the memory of the data
-            copies = several and FEW * self.workers * size * np.count_nonzero(degree) <= self.data.nnz
+            copies = several and FEW * self.workers * size * d <= self.data.nnz
         # A lasso's exact zeros would not survive the sums of changes.
         self.copies = several and self.mode == "wild" and copies and not self.lasso
         self.common = None
