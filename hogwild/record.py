@@ -31,6 +31,10 @@ def _number(value) -> str:
     return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
 
 
+def _listed(metrics) -> str:
+    return "".join(f"  {name} {_number(value)}" for name, value in metrics.items())
+
+
 class Report:
     """Console and record of one run. The bar shows on a terminal only; elsewhere there is a line an epoch, and now and then.
 
@@ -82,12 +86,16 @@ class Report:
         self.bar.set_postfix_str(f"loss {tally[0] / max(tally[1], 1):.4f}, lr {lr:.3g}", refresh=False)
         self.bar.update(done - self.bar.n)
 
+    def evaluation(self, step, seconds, metrics):
+        """Metrics within an epoch, after so many steps and seconds of training."""
+        self.event("evaluation", step=step, seconds=seconds, metrics=metrics)
+        self.say(f"step {step:,}{_listed(metrics)}  {seconds:.1f} s")
+
     def epoch(self, epoch, epochs):
         """End of an epoch: its line and its record."""
         self.event("epoch", **asdict(epoch))
-        metrics = "".join(f"  {name} {_number(value)}" for name, value in epoch.metrics.items())
-        self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {_number(epoch.loss)}{metrics}  lr {epoch.lr:.3g}  "
-                 f"{epoch.rates()}  ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
+        self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {_number(epoch.loss)}{_listed(epoch.metrics)}  "
+                 f"lr {epoch.lr:.3g}  {epoch.rates()}  ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
 
     def close(self, **fields):
         """The end event; the bar and the file are closed."""

@@ -72,6 +72,14 @@ class Stopper:
         reasons = self._metric(epoch, metrics), self._loss(loss), self.spent(steps, seconds)
         return next((reason for reason in reasons if reason), None)
 
+    def reached(self, metrics: dict[str, float]) -> str | None:
+        """Why to stop, if the watched metric has reached the target; changes nothing, so ask it also within an epoch."""
+        name, target = self.stop.metric, self.stop.target
+        if target is None:
+            return None
+        value, sign = float(metrics[name]), 1 if self.maximise else -1
+        return f"{name} has reached {value:g} (target {target:g})" if sign * value >= sign * target else None
+
     def spent(self, steps: int, seconds: float) -> str | None:
         """Why to stop, if a budget is used up; changes nothing, so ask it also within an epoch."""
         stop = self.stop
@@ -114,10 +122,9 @@ class Stopper:
             self.reference, self.bad = value, 0
         else:
             self.bad += 1
-        if finite and stop.target is not None and sign * value >= sign * stop.target:
-            return f"{name} has reached {value:g} (target {stop.target:g})"
-        if self.bad < stop.patience:
-            return None
+        reached = self.reached(metrics) if finite else None
+        if reached or self.bad < stop.patience:
+            return reached
         moved, by = "risen" if self.maximise else "fallen", f" by more than {stop.min_delta:g}" * (stop.min_delta > 0)
         best = "never finite" if self.best is None else f"best {self.best:g} in epoch {self.best_epoch}"
         return f"{name} has not {moved}{by} for {_epochs(self.bad)} ({best})"

@@ -41,6 +41,8 @@ class Training:
     """Clip each component of the gradient to this size."""
     epochs: int = 5
     """Passes over the training data."""
+    evaluate_every: int | None = None
+    """Evaluate after every so many steps too, for the record and for --target."""
     early_stopping: str | None = None
     """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, log_loss, …;
     lm: perplexity."""

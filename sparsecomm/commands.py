@@ -19,7 +19,7 @@ from sparsecomm.handshake import handshake
 # steps of one example, and the mean gradient of a batch is smaller.
 DEFAULTS = {"linear": ("adagrad", 2), "mlp": ("adagrad", 1), "cnn": ("adagrad", 1), "lm": ("adam", 4)}
 MAY_DIFFER = {"data", "test", "labels", "test_labels", "model", "record", "config", "cache"}  # from rank to rank
-MAY_CHANGE = {*FREE, *MAY_DIFFER, "check_every", "timeout", "on_failure"}  # in a resumed run
+MAY_CHANGE = {*FREE, *MAY_DIFFER, "check_every", "evaluate_every", "timeout", "on_failure"}  # in a resumed run
 
 
 def train(name, options):
@@ -79,6 +79,8 @@ def _job(name, options, make) -> training.Job:
     lr = chosen.lr if chosen.lr is not None else factor * (default if name == "linear" else getattr(rule, "default_lr", 0.01))
     if chosen.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {chosen.epochs}")
+    if chosen.evaluate_every is not None and chosen.evaluate_every < 1:
+        raise UserError(f"--evaluate-every must be at least 1 step, got {chosen.evaluate_every}")
     if chosen.warmup is not None and not 0 <= chosen.warmup < float("inf"):
         raise UserError(f"--warmup must be a finite number, not negative, got {chosen.warmup:g}")
 
@@ -94,7 +96,8 @@ def _job(name, options, make) -> training.Job:
     schedule(1 << 30, "accuracy"), config(1)
     writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds) if running.checkpoint else None
     return training.Job(make, rule, lambda task: schedule(task.steps, stop.metric or task.metric),
-                        lambda task: config(task.steps), decay, clip, chosen.epochs, stop, options.task.seed, writer)
+                        lambda task: config(task.steps), decay, clip, chosen.epochs, stop, options.task.seed, writer,
+                        chosen.evaluate_every)
 
 
 def _introduced(task, job, comm) -> str:
@@ -128,6 +131,8 @@ def _run(options, report, comm, job, saved, task):
     """Train, save, and say how it ended."""
     if options.training.schedule.startswith("plateau") and not task.facts["held_out"]:
         raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
+    if job.every and not task.facts["held_out"]:
+        raise UserError("--evaluate-every needs held-out data: give --holdout or --test")
     running, interrupted = options.running, None
     on_root(comm, lambda: report.open(running.record))
     hosts = [bytes(x["host"]).decode() for x in gathered(comm, {"host": _bytes(MPI.Get_processor_name())})]

@@ -36,6 +36,7 @@ class Job(NamedTuple):
     stop: Stop
     seed: int
     writer: checkpoint.Writer | None  # rank 0 writes with it
+    every: int | None = None  # steps between two evaluations within an epoch
 
 
 class Saved(NamedTuple):
@@ -182,7 +183,17 @@ class Run:
         self.k += 1
         if self.sync.round >= self.ask and self._agree() and self.k < self.steps:
             self.save()
-        self.reason = self.stopper.spent(self.sync.t, self.seconds)
+        if self.job.every and self.sync.round % self.job.every == 0 and self.k < self.steps:
+            self._evaluate()
+        self.reason = self.reason or self.stopper.spent(self.sync.t, self.seconds)
+
+    def _evaluate(self):
+        """Within an epoch: for the record and for a target; schedules and patience follow the epochs."""
+        self._agree()
+        metrics = self.task.evaluate(self.comm)
+        self.reason = self.stopper.reached(metrics)
+        self.report.evaluation(self.sync.t, self.seconds, metrics)
+        self.clock = time.perf_counter()  # the seconds are those of training alone
 
     def _agree(self) -> bool:
         """What all ranks do next is the same: who has seen a signal, rank 0's clock, whether a checkpoint is due."""

@@ -159,6 +159,24 @@ def test_stopping_and_the_best_epoch(files, tmp_path):
     assert "stopped: 3 steps are done" in said[4] and "in 3 steps" in said[4]
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_evaluations_within_an_epoch_change_nothing_but_when_a_target_is_seen(files, tmp_path, n):
+    run = train(files, "mlp", "--epochs", 3)
+    often = [*run, "--evaluate-every", 3]
+    said = in_turn(n, [*run, "--model", "a"], [*often, "--model", "b", "--record", "r"],
+                   [*often, "--early-stopping", "accuracy", "--target", 0.1, "--record", "t"],
+                   [*run[:3], "--holdout", 0, "--evaluate-every", 3], [*run, "--evaluate-every", 0], cwd=tmp_path)
+    assert tensors(tmp_path / "a") == tensors(tmp_path / "b")
+    told, each = events(tmp_path / "r"), -(-240 // (10 * n))  # 240 rows to train on, 10 a rank
+    within = [e for e in told if e["event"] == "evaluation"]
+    assert [e["step"] for e in within] == [step for step in range(3, 3 * each, 3) if step % each]
+    assert all(e["metrics"].keys() == told[-1]["metrics"].keys() for e in within)
+    assert sorted(e["seconds"] for e in within) == [e["seconds"] for e in within] and within[0]["seconds"] > 0
+    reached = [e for e in events(tmp_path / "t") if e["event"] == "evaluation"]
+    assert [e["step"] for e in reached] == [3] and events(tmp_path / "t")[-1]["steps"] == 3
+    assert "has reached" in said[2][0] and "needs held-out data" in said[3][1] and "at least 1 step" in said[4][1]
+
+
 @pytest.mark.parametrize("number, code, words", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 def test_a_signal_saves_all_and_the_run_goes_on(files, tmp_path, number, code, words):
     run = train(files, "mlp", "--checkpoint", "c", "--checkpoint-seconds", 0.2, "--record", "r", "--model", "m")
