@@ -1,0 +1,359 @@
+"""An experiment as data: experiments/NAME.toml, read and checked, and the cells of its grid.
+
+A cell is one run: a value for each axis, a seed, and the command that follows from them. Every mistake in a file is a
+UserError that names the file and the key.
+"""
+
+import hashlib
+import itertools
+import os
+import re
+import shlex
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from experiments.datasets import DATA
+from experiments.schema import build, table
+from experiments.stats import variables
+from hogwild.errors import UserError
+
+FOLDER = Path(__file__).parent
+BUILT_IN = ("seed", "record", "data")  # what a command may hold besides axes
+NEEDS = ("root-network", "torch", "openmpi")  # and data:FOLDER, module:NAME
+PHASE = re.compile(r"phase_\w+_ms")
+SPACE = re.compile(r"[^\w.+]+")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How long until a metric is good enough."""
+
+    path: str  # of the metric in an epoch event
+    at: float
+    better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that is taken out of a cell's record."""
+
+    label: str = ""
+    unit: str = ""
+    better: Literal["higher", "lower", ""] = ""
+    event: Literal["start", "epoch", "end"] = "end"  # the last one of this name
+    path: str = ""  # dotted
+    scale: float = 1.0
+    reach: Reach | None = None  # in place of path: seconds of training until the first epoch that reaches it
+
+
+AUTOMATIC = {  # where the record allows; besides these phase_NAME_ms, the mean over the ranks of a step
+    "step_ms": Metric("time of a step", "ms", "lower"),
+    "steps": Metric("steps"),
+    "train_seconds": Metric("training time", "s", "lower"),
+    "bytes_per_step": Metric("bytes a step and rank", "B", "lower"),
+    "wire_bytes_per_step": Metric("bytes a step and host, as the interface counted", "B", "lower"),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands behind a value of an axis."""
+
+    text: str  # what goes into the command; may hold {AXIS}
+    label: str  # for people
+    needs: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)  # keys that are free, such as `rate` of a link
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A curve over a figure's x axis, drawn beside the measured points: arithmetic of the names of axes and metrics."""
+
+    label: str
+    y: str  # such as 8 * parameters * (ranks - 1) / ranks
+    where: dict[str, Any] = field(default_factory=dict)  # the cells whose metrics it takes (their medians)
+    series: str = ""  # the value of the figure's first series axis whose colour it takes
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure, a panel for each value of `facet`. x, y: names of axes or metrics; several y: a stacked bar."""
+
+    x: str
+    y: str | list[str]
+    kind: Literal["line", "bar", "scatter"] = "line"
+    name: str = ""
+    title: str = ""
+    text: str = ""  # what to see in it
+    series: str | list[str] = field(default_factory=list)
+    facet: str | list[str] = field(default_factory=list)
+    where: dict[str, Any] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    x_label: str = ""
+    y_label: str = ""
+    formula: list[Formula] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: a row for each combination of the axes `rows`, with the metrics `columns`."""
+
+    rows: list[str]
+    columns: list[str]
+    name: str = ""
+    title: str = ""
+    text: str = ""
+    where: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)  # cells that differ in these axes only: ratios are to them
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What was published on the question."""
+
+    text: str
+    url: str = ""
+    claim: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A file, checked. metrics: those of the file and AUTOMATIC."""
+
+    name: str
+    quick: bool
+    title: str
+    command: str
+    grid: list[dict]  # axis: its values
+    question: str = ""
+    seeds: int = 3
+    timeout: float = 600.0
+    needs: list[str] = field(default_factory=list)
+    values: dict[str, dict[str, Value]] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    figure: list[Figure] = field(default_factory=list)
+    table: list[Table] = field(default_factory=list)
+    reference: list[Reference] = field(default_factory=list)
+
+    @property
+    def axes(self) -> dict[str, list]:
+        """Every axis with its values, in the order of the file."""
+        found = {}
+        for block in self.grid:
+            for axis, values in block.items():
+                known = found.setdefault(axis, [])
+                known.extend(value for value in values if value not in known)
+        return found
+
+    def value(self, axis, value) -> Value:
+        """What stands behind `value` of `axis`; by default the value itself."""
+        return self.values.get(axis, {}).get(str(value)) or Value(str(value), str(value))
+
+    def metric(self, name) -> Metric:
+        """The metric `name`, with a label."""
+        if PHASE.fullmatch(name):
+            return Metric(name.removeprefix("phase_").removesuffix("_ms"), "ms", "lower")
+        return self.metrics[name]
+
+    def label(self, name) -> str:
+        """The metric or axis `name` for people, with its unit."""
+        if name in self.metrics or PHASE.fullmatch(name):
+            metric = self.metric(name)
+            return f"{metric.label or name} ({metric.unit})" if metric.unit else metric.label or name
+        return name.replace("_", " ")
+
+
+class Point(NamedTuple):
+    """A cell that is to be run."""
+
+    axes: dict[str, Any]
+    seed: int
+    shown: str  # the command as a person types it, in the repository's folder
+    words: tuple[str, ...]  # of the program alone, without mpiexec; {record} and {data} are still to be filled in
+    needs: tuple[str, ...]
+    link: dict | None  # free keys of the link, where the network lab runs it
+    slug: str  # name of its file
+
+
+def names() -> list[str]:
+    """The experiments that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read(name_or_path, quick=False) -> Experiment:
+    """The experiment of a name, or of a path that ends in .toml. Raises UserError for what cannot be used."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = FOLDER / f"{name_or_path}.toml"
+        if str(name_or_path) not in names():
+            raise UserError(f"no experiment '{name_or_path}': choose from {', '.join(names())}, or name a .toml file")
+    try:
+        given = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the experiment: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    overlay = given.pop("quick", {})
+    if not isinstance(overlay, dict):
+        raise UserError(f"{path}: quick must be a table, got {overlay!r}")
+    experiment = _experiment(path, quick, _merged(given, overlay) if quick else given)
+    _check(path, experiment)
+    return experiment
+
+
+def cells(experiment, seeds=None) -> list[Point]:
+    """All cells of the grid, without doubles; seeds outermost, so that a grid that was stopped has whole seeds."""
+    combinations = []
+    for block in experiment.grid:
+        for values in itertools.product(*block.values()):
+            axes = dict(zip(block, values))
+            if axes not in combinations:
+                combinations.append(axes)
+    return [point(experiment, axes, seed) for seed in range(seeds or experiment.seeds) for axes in combinations]
+
+
+def point(experiment, axes, seed) -> Point:
+    """The cell of these axes and this seed."""
+    words = tuple(shlex.split(_text(experiment, axes, seed)))
+    values = [experiment.value(axis, value) for axis, value in axes.items()]
+    needs = [*experiment.needs, *(need for value in values for need in value.needs)]
+    link, ranks = None, axes.get("ranks", 1)
+    if "link" in axes:
+        link = experiment.value("link", axes["link"]).more
+        needs.append("root-network")
+    typed = filled(words, "run.jsonl", os.path.relpath(DATA, FOLDER.parent))
+    if link is not None:
+        options = [word for key, value in link.items() if value != "" for word in ("--" + key.replace("_", "-"), str(value))]
+        typed = ["python", "-m", "experiments", "network", "--hosts", str(ranks), *options, "--", *typed]
+    elif "ranks" in axes:
+        typed = ["mpiexec", "-n", str(ranks), *typed]
+    shown = shlex.join(typed)
+    slug = SPACE.sub("-", "_".join(str(value) for value in axes.values()))[:80]
+    return Point(axes, seed, shown, words, tuple(dict.fromkeys(needs)), link,
+                 f"{slug}_s{seed}_{hashlib.sha256(shown.encode()).hexdigest()[:8]}")
+
+
+def filled(words, record, data) -> list[str]:
+    """`words` with a file and a folder in the places of {record} and {data}."""
+    return [word.replace("{record}", str(record)).replace("{data}", str(data)) for word in words]
+
+
+def _text(experiment, axes, seed):
+    """The command of a cell; {record} and {data} stay."""
+    text, kept = experiment.command, {name: f"{{{name}}}" for name in ("record", "data")}
+    known = {**kept, "seed": str(seed), **{axis: experiment.value(axis, value).text for axis, value in axes.items()}}
+    for _ in range(5):  # the text of a value may hold other axes
+        text = re.sub(r"\{(\w+)\}", lambda found: known.get(found[1], found[0]), text)
+    return text
+
+
+def _merged(below, above):
+    """Tables merged deeply; anything else of `above` replaces."""
+    both = {key: _merged(below[key], value) if isinstance(below.get(key), dict) and isinstance(value, dict) else value
+            for key, value in above.items()}
+    return {**below, **both}
+
+
+def _experiment(path, quick, given):
+    for key in ("name", "quick"):
+        if key in given:
+            raise UserError(f"{path}: unknown key '{key}'")
+    given = {**given, "metrics": {**AUTOMATIC, **_each(path, given, "metrics", lambda at, one: build(Metric, at, one))}}
+    given["values"] = _each(path, given, "values", lambda at, one: {
+        str(value): _value(f"{at}.{value}", value, more) for value, more in table(at, one).items()})
+    return build(Experiment, str(path), {**given, "name": path.stem, "quick": quick})
+
+
+def _each(path, given, key, build):
+    return {name: build(f"{path}: {key}.{name}", one) for name, one in table(f"{path}: {key}", given.get(key, {})).items()}
+
+
+def _value(at, value, given):
+    more = dict(table(at, given))
+    own = {"text": more.pop("text", value), "label": more.pop("label", value), "needs": more.pop("needs", [])}
+    return build(Value, at, {**own, "more": more})
+
+
+def _check(path, experiment):
+    """What holds between the parts of a file."""
+    if not experiment.grid:
+        raise UserError(f"{path}: grid: there is none; declare [[grid]] with a list of values for each axis")
+    for k, block in enumerate(experiment.grid, 1):
+        _check_block(f"{path}: grid[{k}]", experiment, block)
+    for axis, values in experiment.values.items():
+        known = [str(value) for value in experiment.axes.get(axis, [])]
+        if axis not in experiment.axes and not experiment.quick:
+            raise UserError(f"{path}: values.{axis}: the grid has no axis '{axis}'; it has {', '.join(experiment.axes)}")
+        for value, more in values.items():
+            if value not in known and not experiment.quick:
+                raise UserError(f"{path}: values.{axis}.{value}: no value of {axis}; those are {', '.join(known)}")
+            _check_needs(f"{path}: values.{axis}.{value}: needs", more.needs)
+    _check_needs(f"{path}: needs", experiment.needs)
+    for key, low in (("seeds", 1), ("timeout", 1)):
+        if getattr(experiment, key) < low:
+            raise UserError(f"{path}: {key} must be at least {low}, got {getattr(experiment, key)}")
+    for name, metric in experiment.metrics.items():
+        if name in experiment.axes:
+            raise UserError(f"{path}: metrics.{name}: an axis has the same name")
+        if name not in AUTOMATIC and bool(metric.path) == bool(metric.reach):
+            raise UserError(f"{path}: metrics.{name}: needs either path or reach")
+    _check_shown(path, experiment)
+
+
+def _check_block(at, experiment, block):
+    for axis, values in block.items():
+        if axis in BUILT_IN:
+            raise UserError(f"{at}: {axis} cannot be an axis: its name is taken")
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{at}: {axis} needs a list of at least one value, got {values!r}")
+        if axis == "ranks" and not all(isinstance(value, int) and value > 0 for value in values):
+            raise UserError(f"{at}: ranks must be whole numbers from 1 on, got {values!r}")
+    for values in itertools.product(*block.values()):
+        axes = dict(zip(block, values))
+        left = re.findall(r"\{([a-z]\w*)\}", _text(experiment, axes, 0).replace("{record}", "").replace("{data}", ""))
+        if left:
+            raise UserError(f"{at}: the command needs {{{left[0]}}}, which is no axis of this block")
+    if "{record}" not in _text(experiment, axes, 0):
+        raise UserError(f"{at.split(':')[0]}: command must hold {{record}}, the file to which the run writes")
+
+
+def _check_needs(at, needs):
+    for need in needs:
+        if need not in NEEDS and not re.fullmatch(r"(data|module):[\w./-]+", need):
+            raise UserError(f"{at}: unknown need '{need}'; known: {', '.join(NEEDS)}, data:FOLDER, module:NAME")
+
+
+def _check_shown(path, experiment):
+    """Figures and tables speak of axes, values and metrics that there are."""
+    axes, numbers = experiment.axes, {**experiment.axes, **experiment.metrics}
+    for k, figure in enumerate(experiment.figure, 1):
+        at = f"{path}: figure[{k}]"
+        for key, among in (("x", numbers), ("y", numbers), ("series", axes), ("facet", axes), ("log", ("x", "y"))):
+            _known(f"{at}: {key}", getattr(figure, key), among)
+        _check_where(f"{at}: where", figure.where, experiment)
+        for formula in figure.formula:
+            inner = f"{at}: formula '{formula.label}'"
+            _known(f"{inner}: y", variables(inner, formula.y), numbers)
+            _check_where(f"{inner}: where", formula.where, experiment)
+    for k, shown in enumerate(experiment.table, 1):
+        at = f"{path}: table[{k}]"
+        _known(f"{at}: rows", shown.rows, axes)
+        _known(f"{at}: columns", shown.columns, experiment.metrics)
+        _check_where(f"{at}: where", shown.where, experiment)
+        _check_where(f"{at}: baseline", shown.baseline, experiment)
+
+
+def _known(at, given, among):
+    for name in [given] if isinstance(given, str) else given:
+        if name not in among and not PHASE.fullmatch(name):
+            raise UserError(f"{at}: unknown '{name}'; there are {', '.join(among)}")
+
+
+def _check_where(at, where, experiment):
+    _known(at, list(where), experiment.axes)
+    for axis, values in where.items():
+        for value in values if isinstance(values, list) else [values]:
+            if value not in experiment.axes[axis] and not experiment.quick:
+                raise UserError(f"{at}: {value!r} is no value of {axis}; those are {experiment.axes[axis]}")
