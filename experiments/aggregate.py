@@ -4,8 +4,6 @@ Only cells that finished count. Cells that differ in anything but the seed are n
 named by a figure becomes part of its series, in a table part of its rows.
 """
 
-from itertools import accumulate
-
 import numpy as np
 
 from experiments import results, stats
@@ -61,8 +59,10 @@ def _stat(values):
 
 
 def words(experiment, axes, values) -> str:
-    """The values of axes, for people."""
-    return ", ".join(experiment.value(axis, value).label for axis, value in zip(axes, values) if value is not None)
+    """The values of axes, for people; a number without a label says of what it is."""
+    said = [(experiment.label(axis), value, experiment.value(axis, value).label) for axis, value in zip(axes, values)]
+    return ", ".join(f"{axis} {text}" if text == str(value) and not isinstance(value, str) else text
+                     for axis, value, text in said if value is not None)
 
 
 def described(experiment, axes) -> str:
@@ -76,9 +76,11 @@ def figure(experiment, spec, cells, name) -> Figure:
     panels = [_panel(experiment, spec, words(experiment, facets, values), part)
               for values, part in groups(cells, facets).items()]
     kind = "line" if spec.kind == "curve" else spec.kind
-    labels = spec.x_label or experiment.label(spec.x), spec.y_label or experiment.label(listed(spec.y)[0])
+    ys = listed(spec.y)
+    y_label = experiment.label(ys[0]) if len(ys) == 1 else experiment.metric(ys[0]).unit
+    labels = spec.x_label or experiment.label(spec.x), spec.y_label or y_label
     return Figure(name, spec.title or name, kind, [panel for panel in panels if panel.series], *labels, tuple(spec.log),
-                  spec.text, stacked=kind == "bar" and len(listed(spec.y)) > 1)
+                  spec.text, stacked=kind == "bar" and len(ys) > 1)
 
 
 def _panel(experiment, spec, title, cells):
@@ -148,24 +150,40 @@ def _curve(cells, x, y):
 
 
 def _path(cell, path):
-    """What lies at the dotted path of each epoch; seconds are those of all epochs so far."""
-    values = [results.at(event, path) for event in cell.events if event["event"] == "epoch"]
-    return list(accumulate(values)) if path == "seconds" and None not in values else values
+    """What lies at the dotted path of each epoch and evaluation; seconds are those of training so far."""
+    values, before = [], 0.0
+    for event in cell.events:
+        if event["event"] in ("epoch", "evaluation"):
+            value = results.at(event, path)
+            if path == "seconds" and event["event"] == "epoch" and value is not None:  # that of the epoch alone
+                value = before = before + value
+            values.append(value)
+    return values
 
 
 def table(experiment, spec, cells, name) -> Table:
-    """The table that `spec`, an entry of [[table]], declares."""
-    part, columns, lines = chosen(cells, spec.where), [], []
+    """The table that `spec`, an entry of [[table]], declares; what was skipped or failed has its row, too."""
+    part, columns, lines = [cell for cell in cells if stats.matches(cell, spec.where)], [], []
     rows = spec.rows + missing(part, spec.rows)
     for metric in spec.columns:
         against = f"{experiment.metric(metric).label or metric}: ratio to {described(experiment, spec.baseline)}"
         columns += [experiment.label(metric), against] if spec.baseline else [experiment.label(metric)]
+    place = {axis: values.index for axis, values in experiment.axes.items()}
+    part.sort(key=lambda cell: [place[axis](cell.axes[axis]) if axis in cell.axes else -1 for axis in rows])
     for values, own in groups(part, rows).items():
         line = [experiment.value(axis, value).label if value is not None else "" for axis, value in zip(rows, values)]
-        for metric in spec.columns:
-            line += [stat(own, metric)] + ([ratio(own, chosen(cells, {}), metric, spec.baseline)] if spec.baseline else [])
-        lines.append(line)
+        lines.append(line + _numbers(spec, own, cells))
     return Table(name, spec.title or name, [experiment.label(axis) for axis in rows] + columns, lines, spec.text)
+
+
+def _numbers(spec, own, cells):
+    """A row's statistics, with the ratios to the baseline where there is one; or why there are none."""
+    done, line = chosen(own, {}), []
+    if not done:
+        return ["skipped" if own[0].skipped else "failed"] + [None] * (len(spec.columns) * (2 if spec.baseline else 1) - 1)
+    for metric in spec.columns:
+        line += [stat(done, metric)] + ([ratio(done, chosen(cells, {}), metric, spec.baseline)] if spec.baseline else [])
+    return line
 
 
 def measured(experiment, reference, cells) -> str:

@@ -9,9 +9,6 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-from matplotlib.figure import Figure as Sheet
-
 NAN = math.nan
 
 
@@ -127,6 +124,14 @@ def number(x) -> str:
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
 
 
+def short(x) -> str:
+    """`number` for an axis: millions and more as 1M, 20G."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(x) >= size:
+            return f"{x / size:.4g}{prefix}"
+    return number(float(x))
+
+
 def points_table(figure) -> Table:
     """All that a figure shows, for its CSV."""
     columns = ["panel", "series", figure.x_label, f"{figure.y_label}: median", "first quartile", "third quartile",
@@ -138,22 +143,46 @@ def points_table(figure) -> Table:
 
 def _errors(points, low, middle, high):
     """Lengths of the error bars below and above; 0 where there are none."""
-    def length(a, b):
-        return b - a if math.isfinite(a) and math.isfinite(b) else 0
-    return ([length(getattr(p, low), getattr(p, middle)) for p in points],
-            [length(getattr(p, middle), getattr(p, high)) for p in points])
+    def length(p, end):
+        end = getattr(p, end)
+        return abs(getattr(p, middle) - end) if math.isfinite(end) else 0
+    return [length(p, low) for p in points], [length(p, high) for p in points]
 
 
 def _ticks(figure, panel):
     """The x that occur, where they are few and the axis is logarithmic: 2, 4, 8 say more than 10^1."""
-    values = sorted({p.x for s in panel.series for p in s.points if not isinstance(p.x, str)})
-    return values if "x" in figure.log and len(values) <= 7 else None
+    values = sorted({p.x for s in panel.series for p in s.points if not isinstance(p.x, str) and p.runs})
+    return values if "x" in figure.log and 1 < len(values) <= 7 and figure.kind == "line" else None
 
 
 def shared_range(figure):
     """Do the panels share their y axis? Yes, unless some would be flat then."""
-    tops = [max((abs(p.y) for s in panel.series for p in s.points), default=0) for panel in figure.panels]
+    tops = [_heights(figure, panel)[-1] for panel in figure.panels]
     return len(tops) > 1 and ("y" in figure.log or max(tops) <= 5 * min(tops))
+
+
+def _heights(figure, panel):
+    """All y that occur, ascending: of bars on each other their sum, too."""
+    heights = {}
+    for p in (p for series in panel.series for p in series.points):
+        heights.setdefault(p.x, []).extend(y for y in (p.y, p.low, p.high) if math.isfinite(y))
+    sums = [sum(p.y for s in panel.series for p in s.points if p.x == x) for x in heights] if figure.stacked else []
+    return sorted(sum(heights.values(), sums))
+
+
+def _decades(figure, which):
+    """How many powers of ten the numbers of a logarithmic axis span."""
+    values = [getattr(p, which) for panel in figure.panels for series in panel.series for p in series.points]
+    values = [v for v in values if not isinstance(v, str) and v > 0]
+    return math.log10(max(values) / min(values)) if values else 0
+
+
+def _range(figure):
+    """Of the y axis of all panels, with room for the markers; logarithms of ten where it is logarithmic."""
+    ys = sorted(y for panel in figure.panels for y in _heights(figure, panel) if y > 0 or "y" not in figure.log)
+    low, high = (math.log10(ys[0]), math.log10(ys[-1])) if "y" in figure.log else (ys[0], ys[-1])
+    room = (high - low or 1) * 0.06
+    return [0 if figure.kind == "bar" and low >= 0 and "y" not in figure.log else low - room, high + room]
 
 
 def plotly(figure) -> list[dict]:
@@ -165,18 +194,20 @@ def plotly(figure) -> list[dict]:
 
 def _trace(figure, series, style):
     points, errors = series.points, {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
-    trace = {"name": escape(named(series), quote=False), "y": [p.y for p in points],
+    trace = {"name": escape(named(series), quote=False), "meta": named(series), "y": [p.y for p in points],
              "x": [escape(p.x, quote=False) if isinstance(p.x, str) else p.x for p in points],
              "customdata": [_hover(figure, series, p) for p in points], "hovertemplate": "%{customdata}<extra></extra>"}
     if figure.kind == "bar":
         trace |= {"type": "bar", "marker": {
             "color": style.colour, "opacity": [1 if p.runs > 1 else 0.45 for p in points],
-            "line": {"color": style.colour, "width": 1.5}, "pattern": {"shape": style.hatch, "solidity": 0.35}}}
+            "line": {"color": style.colour, "width": 1.5},
+            "pattern": {"shape": style.hatch, "fillmode": "overlay", "solidity": 0.3}}}
     else:
         errors["color"] = style.colour
         mode = "lines" if series.predicted else "markers" if figure.kind == "scatter" else "lines+markers"
-        trace |= {"type": "scatter", "mode": mode, "line": {"color": style.colour, "dash": style.dash, "width": 2}, "marker": {
-            "color": style.colour, "size": 9, "symbol": [style.marker + "-open" * (p.runs == 1) for p in points]}}
+        symbols = [style.marker + "-open" * (p.runs == 1) for p in points]
+        trace |= {"type": "scatter", "mode": mode, "line": {"color": style.colour, "dash": style.dash, "width": 2},
+                  "marker": {"color": style.colour, "size": 9, "symbol": symbols}}
     for axis, ends in (("y", ("low", "y", "high")), ("x", ("left", "x", "right"))):
         below, above = _errors(points, *ends)
         if any(below + above) and not figure.stacked:
@@ -195,19 +226,24 @@ def _hover(figure, series, p):
 
 def _layout(figure, panel):
     def axis(label, which):
-        kind = {"type": "log", "exponentformat": "power"} if which in figure.log else {}
+        kind = {}
+        if which in figure.log:  # powers of ten alone, where there are enough of them
+            kind = {"type": "log", "exponentformat": "SI", "minexponent": 5, "separatethousands": True}
+            kind |= {"dtick": 1} if _decades(figure, which) > 1.5 else {}
         return {"title": {"text": escape(label, quote=False), "standoff": 8}, "automargin": True, "zeroline": False, **kind}
     x, ticks = axis(figure.x_label, "x"), _ticks(figure, panel)
     if ticks:
         x |= {"tickvals": ticks, "ticktext": [number(t) for t in ticks]}
     if any(isinstance(p.x, str) for s in panel.series for p in s.points):
         x["type"] = "category"
-    return {"xaxis": x, "yaxis": axis(figure.y_label, "y"), "showlegend": False, "hovermode": "closest", "height": 340,
+    y = axis(figure.y_label, "y") | ({"range": _range(figure)} if shared_range(figure) else {})
+    return {"xaxis": x, "yaxis": y, "showlegend": False, "hovermode": "closest", "height": 340,
             "margin": {"l": 10, "r": 12, "t": 12, "b": 10}, "barmode": "stack" if figure.stacked else "group"}
 
 
 def save(figure, folder, forms=("svg", "pdf"), width=3.4) -> list[Path]:
     """Write figure.name.svg and .pdf into `folder`: text as text, transparent, a panel `width` inches wide."""
+    import matplotlib
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     inks = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
@@ -223,6 +259,7 @@ def save(figure, folder, forms=("svg", "pdf"), width=3.4) -> list[Path]:
 
 
 def _sheet(figure, width):
+    from matplotlib.figure import Figure as Sheet
     columns = max(1, min(len(figure.panels), 3))
     rows = max(1, math.ceil(len(figure.panels) / columns))
     sheet = Sheet(figsize=(width * columns, 2.7 * rows), layout="constrained")
@@ -244,15 +281,26 @@ def _draw(figure, panel, ax, look):
     for series in panel.series if figure.kind != "bar" else []:
         _line(figure, series, ax, look[named(series)])
     for which in figure.log:
-        getattr(ax, f"set_{which}scale")("log")
+        _logarithmic(figure, ax, which)
     ticks = _ticks(figure, panel)
     if ticks:
         ax.set_xticks(ticks, [number(t) for t in ticks])
         ax.set_xticks([], minor=True)
     ax.set(title=panel.title, xlabel=figure.x_label, ylabel=figure.y_label)
+    if shared_range(figure):
+        ax.label_outer(remove_inner_ticks=False)
     ax.grid(color=FAINT, linewidth=0.5)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _logarithmic(figure, ax, which):
+    from matplotlib.ticker import LogLocator, NullFormatter
+    getattr(ax, f"set_{which}scale")("log")
+    axis = getattr(ax, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1,) if _decades(figure, which) > 1.5 else (1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: short(value))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _line(figure, series, ax, style):
@@ -280,10 +328,11 @@ def _bars(figure, panel, ax, look):
         style, points = look[named(series)], [p for p in series.points if math.isfinite(p.y)]
         at = [places.index(p.x) + (0 if figure.stacked else (k + 0.5) * wide - 0.4) for p in points]
         bars = ax.bar(at, [p.y for p in points], wide, bottom=[floor[p.x] for p in points] if figure.stacked else None,
-                      color=style.colour, edgecolor=style.colour, label=named(series))
+                      hatch=HATCHES[style.hatch], color=style.colour, edgecolor="#ffffffb0", linewidth=0, label=named(series))
         for bar, p in zip(bars, points):
             floor[p.x] += p.y
-            bar.set(hatch=HATCHES[style.hatch], facecolor=(style.colour, 0.6 if p.runs > 1 else 0.15))
+            if p.runs < 2:
+                bar.set(facecolor=(style.colour, 0.2), edgecolor=style.colour, linewidth=1)
         errors = _errors(points, "low", "y", "high")
         if any(errors[0] + errors[1]) and not figure.stacked:
             ax.errorbar(at, [p.y for p in points], errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
