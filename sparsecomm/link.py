@@ -3,12 +3,14 @@
 α: seconds of latency a message; β: seconds a byte. A step of each exchange, for n elements in B buckets, of which each of
 P ranks sends k, is predicted as
 
-    dense      B 2 log2 P α + 2 n (P - 1) / P (v β + add + code)
-    allgather  B 2 log2 P α + k (P - 1) e β     + n select + k encode + P k decode
-    balanced   B (3 log2 P + P - 1) α + 2 k (P - 1) / P e β + n select + k (1 + 1 / P) encode + 2 k decode
+    dense      B 2 log2 P α + 2 n (P - 1) / P (4 β + add) + n add
+    allgather  B 2 log2 P α + (P - 1) (k e + B h) β + n select + k encode + P k decode + B (P + 1) / 2 message
+    balanced   B (3 log2 P + P - 1) α + 2 (P - 1) (k e / P + B h) β
+                                      + n select + k (1 + 1 / P) encode + 2 k decode + B (3 P - 1) / 2 message
 
-with v bytes a value and e bytes an entry. The terms without α and β are what a rank computes: without them, dropping would
-always seem to win between ranks of one machine.
+with e bytes an entry and h of a message's header. Dense with a value code of v bytes is sent as balanced is, which adds
+B (P - 1 + log2 P) α + 2 B (P - 1) h β + 2 n (P - 1) / P code + B (3 P - 1) / 2 message, and has v in place of 4. The terms
+without α and β are what a rank computes: without them, dropping would always seem to win between ranks of one machine.
 """
 
 import math
@@ -36,7 +38,7 @@ class Link(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a rank itself needs; seconds, but for the last."""
+    """What a rank itself needs: seconds, but for `entry`."""
 
     select: float = 0.0  # an element, to select
     encode: float = 0.0  # an entry, to write it into a message
@@ -44,6 +46,7 @@ class Work(NamedTuple):
     add: float = 0.0  # an element of a dense array, to copy and add it
     code: float = 0.0  # an element of a dense array, to write it into a message and read it, unless as float32
     entry: float = 8.0  # bytes an entry takes in a message
+    message: float = 0.0  # a message, to write and read it, however short
 
 
 def _seconds(comm, work) -> float:
@@ -111,26 +114,35 @@ def rehearse(comm, config, n) -> Work:
         np.copyto(total, gradient)
         np.add(total, gradient, out=total)
 
+    def message():
+        unpack(pack(0, SMALL, indices[:0], values[:0], config.index_code, config.value_code), 0, SMALL, 0)
+
     def code():
         unpack(pack(0, n, None, gradient.copy(), "auto", config.value_code), 0, n, 0, dense=True)
 
     raw = encode()
     encoding, decoding, adding = (_seconds(comm, work) for work in (encode, decode, add))
     coding = _seconds(comm, code) if config.value_code != "float32" else 0.0
-    entry = (raw.size - HEADER.size) / k
-    return Work(*_slowest(comm, [selecting / n, encoding / k, decoding / k, adding / n, coding / n, entry]))
+    fixed, entry = _seconds(comm, message), (raw.size - HEADER.size) / k
+    # What a message takes in any case, half of it on either side, is no part of what its entries take.
+    encoding, decoding = (max(each - fixed / 2, 0.0) for each in (encoding, decoding))
+    return Work(*_slowest(comm, [selecting / n, encoding / k, decoding / k, adding / n, coding / n, entry, fixed]))
 
 
 def predict(link, work, ranks, n, k, buckets=1, value_code="float32") -> dict[str, float]:
     """Seconds of a step of each exchange, by name: n elements in all, k of them sent by each rank."""
-    away, rounds = (ranks - 1) / ranks, math.ceil(math.log2(ranks))
+    away, rounds, coded = (ranks - 1) / ranks, math.ceil(math.log2(ranks)), value_code != "float32"
     width = VALUES[value_code].nbytes(n) / n
+    # To all ranks alike; or first to each rank its part, and then the sums to all.
+    heads = buckets * (ranks - 1) * HEADER.size * link.beta
+    once = buckets * 2 * rounds * link.alpha
+    twice = buckets * ((3 * rounds + ranks - 1) * link.alpha + (3 * ranks - 1) / 2 * work.message) + 2 * heads
     selected = n * work.select
     return {
-        "dense": buckets * 2 * rounds * link.alpha + 2 * n * away * (width * link.beta + work.add + work.code),
-        "allgather": (buckets * 2 * rounds * link.alpha + k * (ranks - 1) * work.entry * link.beta
+        "dense": (twice if coded else once) + 2 * n * away * (width * link.beta + work.add + coded * work.code) + n * work.add,
+        "allgather": (once + heads + buckets * (ranks + 1) / 2 * work.message + k * (ranks - 1) * work.entry * link.beta
                       + selected + k * work.encode + ranks * k * work.decode),
-        "balanced": (buckets * (3 * rounds + ranks - 1) * link.alpha + 2 * k * away * work.entry * link.beta
+        "balanced": (twice + 2 * k * away * work.entry * link.beta
                      + selected + k * (1 + 1 / ranks) * work.encode + 2 * k * work.decode)}
 
 
