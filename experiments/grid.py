@@ -21,7 +21,8 @@ from hogwild.errors import UserError
 
 FOLDER = Path(__file__).parent
 BUILT_IN = ("seed", "record", "data")  # what a command may hold besides axes
-NEEDS = ("root-network", "torch", "openmpi")  # and data:FOLDER, module:NAME
+SHOWN_DATA = os.path.relpath(DATA, FOLDER.parent)  # as a person in the repository's folder types it
+NEEDS = ("root-network", "mpi", "torch", "openmpi")  # and data:FOLDER, module:NAME, cores:N
 PHASE = re.compile(r"phase_\w+_ms")
 SPACE = re.compile(r"[^\w.+]+")
 
@@ -30,7 +31,7 @@ SPACE = re.compile(r"[^\w.+]+")
 class Reach:
     """How long until a metric is good enough."""
 
-    path: str  # of the metric in an epoch event
+    path: str  # of the metric in an event epoch or evaluation
     at: float
     better: Literal["higher", "lower"] = "higher"
 
@@ -42,16 +43,17 @@ class Metric:
     label: str = ""
     unit: str = ""
     better: Literal["higher", "lower", ""] = ""
-    event: Literal["start", "epoch", "end"] = "end"  # the last one of this name
+    event: Literal["start", "evaluation", "epoch", "end"] = "end"  # the last one of this name
     path: str = ""  # dotted
     scale: float = 1.0
-    reach: Reach | None = None  # in place of path: seconds of training until the first epoch that reaches it
+    reach: Reach | None = None  # in place of path: seconds of training until the first evaluation that reaches it
 
 
 AUTOMATIC = {  # where the record allows; besides these phase_NAME_ms, the mean over the ranks of a step
     "step_ms": Metric("time of a step", "ms", "lower"),
     "steps": Metric("steps"),
     "train_seconds": Metric("training time", "s", "lower"),
+    "examples_per_s": Metric("examples a second", "1/s", "higher"),
     "bytes_per_step": Metric("bytes a step and rank", "B", "lower"),
     "wire_bytes_per_step": Metric("bytes a step and host, as the interface counted", "B", "lower"),
 }
@@ -223,11 +225,12 @@ def point(experiment, axes, seed) -> Point:
     if "link" in axes:
         link = experiment.value("link", axes["link"]).more
         needs.append("root-network")
-    typed = filled(words, "run.jsonl", os.path.relpath(DATA, FOLDER.parent))
+    typed = filled(words, "run.jsonl", SHOWN_DATA)
     if link is not None:
         options = [word for key, value in link.items() if value != "" for word in ("--" + key.replace("_", "-"), str(value))]
         typed = ["python", "-m", "experiments", "network", "--hosts", str(ranks), *options, "--", *typed]
     elif "ranks" in axes:
+        needs.append("mpi")
         typed = ["mpiexec", "-n", str(ranks), *typed]
     shown = shlex.join(typed)
     slug = SPACE.sub("-", "_".join(str(value) for value in axes.values()))[:80]
@@ -321,8 +324,8 @@ def _check_block(at, experiment, block):
 
 def _check_needs(at, needs):
     for need in needs:
-        if need not in NEEDS and not re.fullmatch(r"(data|module):[\w./-]+", need):
-            raise UserError(f"{at}: unknown need '{need}'; known: {', '.join(NEEDS)}, data:FOLDER, module:NAME")
+        if need not in NEEDS and not re.fullmatch(r"(data|module|cores):[\w./-]+", need):
+            raise UserError(f"{at}: unknown need '{need}'; known: {', '.join(NEEDS)}, data:FOLDER, module:NAME, cores:N")
 
 
 def _check_shown(path, experiment):

@@ -117,14 +117,29 @@ def extracted(metrics, events, network=None) -> dict[str, float | None]:
 
 
 def reached(events, reach) -> float | None:
-    """Seconds of training until the end of the first epoch whose metric is as good as `reach` says; None: never."""
-    seconds = 0.0
-    for epoch in (event for event in events if event["event"] == "epoch"):
-        seconds += epoch["seconds"]
-        value = at(epoch, reach.path)
+    """Seconds of training until the first evaluation whose metric is as good as `reach` says; None: never."""
+    for seconds, event in measured(events):
+        value = at(event, reach.path)
         if value is not None and (value >= reach.at if reach.better == "higher" else value <= reach.at):
             return seconds
     return None
+
+
+def measured(events):
+    """Yield (seconds of training until then, event) of each epoch, and of each evaluation within one."""
+    before = 0.0
+    for event in events:
+        seconds = at(event, "seconds")
+        if event["event"] == "epoch" and seconds is not None:
+            before += seconds
+            yield before, event
+        elif event["event"] == "evaluation" and seconds is not None:
+            yield seconds, event
+
+
+def final(events) -> dict[str, float]:
+    """The metrics at the end of a run, or of its last epoch where it was cut short."""
+    return _last(events, "end").get("metrics") or _last(events, "epoch").get("metrics") or {}
 
 
 def at(event, path) -> float | None:
@@ -137,9 +152,10 @@ def at(event, path) -> float | None:
 
 def _automatic(events, network):
     end = _last(events, "end")
-    seconds = [event["seconds"] for event in events if event["event"] == "epoch" and "seconds" in event]
-    total, steps = sum(seconds) if seconds else None, at(end, "steps")
-    yours = {"train_seconds": total, "steps": steps, "bytes_per_step": at(end, "bytes_per_step")}
+    total, steps = max((seconds for seconds, _ in measured(events)), default=None), at(end, "steps")
+    examples = sum(event["examples"] for event in events if event["event"] == "epoch" and "examples" in event)
+    yours = {"train_seconds": total, "steps": steps, "bytes_per_step": at(end, "bytes_per_step"),
+             "examples_per_s": examples / total if examples and total else None}
     if steps:
         yours["step_ms"] = total / steps * 1e3 if total else None
         for name, ranks in (end.get("phases") or {}).items():

@@ -1,0 +1,125 @@
+"""`python -m experiments`: declared experiments, the network lab, the report. Mistakes give one line and exit code 2."""
+
+import importlib
+import inspect
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from hogwild.cli import parsed
+from hogwild.errors import Terminated, UserError
+
+OVERVIEW = """usage: python -m experiments COMMAND …
+
+What a way to communicate costs and saves, measured and predicted.
+
+  list                             the experiments, their cells, what is finished, what would be skipped and why
+  run NAME… [--quick]              run what is not finished, and keep it under results/
+  report [NAME…]                   one HTML page of figures and tables from what is there
+  compare A.jsonl B.jsonl …        records of your own runs, side by side
+  network --hosts N … -- COMMAND   run a command on emulated links, and count the bytes of each host
+  advise --model-size N …          which exchange, drop rate and code to use, as predicted
+
+python -m experiments COMMAND --help lists the options."""
+MODULES = ("report", "compare", "network", "advise")  # each with a main(arguments)
+
+
+@dataclass
+class List:
+    """The experiments: their cells, how many are finished, and what would be skipped here and why."""
+
+    quick: bool = False
+    """The short forms."""
+    results: Path = Path("results")
+    """Folder of the results."""
+
+
+@dataclass
+class Run:
+    """Run experiments. Finished cells are kept; what failed, or was cut short, is run again.
+
+    Examples:
+      python -m experiments run gradient-dropping --quick
+      python -m experiments run communication-cost rank-scaling --seeds 5
+    """
+
+    names: Positional[list[str]] = field(default_factory=list)
+    """Names as `list` shows them, or .toml files of your own."""
+    quick: bool = False
+    """The short form, in under two minutes."""
+    seeds: int | None = None
+    """Run with so many seeds, instead of as many as the file says."""
+    force: bool = False
+    """Run finished cells again too."""
+    results: Path = Path("results")
+    """Folder of the results."""
+
+
+def run(arguments) -> int:
+    """`experiments run`; the exit code."""
+    from experiments import grid
+    from experiments.run import run
+    options = parsed("experiments run", Run, arguments, description=inspect.getdoc(Run))
+    if not options.names:
+        raise UserError(f"run needs the name of an experiment: {', '.join(grid.names())}")
+    if options.seeds is not None and options.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {options.seeds}")
+    failed = 0
+    for experiment in [grid.read(name, options.quick) for name in options.names]:
+        cells = run(experiment, options.results, options.seeds, options.force)
+        for slug, why in cells.items():
+            print(f"experiments: {experiment.name}/{slug} failed: {why}", file=sys.stderr)
+        failed += len(cells)
+    return 1 if failed else 0
+
+
+def show(arguments) -> int:
+    """`experiments list`."""
+    from collections import Counter
+
+    from experiments import grid, results
+    from experiments.run import missing
+    options = parsed("experiments list", List, arguments, description=inspect.getdoc(List))
+    for name in grid.names():
+        experiment = grid.read(name, options.quick)
+        finished = [cell for cell in results.load(options.results, experiment) if cell.finished]
+        points = grid.cells(experiment)
+        done = {cell.path.stem for cell in finished} & {point.slug for point in points}
+        print(f"{name}: {len(points)} cells, {len(done)} finished. {experiment.title}")
+        for reason, count in Counter(filter(None, map(missing, points))).items():
+            print(f"    {count} skipped: {reason}")
+    return 0
+
+
+def main(arguments=None) -> int:
+    """What the command does; its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = arguments[0] if arguments else ""
+    if command in ("", "-h", "--help"):
+        print(OVERVIEW)
+        return 0 if command else 2
+    try:
+        if command in ("run", "list"):
+            return {"run": run, "list": show}[command](arguments[1:])
+        if command in MODULES:
+            return importlib.import_module(f"experiments.{command}").main(arguments[1:]) or 0
+        raise UserError(f"unknown command '{command}': use list, run, {', '.join(MODULES)} (python -m experiments --help)")
+    except UserError as error:
+        print("experiments: " + " ".join(str(error).split("\n")), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        print(f"experiments: {'terminated' if terminated else 'interrupted'}; run goes on where it stopped", file=sys.stderr)
+        return 143 if terminated else 130
+
+
+def _terminate(number, frame):
+    raise Terminated
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""What `hogwild train` cannot say of its workers: one measurement a process, with a record like a run's.
+
+python -m experiments.shared_memory copies|lost|memory … --record FILE
+
+copies: examples/s of W trainings that share nothing, at the same time, which is what the machine can give. lost: the share
+of the updates that lock-free workers lose, exactly, from a sum that is known. memory: growth of the resident set of a
+process that reads parsed data from the cache and trains.
+"""
+
+import inspect
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tyro.conf import Positional
+
+from experiments.datasets import matrix
+from hogwild import data, formats, linear, preflight, synthetic, transforms
+from hogwild.cli import parsed
+from hogwild.errors import UserError
+from hogwild.record import Report
+from hogwild.train import train
+from kernels.jit import user_cache
+from kernels.losses import Hinge, Logistic
+from kernels.rules import SGD, AdaGrad
+from kernels.schedules import Constant
+
+RULES = {"sgd": SGD(), "adagrad": AdaGrad()}
+ENTRIES = 10  # features of a row of the data for lost updates
+STATUS = "VmRSS", "RssAnon", "RssFile"
+
+
+@dataclass
+class Options:
+    """What all measurements have."""
+
+    record: Path | None = None
+    """File to which the JSON lines are appended."""
+    workers: int = 2
+    """Threads."""
+    epochs: int = 3
+    """Passes over the data."""
+    rows: int = 200_000
+    """Rows of the synthetic data."""
+    seed: int = 0
+    """Of the data and their order."""
+
+
+@dataclass
+class Copies(Options):
+    """Independent trainings, each alone on its share of the rows, all at the same time."""
+
+    data: Positional[Path | None] = None
+    """Data file, as of `hogwild train linear`; nothing: synthetic data of RCV1's shape."""
+    transform: str = "none"
+    """Row transforms."""
+    rule: str = "adagrad"
+    """sgd, adagrad."""
+
+
+@dataclass
+class Lost(Options):
+    """Updates that wild workers lose on shared parameters, on rows of 10 ones at random places."""
+
+    density: float = 0.01
+    """10 over the number of features."""
+
+
+@dataclass
+class Memory(Options):
+    """Resident memory over that of data and model, on synthetic data."""
+
+    rule: str = "adagrad"
+    """sgd, adagrad."""
+
+
+def rule_of(options):
+    """The optimizer rule, and the schedule that `hogwild train` has for it."""
+    if options.rule not in RULES:
+        raise UserError(f"--rule must be one of {', '.join(RULES)}, got '{options.rule}'")
+    rule = RULES[options.rule]
+    return rule, Constant(linear.DEFAULT_LR[type(rule).__name__])
+
+
+def copies(options, report):
+    """Their speeds, added up, as one epoch."""
+    rule, schedule = rule_of(options)
+    if options.data:
+        dataset, names = data.read(options.data), transforms.parse(options.transform)
+        dataset = transforms.apply(names, transforms.fit(names, dataset), dataset)
+    else:
+        dataset, _ = synthetic.rcv1_like(options.rows, options.seed)
+    classes = np.unique(dataset.labels)
+    _alone(dataset.subset(0, 2000), classes, rule, schedule, 1, 1, 0)  # compiles
+    report.start(workers=options.workers, rule=str(rule), data={"rows": dataset.rows, "nonzeros": dataset.nnz})
+    examples, speed = _alone(dataset, classes, rule, schedule, options.workers, options.epochs, options.seed)
+    report.event("epoch", epoch=1, examples=examples, seconds=examples / speed, examples_per_s=speed, metrics={})
+    return {}
+
+
+def _alone(dataset, classes, rule, schedule, workers, epochs, seed):
+    """(examples, examples/s) of all copies together."""
+    problems = [linear.Linear(dataset, None, Logistic(), rule, schedule, rows=np.arange(k, dataset.rows, workers),
+                              classes=classes) for k in range(workers)]
+    gate, histories = threading.Barrier(workers), [None] * workers
+
+    def copy(k):
+        gate.wait()
+        histories[k] = train(problems[k], rule, schedule, epochs=epochs, workers=1, seed=seed)
+
+    threads = [threading.Thread(target=copy, args=(k,)) for k in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done = [sum(epoch.examples for epoch in history) for history in histories]
+    return sum(done), sum(n / sum(epoch.seconds for epoch in history) for n, history in zip(done, histories))
+
+
+def uniform(rows, density, seed=0):
+    """Rows of ENTRIES ones, the s-th anywhere in the s-th of ENTRIES equal stretches of the features; all labels +1."""
+    stretch = round(1 / density)
+    place = np.random.default_rng(seed).integers(0, stretch, (rows, ENTRIES), np.uint32)
+    place += np.arange(ENTRIES, dtype=np.uint32) * np.uint32(stretch)
+    return data.Dataset(np.arange(rows + 1) * ENTRIES, place.ravel(), np.ones(place.size, np.float32),
+                        np.ones(rows, np.float32), ENTRIES * stretch, "uniform")
+
+
+def share_lost(dataset, workers, epochs, seed):
+    """Share of the updates that are missing in the weights.
+
+    A hinge far inside its slack gives every update of a weight the same size, a power of two: without a loss the weights
+    are exactly that times the number of updates.
+    """
+    degree = np.bincount(dataset.indices, minlength=dataset.n_features)
+    lr = 2.0 ** np.floor(np.log2(0.5 / (ENTRIES * degree.max() * epochs)))
+    problem = linear.Linear(dataset, None, Hinge(), SGD(), Constant(lr), intercept=False, workers=workers, copies=False,
+                            classes=np.array([-1.0, 1.0]))
+    train(problem, SGD(), Constant(lr), epochs=epochs, workers=workers, seed=seed)
+    made = np.asarray(problem.w, np.float64)[:-1].sum() / lr
+    return 1 - made / (epochs * dataset.nnz)
+
+
+def lost(options, report):
+    """Measured, and as `hogwild train` would predict it."""
+    if not 0 < options.density <= 1:
+        raise UserError(f"--density must lie in (0, 1], got {options.density:g}")
+    dataset = uniform(options.rows, options.density, options.seed)
+    share_lost(uniform(2000, 1.0), options.workers, 1, 0)  # compiles
+    facts = preflight.examine(dataset, options.workers, options.seed)
+    report.start(workers=options.workers, density=options.density, preflight=asdict(facts))
+    found = share_lost(dataset, options.workers, options.epochs, options.seed)
+    return {"lost": found, "predicted": facts.lost}
+
+
+def status():
+    """Resident kB of this process: in all, anonymous, and mapped from files."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    found = {words[0][:-1]: int(words[1]) for words in lines if words and words[0][:-1] in STATUS}
+    return np.array([found.get(name, 0) for name in STATUS])
+
+
+def memory(options, report):
+    """Bytes of data and model, and how much each number of `status` has grown at its highest."""
+    rule, schedule = rule_of(options)
+    small = synthetic.rcv1_like(2000)[0]
+    for count in {1, options.workers}:
+        train(linear.Linear(small, None, Logistic(), rule, schedule, workers=count), rule, schedule, epochs=1, workers=count)
+    with tempfile.TemporaryDirectory() as room:
+        os.environ["NUMBA_CACHE_DIR"] = os.environ.get("NUMBA_CACHE_DIR") or str(user_cache() / "kernels")
+        os.environ["XDG_CACHE_HOME"] = room
+        path = Path(room) / "synthetic.npz"
+        subprocess.run([sys.executable, "-c", "import sys; from experiments.shared_memory import prepare; "
+                        "prepare(*sys.argv[1:])", str(path), str(options.rows), str(options.seed)], check=True)
+        report.start(workers=options.workers, rule=str(rule), data={"rows": options.rows})
+        before, top, done = status(), status(), threading.Event()
+
+        def watch():
+            while not done.wait(0.002):
+                np.maximum(top, status(), out=top)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        dataset = data.read(path)
+        problem = linear.Linear(dataset, None, Logistic(), rule, schedule, workers=options.workers)
+        train(problem, rule, schedule, epochs=options.epochs, workers=options.workers)
+        done.set()
+        watcher.join()
+    grown = dict(zip(("grown", "anonymous", "mapped"), ((top - before) * 1024).tolist()))
+    size = {"data": sum(getattr(dataset, name).nbytes for name in data.ARRAYS), "model": problem.flat.nbytes}
+    return {**size, **grown, "share": grown["grown"] / sum(size.values())}
+
+
+def prepare(path, rows, seed):
+    """Write synthetic data, and leave what is parsed of them in the cache: in a process whose memory does not count."""
+    dataset, _ = synthetic.rcv1_like(int(rows), int(seed))
+    formats.save_npz(path, matrix(dataset), dataset.labels)
+    data.read(path)
+
+
+COMMANDS = {"copies": (copies, Copies), "lost": (lost, Lost), "memory": (memory, Memory)}
+
+
+def main(arguments=None) -> int:
+    """Measure, record, and print the numbers; the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not arguments or arguments[0] not in COMMANDS:
+            raise UserError(f"name a measurement: {', '.join(COMMANDS)}")
+        measure, cls = COMMANDS[arguments[0]]
+        options = parsed(f"experiments.shared_memory {arguments[0]}", cls, arguments[1:], description=inspect.getdoc(cls))
+        for name in ("workers", "epochs", "rows"):
+            if getattr(options, name) < 1:
+                raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+        report = Report(options.record)
+        found = measure(options, report)
+        report.close(metrics=found)
+    except UserError as error:
+        print(f"hogwild: {error}", file=sys.stderr)
+        return 2
+    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
