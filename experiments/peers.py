@@ -22,13 +22,14 @@ import numpy as np
 
 from hogwild.cli import parsed
 from hogwild.errors import UserError
-from hogwild.record import Report
+from hogwild.record import Report, versions
 from hogwild.stopping import Stop, Stopper
 from sparsecomm import guard, launch
 from sparsecomm.tasks import LmOptions, MlpOptions, build
 
 ONE_BUCKET = 1 << 16  # MB, more than any model has
 TRIALS = 5  # steps that the computing alone is measured with
+PHASES = ("compute", "exchange", "apply")
 RULES = {"mlp": ("adagrad", 0.01), "lm": ("adam", 0.004)}  # as sparsecomm's defaults: rule and learning rate
 
 
@@ -139,9 +140,18 @@ def wrapped(model, options, size):
         width = 2 if options.hook == "fp16" else 4
         return ddp, lambda steps: steps * moved * width * n
     ddp = DistributedDataParallel(model, bucket_cap_mb=ONE_BUCKET)
-    state = powerSGD_hook.PowerSGDState(None, options.rank_approximation, options.powersgd_start, orthogonalization_epsilon=1e-8)
+    state = powerSGD_hook.PowerSGDState(None, options.rank_approximation, options.powersgd_start,
+                                        orthogonalization_epsilon=1e-8)  # a layer may have no gradient at all
     ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     return ddp, lambda steps: moved * 4 * (min(steps, options.powersgd_start) * n + state.total_numel_after_compression)
+
+
+def rule_of(name, options):
+    """(rule, learning rate), by default those of `sparsecomm train`."""
+    usual, lr = RULES[name]
+    rule = options.rule or usual
+    usual_lr = lr if rule == usual else 1e-3 if rule == "adam" else 0.01
+    return rule, usual_lr if options.lr is None else options.lr
 
 
 def optimizer(rule, parameters, lr):
@@ -173,15 +183,15 @@ class Run:
             Stopper(self.stopper.stop, list(self.task.evaluate(comm)))  # tells a metric that is not measured
         if chosen.evaluate_every and not self.task.facts["held_out"]:
             raise UserError("--evaluate-every needs held-out data: give --holdout or --test")
-        rule, lr = chosen.rule or RULES[name][0], chosen.lr
-        lr = lr if lr is not None else RULES[name][1] if rule == RULES[name][0] else 1e-3 if rule == "adam" else 0.01
+        rule, self.lr = rule_of(name, chosen)
         self.model = self.task.model
         self.ddp, self.sent = wrapped(self.model, chosen, comm.size)
-        self.optimizer = optimizer(rule, self.model.parameters(), lr)
-        self.lr, self.t, self.seconds, self.phases, self.reason = lr, 0, 0.0, dict.fromkeys(("compute", "exchange", "apply"), 0.0), None
+        self.optimizer = optimizer(rule, self.model.parameters(), self.lr)
+        self.t, self.seconds, self.reason, self.phases = 0, 0.0, None, dict.fromkeys(PHASES, 0.0)
         self.report.open(chosen.record if comm.rank == 0 else None)
-        self.report.start(task=name, options=asdict(options), versions=_versions(), ranks=comm.size, rule=f"torch {rule}",
-                          schedule=f"Constant(lr={lr:g})", data=self.task.facts, peer=f"DistributedDataParallel, hook {chosen.hook}")
+        self.report.start(task=name, options=asdict(options), versions=versions("torch", "mpi4py"), ranks=comm.size,
+                          peer=f"DistributedDataParallel, hook {chosen.hook}", rule=f"torch {rule}",
+                          schedule=f"Constant(lr={self.lr:g})", data=self.task.facts)
 
     def go(self):
         """Train to the last epoch or the first reason to stop."""
@@ -244,7 +254,7 @@ class Run:
             clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
         self.optimizer.step()
         compute = min(self.alone, learned - start)
-        for phase, seconds in ("compute", compute), ("exchange", learned - start - compute), ("apply", time.perf_counter() - learned):
+        for phase, seconds in zip(PHASES, (compute, learned - start - compute, time.perf_counter() - learned)):
             self.phases[phase] += seconds
         self.t += 1
         return done
@@ -257,39 +267,28 @@ class Run:
     def ended(self, epoch, done, seconds):
         """The epoch's line; its metrics, and the reason to stop if they are one."""
         from sparsecomm.training import Epoch
-        self.comm.Allreduce(_in_place(), done)
+        self.comm.Allreduce(done.copy(), done)
         loss, examples = done
         metrics = self.task.evaluate(self.comm)
-        if self.stopper.stop.metric:
+        if self.options.target is not None:
             self.reason = self.reason or self.stopper.reached(metrics)
-        each = self.sent(self.t) / max(self.t, 1)
-        self.report.epoch(Epoch(epoch, loss / max(examples, 1), self.lr, int(examples), seconds, examples / max(seconds, 1e-9), metrics,
-                                0, 1.0, each, 0.0, dict(self.phases)), self.options.epochs)
+        each, rate = self.sent(self.t) / max(self.t, 1), examples / max(seconds, 1e-9)
+        epoch = Epoch(epoch, loss / max(examples, 1), self.lr, int(examples), seconds, rate, metrics, skipped=0, kept=1.0,
+                      bytes_per_step=each, residual=0.0, phases=dict(self.phases))
+        self.report.epoch(epoch, self.options.epochs)
         return metrics
 
     def close(self, metrics, wire):
-        """The end event."""
-        phases = self.comm.gather(self.phases)
-        wires = self.comm.gather(wire)
+        """The end event, with what `sparsecomm train` writes there."""
+        phases, wires = self.comm.gather(self.phases), self.comm.gather(wire)
         if self.comm.rank:
             return
         size, n, sent = self.comm.size, self.task.facts["parameters"], self.sent(self.t)
         dense, each = 8 * n * (size - 1) / size, sent / max(self.t, 1)
-        more = {"wire": wires} if None not in wires else {}
-        self.report.close(interrupted=False, metrics=metrics, ranks=size, exchange=f"ddp {self.options.hook}", steps=self.t, parameters=n,
-                          phases={name: [rank[name] for rank in phases] for name in self.phases}, sent=[sent] * size,
-                          received=[sent] * size, bytes_per_step=each, dense_bytes_per_step=dense,
-                          compression=dense / each if each else None, **more)
-
-
-def _in_place():
-    from mpi4py import MPI
-    return MPI.IN_PLACE
-
-
-def _versions():
-    from hogwild.record import versions
-    return versions("torch", "mpi4py")
+        self.report.close(interrupted=False, metrics=metrics, ranks=size, exchange=f"ddp {self.options.hook}", steps=self.t,
+                          parameters=n, phases={name: [rank[name] for rank in phases] for name in PHASES},
+                          sent=[sent] * size, received=[sent] * size, bytes_per_step=each, dense_bytes_per_step=dense,
+                          compression=dense / each if each else None, **({} if None in wires else {"wire": wires}))
 
 
 if __name__ == "__main__":

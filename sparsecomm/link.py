@@ -137,9 +137,9 @@ def predict(link, work, ranks, n, k, buckets=1, value_code="float32") -> dict[st
     heads = buckets * (ranks - 1) * HEADER.size * link.beta
     once = buckets * 2 * rounds * link.alpha
     twice = buckets * ((3 * rounds + ranks - 1) * link.alpha + (3 * ranks - 1) / 2 * work.message) + 2 * heads
-    selected = n * work.select
+    selected, value = n * work.select, width * link.beta + work.add + coded * work.code
     return {
-        "dense": (twice if coded else once) + 2 * n * away * (width * link.beta + work.add + coded * work.code) + n * work.add,
+        "dense": (twice if coded else once) + 2 * n * away * value + n * work.add,
         "allgather": (once + heads + buckets * (ranks + 1) / 2 * work.message + k * (ranks - 1) * work.entry * link.beta
                       + selected + k * work.encode + ranks * k * work.decode),
         "balanced": (twice + 2 * k * away * work.entry * link.beta

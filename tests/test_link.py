@@ -86,5 +86,6 @@ def test_all_ranks_measure_differently_and_choose_alike(n):
         return
     assert 0.01 * n <= link[0] < 0.01 * n + 1 and link[1] >= 0 and f"measured between {n} ranks" in late[1]
     work = Work(*work)
-    assert work.select >= 0.01 * n / 20_000 and work.encode > 0 and work.decode > 0 and work.add > 0 and work.code > 0 and work.message > 0
+    assert work.select >= 0.01 * n / 20_000 and work.encode >= 0 and work.decode >= 0
+    assert work.add > 0 and work.code > 0 and work.message > 0
     assert 2.5 < work.entry < 3.5  # float16, and a Rice code of 1%: 8.1 bits
