@@ -150,9 +150,11 @@ def _errors(points, low, middle, high):
 
 
 def _ticks(figure, panel):
-    """The x that occur, where they are few and the axis is logarithmic: 2, 4, 8 say more than 10^1."""
-    values = sorted({p.x for s in panel.series for p in s.points if not isinstance(p.x, str) and p.runs})
-    return values if "x" in figure.log and 1 < len(values) <= 7 and figure.kind == "line" else None
+    """The x that were measured, where they are few, the axis is logarithmic and no prediction goes beyond them: 2, 4, 8."""
+    points = [p for series in panel.series for p in series.points if not isinstance(p.x, str)]
+    values = sorted({p.x for p in points if p.runs})
+    few = 1 < len(values) <= 7 and all(values[0] <= p.x <= values[-1] for p in points)
+    return values if few and "x" in figure.log and figure.kind == "line" else None
 
 
 def shared_range(figure):
@@ -260,7 +262,7 @@ def save(figure, folder, forms=("svg", "pdf"), width=3.4) -> list[Path]:
 
 def _sheet(figure, width):
     from matplotlib.figure import Figure as Sheet
-    columns = max(1, min(len(figure.panels), 3))
+    columns = 2 if len(figure.panels) == 4 else max(1, min(len(figure.panels), 3))
     rows = max(1, math.ceil(len(figure.panels) / columns))
     sheet = Sheet(figsize=(width * columns, 2.7 * rows), layout="constrained")
     axes = sheet.subplots(rows, columns, squeeze=False, sharey=shared_range(figure)).ravel()
@@ -270,8 +272,9 @@ def _sheet(figure, width):
     for ax in axes[len(figure.panels):]:
         ax.set_axis_off()
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
-    sheet.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, min(len(handles), 2 * columns)),
-                 frameon=False)
+    letters = 15 * width * columns / max([len(label) + 9 for label in handles], default=1)  # some 15 in an inch
+    sheet.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, min(len(handles), int(letters))),
+                 frameon=False, handlelength=3)
     return sheet
 
 

@@ -22,8 +22,8 @@ from experiments.figures import Stat, Table, number
 from hogwild.cli import parsed
 from hogwild.errors import UserError
 
-PREDICTED = "Dashed: predicted, not measured."
-SINGLE = "Hollow: a single run, an indication and no fact."
+PREDICTED = "predicted, not measured."
+SINGLE = "a single run, an indication and no fact."
 QUICK = "From the quick form, which is smaller than the experiment: an indication only."
 
 
@@ -128,7 +128,7 @@ def run_command(name, experiment, cells) -> str:
     """What makes these results and this page."""
     seeds = max((cell.seed + 1 for cell in cells), default=experiment.seeds)
     options = " --quick" * experiment.quick + f" --seeds {seeds}" * (seeds != experiment.seeds)
-    return f"python -m experiments run {name}{options} && python -m experiments report {name}{' --quick' * experiment.quick}"
+    return f"python -m experiments run {name}{options}; python -m experiments report {name}{' --quick' * experiment.quick}"
 
 
 def _fault(cell):
@@ -179,8 +179,9 @@ def _figure(figure, cells, command, place, quick) -> dict:
     runs = {p.runs for panel in figure.panels for series in panel.series for p in series.points}
     several = ", ".join(map(str, sorted(runs - {0, 1})))
     whiskers = "" if figure.stacked else "; whiskers: first to third quartile"
-    notes = [f"Medians of {several} runs (seeds){whiskers}." if several else "", SINGLE if 1 in runs else "",
-             PREDICTED if 0 in runs else "", QUICK if quick else ""]
+    hollow, dashed = ("Pale", "Pale and named so") if figure.kind == "bar" else ("Hollow", "Dashed")
+    notes = [f"Medians of {several} runs (seeds){whiskers}." if several else "", f"{hollow}: {SINGLE}" if 1 in runs else "",
+             f"{dashed}: {PREDICTED}" if 0 in runs else "", QUICK if quick else ""]
     look = figures.styles(figure)
     legend = [{"label": label, **style._asdict()} for label, style in look.items() if label]
     first = {tuple(cell.axes.items()): cell.command for cell in sorted(cells, key=lambda cell: -cell.seed)}
