@@ -21,15 +21,11 @@ def chosen(cells, where) -> list:
     return [cell for cell in cells if cell.finished and stats.matches(cell, where)]
 
 
-def key(cell, axes) -> tuple:
-    return tuple(cell.axes.get(axis) for axis in axes)
-
-
 def groups(cells, axes) -> dict:
     """Cells by their values of `axes`, in the order of the cells."""
     found = {}
     for cell in cells:
-        found.setdefault(key(cell, axes), []).append(cell)
+        found.setdefault(tuple(cell.axes.get(axis) for axis in axes), []).append(cell)
     return found
 
 

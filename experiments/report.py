@@ -9,7 +9,6 @@ import importlib.util
 import math
 import os
 import re
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,7 +264,3 @@ def write_svg(options) -> list[Path]:
             raise UserError(f"--svg: {wanted} has no results in {options.results}: {run_command(name, experiment, [])}")
         paths += figures.save(known[figure]._replace(name=f"{experiment.name}-{figure}"), options.svg, ["svg"])
     return paths
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
