@@ -126,7 +126,7 @@ def _formula(spec, formula, cells, drawn) -> Series | None:
     except (UserError, ArithmeticError):
         return None
     like = next((line.label for values, line in drawn if values and str(values[0]) == formula.series), "")
-    return Series(formula.label, [Point(x, y) for x, y in zip(xs, ys)], True, like)
+    return Series(formula.label, [Point(x, y) for x, y in zip(xs, ys)], True, like, True)
 
 
 def _partly(note, s):

@@ -1,7 +1,7 @@
 """A figure as data, and its two renderers: plotly for the page, matplotlib for a paper.
 
-Both draw the same points in the same colours. What is measured is solid, with markers; what is predicted is dashed, without;
-what comes from a single run is hollow.
+Both draw the same points in the same colours. What is measured is solid, with markers; what is predicted is dashed, without
+(in bars and scatters: pale); what comes from a single run is hollow.
 """
 
 import math
@@ -32,6 +32,7 @@ class Series(NamedTuple):
     points: list[Point]
     predicted: bool = False
     like: str = ""  # label of the series whose colour it shares
+    joined: bool = False  # by a line, in a scatter too
 
 
 class Panel(NamedTuple):
@@ -80,8 +81,9 @@ class Style(NamedTuple):
 
     colour: str
     marker: str
-    dash: str
+    dash: str  # "solid": with a marker, or a marker alone
     hatch: str
+    pale: bool
 
 
 # Okabe & Ito's colours that can be seen on white and on black; grey for the seventh.
@@ -91,6 +93,7 @@ MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "tr
 DASHES = {"dash": (0, (5, 3)), "dot": (0, (1.5, 2)), "dashdot": (0, (5, 2, 1.5, 2)), "longdash": (0, (9, 3)),
           "longdashdot": (0, (9, 3, 1.5, 3))}
 HATCHES = {"": "", "/": "///", "\\": "\\\\\\", "x": "xxx", "-": "---", "|": "|||", "+": "+++", ".": "..."}
+PALE = 0.45
 INK, FAINT = "#737b85", "#737b8555"  # legible on white and on black
 
 
@@ -102,8 +105,8 @@ def styles(figure) -> dict[str, Style]:
         if label not in found:
             k = len(found)
             same = colours.setdefault(series.like or series.label, len(colours))
-            dash = _nth(DASHES, k) if series.predicted else "solid"
-            found[label] = Style(COLOURS[same % len(COLOURS)], _nth(MARKERS, k), dash, _nth(HATCHES, k))
+            dash = _nth(DASHES, k) if series.predicted and not _loose(figure, series) else "solid"
+            found[label] = Style(_nth(COLOURS, same), _nth(MARKERS, k), dash, _nth(HATCHES, k), series.predicted)
     return found
 
 
@@ -201,20 +204,25 @@ def _trace(figure, series, style):
              "customdata": [_hover(figure, series, p) for p in points], "hovertemplate": "%{customdata}<extra></extra>"}
     if figure.kind == "bar":
         trace |= {"type": "bar", "marker": {
-            "color": style.colour, "opacity": [1 if p.runs > 1 else 0.45 for p in points],
+            "color": style.colour, "opacity": [1 if p.runs > 1 else PALE for p in points],
             "line": {"color": style.colour, "width": 1.5},
             "pattern": {"shape": style.hatch, "fillmode": "overlay", "solidity": 0.3}}}
     else:
         errors["color"] = style.colour
-        mode = "lines" if series.predicted else "markers" if figure.kind == "scatter" else "lines+markers"
+        mode = "markers" if _loose(figure, series) else "lines" if series.predicted else "lines+markers"
         symbols = [style.marker + "-open" * (p.runs == 1) for p in points]
         trace |= {"type": "scatter", "mode": mode, "line": {"color": style.colour, "dash": style.dash, "width": 2},
-                  "marker": {"color": style.colour, "size": 9, "symbol": symbols}}
+                  "marker": {"color": style.colour, "size": 9, "symbol": symbols, "opacity": PALE if series.predicted else 1}}
     for axis, ends in (("y", ("low", "y", "high")), ("x", ("left", "x", "right"))):
         below, above = _errors(points, *ends)
         if any(below + above) and not figure.stacked:
             trace[f"error_{axis}"] = {**errors, "array": above, "arrayminus": below}
     return trace
+
+
+def _loose(figure, series):
+    """Markers without a line?"""
+    return figure.kind == "scatter" and not series.joined
 
 
 def _hover(figure, series, p):
@@ -309,11 +317,12 @@ def _logarithmic(figure, ax, which):
 def _line(figure, series, ax, style):
     points, colour = series.points, style.colour
     xs, ys = [p.x for p in points], [p.y for p in points]
-    joined = series.predicted or figure.kind != "scatter"
-    marker = {} if series.predicted else {"marker": MARKERS[style.marker], "markersize": 5}
+    loose = _loose(figure, series)
+    marker = {"marker": MARKERS[style.marker], "markersize": 5} if loose or not series.predicted else {}
     hollow = any(p.runs == 1 for p in points)
-    ax.plot(xs, ys, color=colour, linewidth=1.6, linestyle=DASHES.get(style.dash, "-") if joined else "none",
-            label=named(series), markerfacecolor="none" if hollow else colour, **marker)
+    ax.plot(xs, ys, color=colour, linewidth=1.6, linestyle="none" if loose else DASHES.get(style.dash, "-"),
+            label=named(series), markerfacecolor="none" if hollow else colour,
+            alpha=PALE if loose and series.predicted else None, **marker)
     if hollow:  # only the points of a single run are
         solid = [p for p in points if p.runs > 1]
         ax.plot([p.x for p in solid], [p.y for p in solid], color=colour, linestyle="none", **marker)

@@ -178,7 +178,7 @@ def _figure(figure, cells, command, place, quick) -> dict:
     runs = {p.runs for panel in figure.panels for series in panel.series for p in series.points}
     several = ", ".join(map(str, sorted(runs - {0, 1})))
     whiskers = "" if figure.stacked else "; whiskers: first to third quartile"
-    hollow, dashed = ("Pale", "Pale and named so") if figure.kind == "bar" else ("Hollow", "Dashed")
+    hollow, dashed = "Pale" if figure.kind == "bar" else "Hollow", "Dashed" if figure.kind == "line" else "Pale or dashed"
     notes = [f"Medians of {several} runs (seeds){whiskers}." if several else "", f"{hollow}: {SINGLE}" if 1 in runs else "",
              f"{dashed}: {PREDICTED}" if 0 in runs else "", QUICK if quick else ""]
     look = figures.styles(figure)

@@ -92,15 +92,16 @@ url = "javascript:hacked=1"
 [quick]
 seeds = 1
 """
-LOSS = {("dense", 2): [4, 5, 9], ("dense", 4): [3, 3.5, 8], ("drop", 2): [2, 4, 4.5], ("drop", 4): [1, 2, 7], ("once", 2): [6]}
+LOSS = {("dense", 2): [4, 5, 9], ("dense", 4): [3, 3.5, 8], ("drop", 2): [2, 4, 4.5], ("drop", 4): [1, 2, 7],
+        ("once", 2): [6]}
 
 
 def cell(experiment, point, folder):
     """Write a cell as the runner leaves it behind."""
     who = point.axes["method"], point.axes["ranks"]
-    first = {"event": "cell", "experiment": experiment.name, "quick": experiment.quick, "axes": point.axes, "seed": point.seed,
-             "command": point.shown, "versions": {"numpy": "9.9"}, "machine": "a machine; 2026-01-02", "commit": "c0ffee",
-             "date": "2026-01-02"}
+    first = {"event": "cell", "experiment": experiment.name, "quick": experiment.quick, "axes": point.axes,
+             "seed": point.seed, "command": point.shown, "versions": {"numpy": "9.9"}, "commit": "c0ffee",
+             "machine": "a machine; 2026-01-02", "date": "2026-01-02"}
     end = {"event": "cell_end", "exit": 0, "seconds": 1.0, "metrics": {}, "network": None}
     own = []
     if who[0] == "away":
@@ -127,7 +128,8 @@ def model():
                                figures.Series("dense", points, predicted=True, like="dense")])
     return types.SimpleNamespace(
         figures=lambda cells: [figures.Figure("model", "A model", "line", [panel], "ranks", "step time (ms)", ("x", "y"))],
-        tables=lambda cells: [figures.Table("model-table", "Modelled", ["who", "ms"], [["x", figures.Stat(7.5, 7.5, 7.5, 0)]])])
+        tables=lambda cells: [figures.Table("model-table", "Modelled", ["who", "ms"],
+                                            [["x", figures.Stat(7.5, 7.5, 7.5, 0)]])])
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +195,9 @@ def test_page_holds_every_figure_table_and_command(folder, tags):
     for point in grid.cells(experiment):
         if point.axes["method"] != "once" or point.seed == 0:
             assert point.shown in tags.text
-    assert tags.text.count(f"python -m experiments run {folder}/made-up.toml; python -m experiments report") == 5
-    for said in ("a machine", "numpy 9.9", "c0ffee", "2026-01-02", "Is <b>this</b> a question?", "6 failed: exit 3: RuntimeError",
-                 "it <broke>", "3 skipped: needs <root>"):
+    assert tags.text.count(f"experiments run {folder}/made-up.toml; python -m experiments report {folder}/made-up.toml") == 5
+    for said in ("a machine", "numpy 9.9", "c0ffee", "2026-01-02", "Is <b>this</b> a question?",
+                 "6 failed: exit 3: RuntimeError", "it <broke>", "3 skipped: needs <root>"):
         assert said in tags.text
     assert "There are no results yet" in tags.text and f"python -m experiments run {folder}/empty.toml" in tags.text
 
@@ -216,15 +218,16 @@ def test_page_escapes_labels(page, tags):
 
 
 def test_csv_has_numpys_quartiles(folder):
-    for row in rows(folder / "results/report/made-up/numbers.csv"):
+    found = rows(folder / "results/report/made-up/numbers.csv")
+    for row in found:
         losses = LOSS.get((row["method"] if row["method"] != HOSTILE else "drop", int(row["ranks"])))
         if losses:
-            found = [float(row[f"test loss (nats): {what}"]) for what in ("median", "first quartile", "third quartile")]
-            assert found == pytest.approx(np.percentile(losses, (50, 25, 75)).tolist())
+            heads = [f"test loss (nats): {what}" for what in ("median", "first quartile", "third quartile")]
+            assert [float(row[head]) for head in heads] == pytest.approx(np.percentile(losses, (50, 25, 75)).tolist())
             assert int(row["test loss (nats): runs"]) == len(losses)
         else:
             assert row["test loss (nats): median"] in ("failed", "skipped")
-    [drop] = [row for row in rows(folder / "results/report/made-up/numbers.csv") if row["method"] == HOSTILE and row["ranks"] == "2"]
+    [drop] = [row for row in found if (row["method"], row["ranks"]) == (HOSTILE, "2")]
     paired = np.divide(LOSS["drop", 2], LOSS["dense", 2])
     assert float(drop["test loss: ratio to dense: median"]) == pytest.approx(np.median(paired))
     assert float(drop["late: median"]) == 4.25 and drop["late: runs"] == "2"
@@ -251,8 +254,9 @@ def test_plotly_accepts_the_figures(tags):
     symbols = {trace["meta"]: trace["marker"]["symbol"] for trace in drawn[0][0]["data"]}
     assert symbols["once"] == ["diamond-open"] and not any("open" in symbol for symbol in symbols["dense"])
     lines = {trace["meta"]: trace for trace in drawn[0][0]["data"]}
-    assert lines["2 P (predicted)"]["line"]["dash"] != "solid" and lines["2 P (predicted)"]["mode"] == "lines"
-    assert lines["2 P (predicted)"]["line"]["color"] == lines["dense"]["line"]["color"] != lines["once"]["line"]["color"]
+    formula = lines["2 P (predicted)"]
+    assert formula["line"]["dash"] != "solid" and formula["mode"] == "lines"
+    assert formula["line"]["color"] == lines["dense"]["line"]["color"] != lines["once"]["line"]["color"]
 
 
 def test_figures_for_paper_are_valid(folder):
@@ -276,8 +280,10 @@ def test_unlike_cells_are_not_pooled(folder):
     cells = results.load(folder / "results", experiment)
     spec = grid.Figure(x="ranks", y="loss", where={"method": ["dense", "drop"]})
     assert [line.label for line in aggregate.figure(experiment, spec, cells, "x").panels[0].series] == ["dense", HOSTILE]
-    line = aggregate.table(experiment, grid.Table(rows=["ranks"], columns=["loss"], where={"method": "dense"}), cells, "x").rows
-    assert [row[-1].runs for row in line] == [3, 3]
+    table = grid.Table(rows=["ranks"], columns=["loss"], where={"method": "dense"})
+    assert [row[-1].runs for row in aggregate.table(experiment, table, cells, "x").rows] == [3, 3]
+    table = grid.Table(rows=["ranks"], columns=["loss"], where={"method": ["dense", "drop"]})
+    assert len(aggregate.table(experiment, table, cells, "x").rows) == 4
 
 
 def test_a_model_that_cannot_say_is_a_line_in_the_report(folder, tmp_path, monkeypatch):
@@ -298,8 +304,8 @@ def test_quick_results_stand_in_and_are_labelled(folder, tmp_path, monkeypatch):
 
 
 def test_styles_differ_without_colour():
-    panel = figures.Panel("", [figures.Series(str(k), []) for k in range(8)] + [figures.Series(str(k), [], True) for k in range(5)])
-    found = figures.styles(figures.Figure("x", "x", "line", [panel], "x", "y")).values()
+    series = [figures.Series(str(k), []) for k in range(8)] + [figures.Series(str(k), [], True) for k in range(5)]
+    found = figures.styles(figures.Figure("x", "x", "line", [figures.Panel("", series)], "x", "y")).values()
     assert len({(style.dash, style.dash == "solid" and style.marker) for style in found}) == 13
     assert len({style.hatch for style in list(found)[:8]}) == 8
 
@@ -346,13 +352,16 @@ const colour = () => getComputedStyle(document.querySelector(".plot .xtitle")).f
     plots: document.querySelectorAll(".plot").length, wide: root.scrollWidth - root.clientWidth, width: innerWidth,
     traces: [before, shown()], dark: matchMedia("(prefers-color-scheme: dark)").matches, ink: colour(),
     paper: getComputedStyle(document.body).backgroundColor, hacked: typeof hacked !== "undefined",
-    empty: [...document.querySelectorAll(".plot")].filter(one => one.getBoundingClientRect().width < 200).length }, "*"), 200);
+    narrow: [...document.querySelectorAll(".plot")].filter(one => one.clientWidth < 200).length }, "*"), 200);
 })();
 </script>"""
 # One page in four frames: wide and narrow, light and dark. What they find is written into the outer page.
 FRAMES = """<!doctype html><body><pre id="found"></pre><script>
 const found = [];
-addEventListener("message", e => { found.push(e.data); document.getElementById("found").textContent = JSON.stringify(found); });
+addEventListener("message", e => {
+  found.push(e.data);
+  document.getElementById("found").textContent = JSON.stringify(found);
+});
 for (const width of [1280, 390]) for (const scheme of ["light", "dark"]) {
   const frame = document.createElement("iframe");
   frame.style = `width: ${width}px; height: 900px; border: 0; color-scheme: ${scheme}`;
@@ -375,7 +384,7 @@ def test_page_in_a_browser(page, tmp_path):
     assert sorted((look["width"], look["dark"]) for look in looks) == [(390, False), (390, True), (1280, False), (1280, True)]
     for look in looks:
         assert look["faults"] == [] and not look["hacked"]
-        assert look["drawn"] >= look["plots"] == 6 and look["empty"] == 0
+        assert look["drawn"] >= look["plots"] == 6 and look["narrow"] == 0
         assert look["wide"] <= 0
         before, after = look["traces"]
         assert after == before - 1
