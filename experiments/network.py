@@ -45,11 +45,11 @@ GRACE = 10.0  # seconds a run has to end by itself after Ctrl-C or SIGTERM
 TIMED_OUT = 124  # exit code, as that of coreutils' timeout
 NAMESPACES = Path("/var/run/netns")
 NAME = re.compile(r"(hogwild-(\d+)-(\d+)-\d+)-")  # lab, process that owns it, start of that process
-OPEN_MPI = ("--allow-run-as-root --oversubscribe --bind-to none --prtemca plm ssh --prtemca plm_ssh_no_tree_spawn 1 "
+OPEN_MPI = ("--allow-run-as-root --bind-to none --prtemca plm ssh --prtemca plm_ssh_no_tree_spawn 1 "
             "--prtemca prte_if_include control --mca pml ob1 --mca btl tcp,self,sm --mca btl_tcp_if_include data").split()
 
-# mpiexec calls this as it would ssh: [-OPTION …] HOST COMMAND…. Host i's name is hosti. With a /dev/shm of its own, hosts
-# cannot meet in shared memory, and nothing remains in it.
+# mpiexec calls this as it would ssh: [-OPTION …] HOST COMMAND…. Host i's name is hosti. What a job that was killed leaves in
+# /dev/shm goes with the host's own one.
 AGENT = """while [ "${{1#-}}" != "$1" ]; do shift; done
 n=${{1##*.}}; shift
 export EXPERIMENTS_ADDRESS={data}.$n EXPERIMENTS_MASTER={data}.1 EXPERIMENTS_INTERFACE=data
@@ -166,8 +166,9 @@ class Network:
         program, open_mpi = _mpiexec()
         hosts = ",".join(f"{CONTROL}.{i + 1}:{per_host}" for i in range(-(-ranks // per_host)))
         if open_mpi:
-            return [program, *OPEN_MPI, "--prtemca", "plm_ssh_agent", f"/bin/sh {self.folder}/agent",
-                    "--host", hosts, "-n", ranks]
+            crowded = int(ranks > len(os.sched_getaffinity(0)))
+            return [program, *OPEN_MPI, "--mca", "mpi_yield_when_idle", crowded, "--host", hosts, "-n", ranks,
+                    "--prtemca", "plm_ssh_agent", f"/bin/sh {self.folder}/agent"]
         return [program, "-launcher", "rsh", "-launcher-exec", "/bin/sh", "-iface", "control", "-hosts", hosts, "-n", ranks]
 
     def _run(self, command, env, timeout, files):
