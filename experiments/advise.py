@@ -146,7 +146,7 @@ def _said(advice, options, n, link, works):
                f"({_ms(times[half])}), {times[full] / times[way]:.3g} times than dense float32 ({_ms(times[full])})")
     else:
         best = min(sparse, key=times.get)
-        yield f"compression does not pay: {_ms(times[way])} {what} for {way}, {_ms(times[best])} for the best sparse one, {best}"
+        yield f"compression does not pay: {_ms(times[way])} {what} for {way}, {_ms(times[best])} for {best}"
         yield f"recommended: --exchange dense{'' if way == full else f' --value-code {way.code}'}"
     for keep in KEEPS:
         best = min((each for each in sparse if each.keep == keep), key=times.get)
@@ -161,8 +161,8 @@ def _assumed(way, options, works):
     given = f", but for {', '.join(told)}, as given" if told else ""
     costs = [f"{name} {getattr(work, name) * 1e9:.3g} ns an {'entry' if name in ('encode', 'decode') else 'element'}"
              for name in PROCESSED if name != "code" or way.code != "float32"]
-    yield (f"assumed: no overlap with the backward pass; buckets of {options.bucket_mb:g} MB; measured on one core here{given}: "
-           f"{', '.join(costs)}, {work.message * 1e6:.3g} us a message")
+    yield (f"assumed: no overlap with the backward pass; buckets of {options.bucket_mb:g} MB; measured on one core "
+           f"here{given}: {', '.join(costs)}, {work.message * 1e6:.3g} us a message")
     if options.step_ms is None:
         yield "assumed: nothing else in a step; with --step-ms the speed-up of the whole step is told"
     if way.keep < 0.01:
