@@ -20,6 +20,7 @@ from experiments.stats import variables
 from hogwild.errors import UserError
 
 FOLDER = Path(__file__).parent
+LINK = ("rate", "delay", "per_host")  # keys of a link that the network lab knows
 BUILT_IN = ("seed", "record", "data")  # what a command may hold besides axes
 SHOWN_DATA = os.path.relpath(DATA, FOLDER.parent)  # as a person in the repository's folder types it
 NEEDS = ("root-network", "mpi", "torch", "openmpi")  # and data:FOLDER, module:NAME, cores:N
@@ -81,11 +82,14 @@ class Formula:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure, a panel for each value of `facet`. x, y: names of axes or metrics; several y: a stacked bar."""
+    """One figure, a panel for each value of `facet`.
+
+    x, y: names of axes or metrics; several y: a stacked bar. Of a curve: dotted paths in the events of epochs.
+    """
 
     x: str
     y: str | list[str]
-    kind: Literal["line", "bar", "scatter"] = "line"
+    kind: Literal["line", "bar", "scatter", "curve"] = "line"
     name: str = ""
     title: str = ""
     text: str = ""  # what to see in it
@@ -113,11 +117,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Reference:
-    """What was published on the question."""
+    """What was published on the question, and what stands beside it here."""
 
     text: str
     url: str = ""
     claim: str = ""
+    metric: str = ""  # measured here, on the cells of `where`
+    where: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)  # as of a table: the ratio to it
+    figure: str = ""  # name of the figure that shows it
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ class Experiment:
     command: str
     grid: list[dict]  # axis: its values
     question: str = ""
+    model: str = ""  # a module with figures(cells) and tables(cells) of its own
     seeds: int = 3
     timeout: float = 600.0
     needs: list[str] = field(default_factory=list)
@@ -142,12 +151,7 @@ class Experiment:
     @property
     def axes(self) -> dict[str, list]:
         """Every axis with its values, in the order of the file."""
-        found = {}
-        for block in self.grid:
-            for axis, values in block.items():
-                known = found.setdefault(axis, [])
-                known.extend(value for value in values if value not in known)
-        return found
+        return _axes(self.grid)
 
     def value(self, axis, value) -> Value:
         """What stands behind `value` of `axis`; by default the value itself."""
@@ -200,9 +204,10 @@ def read(name_or_path, quick=False) -> Experiment:
     overlay = given.pop("quick", {})
     if not isinstance(overlay, dict):
         raise UserError(f"{path}: quick must be a table, got {overlay!r}")
-    experiment = _experiment(path, quick, _merged(given, overlay) if quick else given)
-    _check(path, experiment)
-    return experiment
+    full, short = (_experiment(path, overlaid, _merged(given, overlay) if overlaid else given) for overlaid in (False, True))
+    for each in (full, short):  # what one form shows may be in the grid of the other only
+        _check(path, each, _axes(full.grid + short.grid))
+    return short if quick else full
 
 
 def cells(experiment, seeds=None) -> list[Point]:
@@ -223,12 +228,13 @@ def point(experiment, axes, seed) -> Point:
     needs = [*experiment.needs, *(need for value in values for need in value.needs)]
     link, ranks = None, axes.get("ranks", 1)
     if "link" in axes:
-        link = experiment.value("link", axes["link"]).more
+        link = {key: value for key, value in experiment.value("link", axes["link"]).more.items() if key in LINK}
         needs.append("root-network")
     typed = filled(words, "run.jsonl", SHOWN_DATA)
     if link is not None:
         options = [word for key, value in link.items() if value != "" for word in ("--" + key.replace("_", "-"), str(value))]
-        typed = ["python", "-m", "experiments", "network", "--hosts", str(ranks), *options, "--", *typed]
+        hosts = -(-ranks // link.get("per_host", 1))
+        typed = ["python", "-m", "experiments", "network", "--hosts", str(hosts), *options, "--", *typed]
     elif "ranks" in axes:
         needs.append("mpi")
         typed = ["mpiexec", "-n", str(ranks), *typed]
@@ -250,6 +256,15 @@ def _text(experiment, axes, seed):
     for _ in range(5):  # the text of a value may hold other axes
         text = re.sub(r"\{(\w+)\}", lambda found: known.get(found[1], found[0]), text)
     return text
+
+
+def _axes(blocks):
+    found = {}
+    for block in blocks:
+        for axis, values in block.items():
+            known = found.setdefault(axis, [])
+            known.extend(value for value in values if value not in known)
+    return found
 
 
 def _merged(below, above):
@@ -279,30 +294,27 @@ def _value(at, value, given):
     return build(Value, at, {**own, "more": more})
 
 
-def _check(path, experiment):
-    """What holds between the parts of a file."""
+def _check(path, experiment, axes):
+    """What holds between the parts of a file, whose axes and values are `axes`."""
     if not experiment.grid:
         raise UserError(f"{path}: grid: there is none; declare [[grid]] with a list of values for each axis")
     for k, block in enumerate(experiment.grid, 1):
         _check_block(f"{path}: grid[{k}]", experiment, block)
     for axis, values in experiment.values.items():
-        known = [str(value) for value in experiment.axes.get(axis, [])]
-        if axis not in experiment.axes and not experiment.quick:
-            raise UserError(f"{path}: values.{axis}: the grid has no axis '{axis}'; it has {', '.join(experiment.axes)}")
+        _known(f"{path}: values", axis, axes)
         for value, more in values.items():
-            if value not in known and not experiment.quick:
-                raise UserError(f"{path}: values.{axis}.{value}: no value of {axis}; those are {', '.join(known)}")
+            _known(f"{path}: values.{axis}", value, [str(each) for each in axes[axis]])
             _check_needs(f"{path}: values.{axis}.{value}: needs", more.needs)
     _check_needs(f"{path}: needs", experiment.needs)
     for key, low in (("seeds", 1), ("timeout", 1)):
         if getattr(experiment, key) < low:
             raise UserError(f"{path}: {key} must be at least {low}, got {getattr(experiment, key)}")
     for name, metric in experiment.metrics.items():
-        if name in experiment.axes:
+        if name in axes:
             raise UserError(f"{path}: metrics.{name}: an axis has the same name")
         if name not in AUTOMATIC and bool(metric.path) == bool(metric.reach):
             raise UserError(f"{path}: metrics.{name}: needs either path or reach")
-    _check_shown(path, experiment)
+    _check_shown(path, experiment, axes)
 
 
 def _check_block(at, experiment, block):
@@ -328,24 +340,33 @@ def _check_needs(at, needs):
             raise UserError(f"{at}: unknown need '{need}'; known: {', '.join(NEEDS)}, data:FOLDER, module:NAME, cores:N")
 
 
-def _check_shown(path, experiment):
+def _check_shown(path, experiment, axes):
     """Figures and tables speak of axes, values and metrics that there are."""
-    axes, numbers = experiment.axes, {**experiment.axes, **experiment.metrics}
+    numbers = {**axes, **experiment.metrics}
     for k, figure in enumerate(experiment.figure, 1):
-        at = f"{path}: figure[{k}]"
-        for key, among in (("x", numbers), ("y", numbers), ("series", axes), ("facet", axes), ("log", ("x", "y"))):
+        at, curve = f"{path}: figure[{k}]", figure.kind == "curve"
+        if curve and not (figure.x_label and figure.y_label):
+            raise UserError(f"{at}: a curve needs x_label and y_label")
+        places = {} if curve else {"x": numbers, "y": numbers}
+        for key, among in {**places, "series": axes, "facet": axes, "log": ("x", "y")}.items():
             _known(f"{at}: {key}", getattr(figure, key), among)
-        _check_where(f"{at}: where", figure.where, experiment)
+        _check_where(f"{at}: where", figure.where, axes)
         for formula in figure.formula:
             inner = f"{at}: formula '{formula.label}'"
             _known(f"{inner}: y", variables(inner, formula.y), numbers)
-            _check_where(f"{inner}: where", formula.where, experiment)
+            _check_where(f"{inner}: where", formula.where, axes)
     for k, shown in enumerate(experiment.table, 1):
         at = f"{path}: table[{k}]"
         _known(f"{at}: rows", shown.rows, axes)
         _known(f"{at}: columns", shown.columns, experiment.metrics)
-        _check_where(f"{at}: where", shown.where, experiment)
-        _check_where(f"{at}: baseline", shown.baseline, experiment)
+        _check_where(f"{at}: where", shown.where, axes)
+        _check_where(f"{at}: baseline", shown.baseline, axes)
+    for k, reference in enumerate(experiment.reference, 1):
+        at = f"{path}: reference[{k}]"
+        _known(f"{at}: metric", reference.metric or [], experiment.metrics)
+        _known(f"{at}: figure", reference.figure or [], [figure.name for figure in experiment.figure])
+        _check_where(f"{at}: where", reference.where, axes)
+        _check_where(f"{at}: baseline", reference.baseline, axes)
 
 
 def _known(at, given, among):
@@ -354,9 +375,9 @@ def _known(at, given, among):
             raise UserError(f"{at}: unknown '{name}'; there are {', '.join(among)}")
 
 
-def _check_where(at, where, experiment):
-    _known(at, list(where), experiment.axes)
+def _check_where(at, where, axes):
+    _known(at, list(where), axes)
     for axis, values in where.items():
         for value in values if isinstance(values, list) else [values]:
-            if value not in experiment.axes[axis] and not experiment.quick:
-                raise UserError(f"{at}: {value!r} is no value of {axis}; those are {experiment.axes[axis]}")
+            if value not in axes[axis]:
+                raise UserError(f"{at}: {value!r} is no value of {axis}; those are {', '.join(map(str, axes[axis]))}")

@@ -82,14 +82,17 @@ def _started(point, record, timeout):
         if launcher:
             words[0] = process.found(words[0])
         return *process.run([*launcher, *words], timeout), None
-    from experiments.network import Network
-    ranks = point.axes.get("ranks", 1)
+    from experiments import network
+    ranks, link = point.axes.get("ranks", 1), dict(point.link)
+    per_host = link.pop("per_host", 1)
+    env = {"PYTHONPATH": process.environment()["PYTHONPATH"]}
     try:
-        with Network(hosts=ranks, **point.link) as network:
-            ended = network.mpiexec(ranks, [process.found(words[0]), *words[1:]], timeout=timeout)
-    except (OSError, RuntimeError, UserError, subprocess.SubprocessError) as error:  # of the lab: the other cells go on
+        with network.Network(-(-ranks // per_host), **link) as lab:
+            ended = lab.mpiexec(ranks, [process.found(words[0]), *words[1:]], per_host, env, timeout)
+    except (OSError, UserError) as error:  # of the lab: the other cells go on
         return 1, f"network: {error}", 0.0, None
-    return ended.code, (ended.err or ended.out)[-process.TAIL:], ended.seconds, {"traffic": ended.traffic}
+    code = None if ended.code == network.TIMED_OUT else ended.code
+    return code, (ended.err.strip() or ended.out.strip())[-process.TAIL:], ended.seconds, {"traffic": ended.traffic}
 
 
 def missing(point) -> str | None:
