@@ -110,6 +110,9 @@ def main(arguments=None) -> int:
     except UserError as error:
         print("experiments: " + " ".join(str(error).split("\n")), file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        sys.stderr.close()
+        return 1
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, Terminated)
         print(f"experiments: {'terminated' if terminated else 'interrupted'}; run goes on where it stopped", file=sys.stderr)

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -140,6 +140,7 @@ class Experiment:
     question: str = ""
     model: str = ""  # a module with figures(cells) and tables(cells) of its own
     seeds: int = 3
+    block_seeds: list[int] = field(default_factory=list)  # of each block of the grid, which may have `seeds` of its own
     timeout: float = 600.0
     needs: list[str] = field(default_factory=list)
     values: dict[str, dict[str, Value]] = field(default_factory=dict)
@@ -212,13 +213,14 @@ def read(name_or_path, quick=False) -> Experiment:
 
 def cells(experiment, seeds=None) -> list[Point]:
     """All cells of the grid, without doubles; seeds outermost, so that a grid that was stopped has whole seeds."""
-    combinations = []
-    for block in experiment.grid:
+    planned = []  # (axes, number of seeds)
+    for block, number in zip(experiment.grid, experiment.block_seeds):
         for values in itertools.product(*block.values()):
             axes = dict(zip(block, values))
-            if axes not in combinations:
-                combinations.append(axes)
-    return [point(experiment, axes, seed) for seed in range(seeds or experiment.seeds) for axes in combinations]
+            if axes not in (known for known, _ in planned):
+                planned.append((axes, seeds or number))
+    most = max(number for _, number in planned)
+    return [point(experiment, axes, seed) for seed in range(most) for axes, number in planned if seed < number]
 
 
 def point(experiment, axes, seed) -> Point:
@@ -275,13 +277,24 @@ def _merged(below, above):
 
 
 def _experiment(path, quick, given):
-    for key in ("name", "quick"):
+    for key in ("name", "quick", "block_seeds"):
         if key in given:
             raise UserError(f"{path}: unknown key '{key}'")
     given = {**given, "metrics": {**AUTOMATIC, **_each(path, given, "metrics", lambda at, one: build(Metric, at, one))}}
     given["values"] = _each(path, given, "values", lambda at, one: {
         str(value): _value(f"{at}.{value}", value, more) for value, more in table(at, one).items()})
-    return build(Experiment, str(path), {**given, "name": path.stem, "quick": quick})
+    experiment = build(Experiment, str(path), {**given, "name": path.stem, "quick": quick})
+    if not experiment.grid:
+        raise UserError(f"{path}: grid: there is none; declare [[grid]] with a list of values for each axis")
+    experiment = replace(experiment, block_seeds=[block.get("seeds", experiment.seeds) for block in experiment.grid],
+                         grid=[{axis: values for axis, values in block.items() if axis != "seeds"} for block in experiment.grid])
+    for k, (block, seeds) in enumerate(zip(experiment.grid, experiment.block_seeds), 1):
+        if type(seeds) is not int or seeds < 1:
+            raise UserError(f"{path}: grid[{k}]: seeds must be a whole number from 1 on, got {seeds!r}")
+        for axis, values in block.items():
+            if not isinstance(values, list) or not values:
+                raise UserError(f"{path}: grid[{k}]: {axis} needs a list of at least one value, got {values!r}")
+    return experiment
 
 
 def _each(path, given, key, build):
@@ -296,8 +309,6 @@ def _value(at, value, given):
 
 def _check(path, experiment, axes):
     """What holds between the parts of a file, whose axes and values are `axes`."""
-    if not experiment.grid:
-        raise UserError(f"{path}: grid: there is none; declare [[grid]] with a list of values for each axis")
     for k, block in enumerate(experiment.grid, 1):
         _check_block(f"{path}: grid[{k}]", experiment, block)
     for axis, values in experiment.values.items():
@@ -306,9 +317,8 @@ def _check(path, experiment, axes):
             _known(f"{path}: values.{axis}", value, [str(each) for each in axes[axis]])
             _check_needs(f"{path}: values.{axis}.{value}: needs", more.needs)
     _check_needs(f"{path}: needs", experiment.needs)
-    for key, low in (("seeds", 1), ("timeout", 1)):
-        if getattr(experiment, key) < low:
-            raise UserError(f"{path}: {key} must be at least {low}, got {getattr(experiment, key)}")
+    if experiment.timeout <= 0:
+        raise UserError(f"{path}: timeout must be more than 0 seconds, got {experiment.timeout:g}")
     for name, metric in experiment.metrics.items():
         if name in axes:
             raise UserError(f"{path}: metrics.{name}: an axis has the same name")
@@ -321,8 +331,6 @@ def _check_block(at, experiment, block):
     for axis, values in block.items():
         if axis in BUILT_IN:
             raise UserError(f"{at}: {axis} cannot be an axis: its name is taken")
-        if not isinstance(values, list) or not values:
-            raise UserError(f"{at}: {axis} needs a list of at least one value, got {values!r}")
         if axis == "ranks" and not all(isinstance(value, int) and value > 0 for value in values):
             raise UserError(f"{at}: ranks must be whole numbers from 1 on, got {values!r}")
     for values in itertools.product(*block.values()):
