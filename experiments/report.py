@@ -79,10 +79,11 @@ def gathered(name, folder, quick):
 
 def drawn(experiment, cells):
     """(figures with the cells behind them, tables, lines on what failed): those of the file, then those of its model."""
+    names = _unique(experiment.figure, experiment.table)
     shown = [(aggregate.figure(experiment, spec, cells, name), aggregate.chosen(cells, spec.where))
-             for spec, name in zip(experiment.figure, _unique("figure", experiment.figure))]
+             for spec, name in zip(experiment.figure, names)]
     tables = [aggregate.table(experiment, spec, cells, name)
-              for spec, name in zip(experiment.table, _unique("table", experiment.table))]
+              for spec, name in zip(experiment.table, names[len(shown):])]
     faults = []
     model = importlib.import_module(experiment.model) if experiment.model else None
     try:
@@ -93,12 +94,13 @@ def drawn(experiment, cells):
     return shown, tables, faults
 
 
-def _unique(kind, specs):
-    """Names that can be those of files: as declared, or numbered."""
+def _unique(figures, tables):
+    """Names of figures, then of tables, that can be those of files: as declared, else numbered."""
     names = []
-    for k, spec in enumerate(specs, 1):
-        name = re.sub(r"[^a-z0-9-]+", "-", spec.name.lower()).strip("-") or f"{kind}-{k}"
-        names.append(f"{name}-{k}" if name in names else name)
+    for kind, specs in (("figure", figures), ("table", tables)):
+        for k, spec in enumerate(specs, 1):
+            name = re.sub(r"[^a-z0-9-]+", "-", spec.name.lower()).strip("-") or f"{kind}-{k}"
+            names.append(f"{name}-{kind}-{k}" if name in names else name)
     return names
 
 
@@ -112,15 +114,20 @@ def section(name, folder, quick, out) -> dict:
     counts = f"{ended['finished']} of {expected} cells finished, {ended['failed']} failed, {ended['skipped']} skipped"
     return {"name": experiment.name, "title": experiment.title, "question": experiment.question.strip(),
             "quick": experiment.quick, "command": command, "counts": counts if cells else "no results yet",
-            "cells": bool(cells), "faults": faults,
+            "cells": bool(cells), "faults": faults, "outdated": _outdated(folder, experiment, cells),
             "figures": [_figure(one, own, command, place, experiment.quick) for one, own in shown if one.panels],
             "tables": [_table(one, place) for one in tables if one.rows],
             "undrawn": [one.title for one, _ in shown if not one.panels] + [one.title for one in tables if not one.rows],
             "failed": grouped(experiment, cells, lambda cell: not cell.finished and not cell.skipped, _fault),
             "skipped": grouped(experiment, cells, lambda cell: cell.skipped, lambda cell: cell.skipped),
-            "runs": _table(_runs(experiment, cells), place), "provenance": _provenance(cells),
-            "references": [{"text": one.text, "url": one.url, "claim": one.claim, "figure": one.figure,
+            "runs": _table(_runs(experiment, cells), place) if cells else None, "provenance": _provenance(cells),
+            "references": [{"text": one.text, "url": one.url, "claim": one.claim, "figure": one.figure if cells else "",
                             "measured": aggregate.measured(experiment, one, cells)} for one in experiment.reference]}
+
+
+def _outdated(folder, experiment, cells) -> int:
+    """Cells that lie there but are none of the experiment as it is now."""
+    return len(list(results.folder(folder, experiment.name, experiment.quick).glob("*.jsonl"))) - len(cells)
 
 
 def run_command(name, experiment, cells) -> str:

@@ -303,6 +303,12 @@ def test_quick_results_stand_in_and_are_labelled(folder, tmp_path, monkeypatch):
     assert "--quick" in found["command"]
 
 
+def test_results_of_an_earlier_form_are_left_out_and_counted(folder, tmp_path):
+    (tmp_path / "made-up.toml").write_text(TOML.replace("--seed {seed}", "--seed {seed} --other"))
+    found = report.section(tmp_path / "made-up.toml", folder / "results", False, tmp_path / "out")
+    assert (found["counts"], found["outdated"]) == ("no results yet", 16) and not (tmp_path / "out").exists()
+
+
 def test_styles_differ_without_colour():
     series = [figures.Series(str(k), []) for k in range(8)] + [figures.Series(str(k), [], True) for k in range(5)]
     found = figures.styles(figures.Figure("x", "x", "line", [figures.Panel("", series)], "x", "y")).values()
