@@ -227,7 +227,7 @@ class Network:
         try:
             _batch("tc", self.switch, f"qdisc add dev data0 root {probe}")
         except UserError as error:
-            raise UserError(f"tc does not understand the rate '{self.rate}' (say 100mbit or 1gbit): {error}") from None
+            raise _refusal("rate", self.rate, "100mbit or 1gbit", "tbf", error) from None
         return _queue(self.switch, "data0")["options"]["rate"]
 
     def _slow(self, host):
@@ -235,9 +235,7 @@ class Network:
         try:
             _batch("tc", host, f"qdisc add dev data {where} netem delay {self.delay} limit 100000")
         except UserError as error:
-            lacks = "this kernel has no netem, without which there is no delay: leave it out"
-            raise UserError(lacks if "unknown" in str(error) else
-                            f"tc does not understand the delay '{self.delay}' (say 10ms): {error}") from None
+            raise _refusal("delay", self.delay, "10ms", "netem", error) from None
 
     def _counted(self):
         """What has passed so far, a host: the queue of its own end has seen what it sent, the bridge's what it received.
@@ -324,6 +322,12 @@ def _do(*command, text=None) -> str:
 def _batch(tool, namespace, *lines):
     """Commands of ip or tc, in a namespace."""
     _do(tool, *(["-n", namespace] if namespace else []), "-batch", "-", text="\n".join(lines) + "\n")
+
+
+def _refusal(what, value, example, queue, error):
+    if "unknown" in str(error):
+        return UserError(f"this kernel has no {queue}, without which there is no {what}: leave it out")
+    return UserError(f"tc does not understand the {what} '{value}' (say {example}): {error}")
 
 
 def _queues(namespace):
