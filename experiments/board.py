@@ -79,6 +79,7 @@ class Board:
 
     def table(self):
         """The grid as rich draws it: a row for the axes, a column for each seed; the rows around the running cell."""
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
         rows = {}
@@ -88,19 +89,15 @@ class Board:
         room = max((self.live.console.height if self.live else 40) - 6, 3)
         at = names.index(self._name(self.current)) if self.current else 0
         first = max(min(at - room // 2, len(names) - room), 0)
-        table = Table(title=self.experiment.title, caption=self._caption(len(names) - room), title_justify="left",
-                      caption_justify="left", box=None)
+        table = Table(box=None)
         table.add_column("", overflow="ellipsis", no_wrap=True)
         for seed in seeds:
             table.add_column(f"seed {seed}", justify="right", no_wrap=True)
         for name in names[first:first + room]:
             each = (rows[name].get(seed) for seed in seeds)
             table.add_row(Text(name), *(self._cell(point, Text) for point in each))
-        return table
-
-    def _caption(self, hidden):
-        more = f" ({hidden} rows more)" if hidden > 0 else ""
-        return f"{self.summary()}{more}"
+        hidden = f"  ({len(names) - room} rows more)" if len(names) > room else ""
+        return Group(Text(self.experiment.title, "bold"), table, Text(self.summary() + hidden))
 
     def _cell(self, point, text):
         if point is None:

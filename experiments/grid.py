@@ -286,9 +286,10 @@ def _experiment(path, quick, given):
     experiment = build(Experiment, str(path), {**given, "name": path.stem, "quick": quick})
     if not experiment.grid:
         raise UserError(f"{path}: grid: there is none; declare [[grid]] with a list of values for each axis")
-    experiment = replace(experiment, block_seeds=[block.get("seeds", experiment.seeds) for block in experiment.grid],
-                         grid=[{axis: values for axis, values in block.items() if axis != "seeds"} for block in experiment.grid])
-    for k, (block, seeds) in enumerate(zip(experiment.grid, experiment.block_seeds), 1):
+    blocks = [{axis: values for axis, values in block.items() if axis != "seeds"} for block in experiment.grid]
+    own = [block.get("seeds", experiment.seeds) for block in experiment.grid]
+    experiment = replace(experiment, grid=blocks, block_seeds=own)
+    for k, (block, seeds) in enumerate(zip(blocks, own), 1):
         if type(seeds) is not int or seeds < 1:
             raise UserError(f"{path}: grid[{k}]: seeds must be a whole number from 1 on, got {seeds!r}")
         for axis, values in block.items():

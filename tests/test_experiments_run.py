@@ -1,0 +1,275 @@
+"""Running a grid: every cell a process of its own, what it leaves, going on after failures, interruption and kill -9."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import board, grid, process, results
+from experiments import run as runner
+from experiments.__main__ import main
+from hogwild.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import json, os, subprocess, sys, time
+what, seed, record = sys.argv[1:]
+here = os.path.dirname(os.path.abspath(__file__))
+open(os.path.join(here, "calls"), "a").write(f"{what} {seed}\\n")
+if what == "bad" and not os.path.exists(os.path.join(here, "mended")):
+    print("first line", file=sys.stderr)
+    sys.exit("sparsecomm: it is bad")
+if what == "silent":
+    sys.exit()
+def say(**event):
+    open(record, "a").write(json.dumps(event) + "\\n")
+say(event="start", what=what)
+if what in ("slow", "stubborn"):
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", code if what == "stubborn" else "import time; time.sleep(600)"],
+                             start_new_session=True)  # as the ranks of mpiexec do
+    open(os.path.join(here, "pids"), "a").write(f"{os.getpid()} {other.pid} ")
+    if not os.path.exists(os.path.join(here, "mended")):
+        time.sleep(600)
+    other.kill()
+say(event="epoch", seconds=0.5, examples=10, metrics={"accuracy": 0.25})
+say(event="end", steps=5, metrics={"accuracy": 0.25})
+"""
+FILE = """
+title = "a trial"
+command = "python {program} {{what}} {{seed}} {{record}}"
+seeds = {seeds}
+timeout = {timeout}
+[[grid]]
+what = {what}
+[values.what.lacking]
+needs = ["module:nothing_of_this_name", "data:mnist"]
+[values.what.unwanted]
+[metrics.accuracy]
+path = "metrics.accuracy"
+"""
+
+
+@pytest.fixture
+def trial(tmp_path):
+    """A function (what, seeds, timeout) -> path of an experiment whose cells do what their names say."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def make(what, seeds=1, timeout=60):
+        path = tmp_path / "trial.toml"
+        text = FILE.format(program=tmp_path / "program.py", what=json.dumps(what), seeds=seeds, timeout=timeout)
+        text = "\n".join(part for part in re.split(r"\n(?=\[)", text)
+                         if not part.startswith("[values") or any(f"what.{each}]" in part for each in what))
+        path.write_text(text)
+        return path
+    return make
+
+
+def ran(path, tmp_path, **options):
+    """(failed, what was shown, cells by what they do and seed) of a run in this process."""
+    shown, experiment = io.StringIO(), grid.read(path)
+    failed = runner.run(experiment, tmp_path / "results", file=shown, **options)
+    cells = {(cell.axes["what"], cell.seed): cell for cell in results.load(tmp_path / "results", experiment)}
+    return failed, shown.getvalue(), cells
+
+
+def calls(tmp_path):
+    return (tmp_path / "calls").read_text().splitlines()
+
+
+def gone(tmp_path):
+    """Wait until none of the processes that the program wrote down lives."""
+    pids, until = [int(pid) for pid in (tmp_path / "pids").read_text().split()], time.monotonic() + 10
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.02)
+    return len(pids)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def started(path, tmp_path, *options):
+    """The command, as a process of its own, once the slow cell is at work."""
+    child = subprocess.Popen([sys.executable, "-m", "experiments", "run", path, "--results", tmp_path / "results", *options],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    until = time.monotonic() + 60
+    while not (tmp_path / "pids").exists() or (tmp_path / "pids").read_text().count(" ") < 2:
+        assert time.monotonic() < until and child.poll() is None, child.communicate()
+        time.sleep(0.02)
+    return child
+
+
+def test_a_cell_leaves_its_record_with_what_was_run_and_how_it_ended(trial, tmp_path):
+    failed, shown, cells = ran(trial(["good"]), tmp_path)
+    cell = cells["good", 0]
+    lines = [json.loads(line) for line in cell.path.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["cell", "start", "epoch", "end", "cell_end"] and not failed
+    assert cell.finished and cell.metrics == {"accuracy": 0.25, "steps": 5, "train_seconds": 0.5, "examples_per_s": 20.0,
+                                              "step_ms": 100.0}
+    assert cell.command == f"python {tmp_path}/program.py good 0 run.jsonl" and cell.experiment == "trial"
+    assert cell.versions["python"].startswith("3.") and "cores" in cell.machine and re.match(r"\d{4}-\d\d-\d\dT", cell.date)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert cell.commit == "unknown" or head.startswith(cell.commit.removesuffix("+dirty"))
+    assert sorted(path.name for path in cell.path.parent.iterdir()) == [".lock", cell.path.name]
+    assert "1/1 cells" in shown
+
+
+def test_a_finished_cell_is_not_run_again_unless_forced_and_new_seeds_are(trial, tmp_path):
+    path = trial(["good", "fine"])
+    ran(path, tmp_path)
+    assert calls(tmp_path) == ["good 0", "fine 0"]
+    ran(path, tmp_path, seeds=2)
+    assert calls(tmp_path)[2:] == ["good 1", "fine 1"]
+    ran(path, tmp_path, seeds=2)
+    assert len(calls(tmp_path)) == 4
+    ran(path, tmp_path, force=True)
+    assert calls(tmp_path)[4:] == ["good 0", "fine 0"]
+    damaged = ran(path, tmp_path)[2]["fine", 0].path
+    damaged.write_text(damaged.read_text()[:100])
+    ran(path, tmp_path)
+    assert calls(tmp_path)[6:] == ["fine 0"]
+
+
+def test_a_failed_cell_is_reported_and_the_rest_goes_on(trial, tmp_path, capsys):
+    path = trial(["bad", "silent", "good"])
+    assert main(["run", str(path), "--results", str(tmp_path / "results")]) == 1
+    out, err = capsys.readouterr()
+    told = err.strip().splitlines()
+    assert [re.sub(r"_[0-9a-f]{8}", "", line) for line in told] == [
+        "experiments: trial/bad_s0 failed: sparsecomm: it is bad",
+        "experiments: trial/silent_s0 failed: it ended well, but left no record"]
+    assert "3/3 cells, 2 failed" in out and "good, seed 0: done" in out
+    _, _, cells = ran(path, tmp_path)  # the failed ones again, the finished one not
+    assert calls(tmp_path) == ["bad 0", "silent 0", "good 0", "bad 0", "silent 0"]
+    assert cells["bad", 0].exit == 1 and "first line\nsparsecomm: it is bad" == cells["bad", 0].error
+    (tmp_path / "mended").touch()
+    assert "bad" not in "".join(ran(path, tmp_path)[0]) and results.load(tmp_path / "results", "trial")[0].finished
+
+
+def test_a_timeout_ends_every_process_of_the_cell(trial, tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "GRACE", 0.3)
+    failed, _, cells = ran(trial(["slow", "stubborn", "good"], timeout=2), tmp_path)
+    assert gone(tmp_path) == 4 and len(failed) == 2
+    assert cells["slow", 0].exit == 124 and "stopped at its timeout of 2 s" in cells["slow", 0].error
+    assert [event["event"] for event in cells["slow", 0].events] == ["start"] and cells["good", 0].finished
+
+
+def test_what_is_missing_is_the_reason_to_skip(trial, tmp_path, capsys):
+    path = trial(["lacking", "good"])
+    failed, shown, cells = ran(path, tmp_path)
+    assert calls(tmp_path) == ["good 0"] and not failed and cells["lacking", 0].exit is None
+    assert cells["lacking", 0].skipped == ("nothing_of_this_name is not installed: "
+                                           "pip install 'hogwild-sparsecomm[experiments]'")
+    assert "1 skipped" in shown and "nothing_of_this_name" in shown
+    assert runner._lacks("data:no-such-set").startswith("no data set ") and runner._lacks("data:no-such-set").endswith("set")
+    assert runner._lacks("module:json") is runner._lacks("cores:1") is None and "4096 cores" in runner._lacks("cores:4096")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_grid_goes_on_where_it_stopped(trial, tmp_path, number, code):
+    path = trial(["good", "slow"])
+    child = started(path, tmp_path)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=30)
+    assert child.returncode == code and gone(tmp_path) == 2
+    assert err.count("\n") == 1 and "run goes on where it stopped" in err
+    assert [cell.axes["what"] for cell in results.load(tmp_path / "results", "trial")] == ["good"]
+    assert not [path for path in (tmp_path / "results" / "trial").iterdir() if path.suffix in (".part", ".record")]
+    (tmp_path / "mended").touch()
+    assert not ran(path, tmp_path)[0] and calls(tmp_path) == ["good 0", "slow 0", "slow 0"]
+
+
+def test_a_grid_whose_runner_was_killed_goes_on(trial, tmp_path):
+    path = trial(["good", "slow"])
+    child = started(path, tmp_path)
+    with pytest.raises(UserError, match="another run of this experiment is at work"):
+        ran(path, tmp_path)
+    child.kill()
+    child.communicate(timeout=30)
+    first, second = (int(pid) for pid in (tmp_path / "pids").read_text().split()[:2])
+    until = time.monotonic() + 10
+    while alive(first):  # the cell's process does not outlive the runner
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.kill(second, signal.SIGKILL)
+    (tmp_path / "mended").touch()
+    failed, _, cells = ran(path, tmp_path)
+    assert not failed and calls(tmp_path) == ["good 0", "slow 0", "slow 0"]
+    assert [event["event"] for event in cells["slow", 0].events] == ["start", "epoch", "end"]
+
+
+def test_a_changed_command_makes_other_cells(trial, tmp_path):
+    path = trial(["good"])
+    ran(path, tmp_path)
+    path.write_text(path.read_text().replace("{seed}", "1{seed}"))
+    _, _, cells = ran(path, tmp_path)
+    assert calls(tmp_path) == ["good 0", "good 10"] and cells["good", 0].command.endswith("good 10 run.jsonl")
+    assert len(results.load(tmp_path / "results", "trial")) == 2  # both files are there, one is of this grid
+
+
+def test_under_mpiexec(trial, tmp_path):
+    if runner._lacks("mpi"):
+        pytest.skip(runner._lacks("mpi"))
+    path = trial(["good"])
+    path.write_text(path.read_text().replace('what = ["good"]', 'what = ["good"]\nranks = [2]'))
+    _, _, cells = ran(path, tmp_path)
+    assert calls(tmp_path) == ["good 0", "good 0"] and cells["good", 0].command.startswith("mpiexec -n 2 python ")
+    assert cells["good", 0].finished
+
+
+def test_eta_is_of_cells_alike(trial):
+    experiment = grid.read(trial(["good", "fine"], seeds=3))
+    points = grid.cells(experiment)
+    shown = board.Board(experiment, points, io.StringIO())
+    assert shown.left() is None
+    shown.set(points[0], board.KEPT, 10.0)
+    assert shown.left() == 50.0
+    shown.set(points[1], board.DONE, 2.0)
+    assert shown.left() == 2 * 10.0 + 2 * 2.0 and "ETA 24 s" in shown.summary()
+    shown.set(points[2], board.FAILED, 1.0, "why")
+    assert shown.left() == 10.0 + 2 * 2.0
+    assert "3/6 cells, 1 failed, ETA 14 s  good, seed 1: failed 1.0 s: why" in shown.file.getvalue()
+
+
+def test_the_table_on_a_terminal(trial):
+    rich = pytest.importorskip("rich.console")
+    experiment = grid.read(trial(["good", "bad"], seeds=2))
+    points = grid.cells(experiment)
+    shown = board.Board(experiment, points, io.StringIO())
+    shown.set(points[0], board.DONE, 3.0)
+    shown.set(points[1], board.FAILED, 1.0)
+    console = rich.Console(file=io.StringIO(), width=80)
+    console.print(shown.table())
+    text = console.file.getvalue()
+    assert re.search(r"good +3\.0 s +\.", text) and re.search(r"bad +failed +\.", text)
+    assert "a trial" in text and "2/4 cells, 1 failed, ETA 6.0 s" in text
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["run"], "run needs the name of an experiment"), (["run", "nothing"], "no experiment 'nothing'"),
+    (["run", "rank-scaling", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+    (["run", "--sedes", "2"], "--sedes"), (["dance"], "unknown command 'dance'")])
+def test_mistakes_are_one_line(arguments, words, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert words in err and err.count("\n") == 1 and not out
+
+
+def test_list_tells_cells_and_reasons(tmp_path, capsys):
+    assert main(["list", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for name in grid.names():
+        count = len(grid.cells(grid.read(name)))
+        assert f"{name}: {count} cells, 0 finished." in out
