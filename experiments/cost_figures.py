@@ -70,7 +70,7 @@ def _winners(model, task):
             times = {way: _at(model, task, way, link_at(rate), ranks) for way in WAYS}
             best = min(times, key=times.get)
             won[best].append(Point(ranks, rate, note=f"{times[best]:.3g} ms; dense float16 {times[WAYS[1]]:.3g} ms"))
-    series = [Series(str(way), points, predicted=False) for way, points in won.items() if points]
+    series = [Series(str(way), points, predicted=True) for way, points in won.items() if points]
     return Figure(f"where-wins-{task}", f"Predicted fastest exchange, {task}", "scatter", [Panel("", series)], "ranks",
                   "bandwidth, Gbit/s", ("x", "y"), f"All of it extrapolated by the α-β model: {CLUSTER}.")
 
