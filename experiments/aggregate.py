@@ -76,7 +76,13 @@ def figure(experiment, spec, cells, name) -> Figure:
     y_label = experiment.label(ys[0]) if len(ys) == 1 else experiment.metric(ys[0]).unit
     labels = spec.x_label or experiment.label(spec.x), spec.y_label or y_label
     return Figure(name, spec.title or name, kind, [panel for panel in panels if panel.series], *labels, tuple(spec.log),
-                  spec.text, stacked=kind == "bar" and len(ys) > 1)
+                  spec.text, kind == "bar" and len(ys) > 1, _order(experiment, spec, cells))
+
+
+def _order(experiment, spec, cells):
+    """The values of x that are words, in the order of the file."""
+    values = [value for value in experiment.axes.get(spec.x, ()) if any(cell.axes.get(spec.x) == value for cell in cells)]
+    return tuple(experiment.value(spec.x, value).label for value in values if spec.kind == "bar" or isinstance(value, str))
 
 
 def _panel(experiment, spec, title, cells):
@@ -182,15 +188,18 @@ def _numbers(spec, own, cells):
     return line
 
 
-def measured(experiment, reference, cells) -> str:
-    """What was measured beside a reference's claim: "" where the reference names no metric, or nothing finished."""
-    metric, baseline = reference.metric, reference.baseline
+def measured(experiment, reference, cells) -> list[str]:
+    """What was measured beside a reference's claim, a line for each kind of cell that fits; [] where it names no metric."""
+    metric, baseline, lines = reference.metric, reference.baseline, []
     own = chosen(cells, reference.where) if metric else []
-    if missing(own, []):
-        return "several cells fit: `where` must name all axes that vary"
-    got = ratio(own, chosen(cells, {}), metric, baseline) if baseline else stat(own, metric)
     against = f", ratio to {described(experiment, baseline)}" if baseline else ""
-    return f"{described(experiment, reference.where)}: {experiment.label(metric)}{against}: {spread(got)}" if got else ""
+    axes = missing(own, [])
+    told = [axis for axis in experiment.axes if axis in axes or axis in reference.where]
+    for same in groups(own, axes).values():
+        got = ratio(same, chosen(cells, {}), metric, baseline) if baseline else stat(same, metric)
+        which = described(experiment, {axis: same[0].axes.get(axis) for axis in told})
+        lines += [f"{which}: {experiment.label(metric)}{against}: {spread(got)}"] if got else []
+    return lines
 
 
 def spread(s) -> str:

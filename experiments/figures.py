@@ -54,6 +54,7 @@ class Figure(NamedTuple):
     log: tuple = ()  # of "x", "y"
     text: str = ""
     stacked: bool = False
+    order: tuple = ()  # of the x that are words; else as they appear
 
 
 class Stat(NamedTuple):
@@ -234,6 +235,12 @@ def _hover(figure, series, p):
     return "<br>".join(escape(line, quote=False) for line in lines if line)
 
 
+def _places(figure, panel) -> list:
+    """The words on the x axis of a panel, or what bars stand on; [] where it is an axis of numbers."""
+    found = dict.fromkeys(p.x for s in panel.series for p in s.points if isinstance(p.x, str) or figure.kind == "bar")
+    return [place for place in figure.order if place in found] + [place for place in found if place not in figure.order]
+
+
 def _layout(figure, panel):
     def axis(label, which):
         kind = {}
@@ -244,8 +251,9 @@ def _layout(figure, panel):
     x, ticks = axis(figure.x_label, "x"), _ticks(figure, panel)
     if ticks:
         x |= {"tickvals": ticks, "ticktext": [number(t) for t in ticks]}
-    if any(isinstance(p.x, str) for s in panel.series for p in s.points):
-        x["type"] = "category"
+    if places := _places(figure, panel):
+        x |= {"type": "category", "categoryorder": "array"}
+        x["categoryarray"] = [escape(str(place), quote=False) for place in places]
     y = axis(figure.y_label, "y") | ({"range": _range(figure)} if shared_range(figure) else {})
     return {"xaxis": x, "yaxis": y, "showlegend": False, "hovermode": "closest", "height": 340,
             "margin": {"l": 10, "r": 12, "t": 12, "b": 10}, "barmode": "stack" if figure.stacked else "group"}
@@ -287,10 +295,14 @@ def _sheet(figure, width):
 
 
 def _draw(figure, panel, ax, look):
+    places = _places(figure, panel)
     if figure.kind == "bar":
-        _bars(figure, panel, ax, look)
+        _bars(figure, panel, ax, look, places)
     for series in panel.series if figure.kind != "bar" else []:
-        _line(figure, series, ax, look[named(series)])
+        _line(figure, series, ax, look[named(series)], places)
+    if places:
+        texts = [str(place) for place in places]
+        ax.set_xticks(range(len(places)), texts, **({"rotation": 30, "ha": "right"} if sum(map(len, texts)) > 28 else {}))
     for which in figure.log:
         _logarithmic(figure, ax, which)
     ticks = _ticks(figure, panel)
@@ -314,8 +326,9 @@ def _logarithmic(figure, ax, which):
     axis.set_minor_formatter(NullFormatter())
 
 
-def _line(figure, series, ax, style):
+def _line(figure, series, ax, style, places):
     points, colour = series.points, style.colour
+    points = [p._replace(x=places.index(p.x)) for p in points] if places else points
     xs, ys = [p.x for p in points], [p.y for p in points]
     loose = _loose(figure, series)
     marker = {"marker": MARKERS[style.marker], "markersize": 5} if loose or not series.predicted else {}
@@ -332,8 +345,7 @@ def _line(figure, series, ax, style):
         ax.errorbar(xs, ys, **errors, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
 
 
-def _bars(figure, panel, ax, look):
-    places = list(dict.fromkeys(p.x for s in panel.series for p in s.points))
+def _bars(figure, panel, ax, look, places):
     wide = 0.8 if figure.stacked else 0.8 / max(len(panel.series), 1)
     floor = dict.fromkeys(places, 0.0)
     for k, series in enumerate(panel.series):
@@ -348,5 +360,3 @@ def _bars(figure, panel, ax, look):
         errors = _errors(points, "low", "y", "high")
         if any(errors[0] + errors[1]) and not figure.stacked:
             ax.errorbar(at, [p.y for p in points], errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-    turn = {"rotation": 30, "ha": "right"} if sum(map(len, map(str, places))) > 28 else {}
-    ax.set_xticks(range(len(places)), map(str, places), **turn)

@@ -248,7 +248,7 @@ def test_page_marks_single_runs_and_what_was_not_reached(tags):
 
 def test_plotly_accepts_the_figures(tags):
     drawn = [json.loads(a["data-figure"]) for _, a in tags.found if "data-figure" in a]
-    assert len(drawn) == 5
+    assert len(drawn) == 6  # what is predicted is there without results, too
     for panel in (panel for panels in drawn for panel in panels):
         go.Figure(panel)
     symbols = {trace["meta"]: trace["marker"]["symbol"] for trace in drawn[0][0]["data"]}
@@ -286,6 +286,23 @@ def test_unlike_cells_are_not_pooled(folder):
     assert len(aggregate.table(experiment, table, cells, "x").rows) == 4
 
 
+def test_references_are_measured_on_every_kind_of_cell_that_fits(folder):
+    experiment = grid.read(folder / "made-up.toml")
+    cells = results.load(folder / "results", experiment)
+    reference = grid.Reference("x", metric="loss", where={"method": ["drop", "broken"]}, baseline={"method": "dense"})
+    said = aggregate.measured(experiment, reference, cells)
+    assert said == [f"{HOSTILE}, ranks {ranks}: test loss (nats), ratio to dense: {ratio} (3 runs)"
+                    for ranks, ratio in ((2, "0.5 [0.5, 0.65]"), (4, "0.5714 [0.4524, 0.7232]"))]
+
+
+def test_categories_are_in_the_order_of_the_file(folder):
+    experiment = grid.read(folder / "made-up.toml")
+    cells = results.load(folder / "results", experiment)[::-1]
+    figure = aggregate.figure(experiment, grid.Figure(x="method", y="loss", series="ranks"), cells, "x")
+    assert figure.order == ("dense", HOSTILE, "once")
+    assert figures.plotly(figure)[0]["layout"]["xaxis"]["categoryarray"][0] == "dense"
+
+
 def test_a_model_that_cannot_say_is_a_line_in_the_report(folder, tmp_path, monkeypatch):
     def say(cells):
         raise UserError("no ping-pong: run it")
@@ -299,14 +316,16 @@ def test_quick_results_stand_in_and_are_labelled(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "save", lambda figure, place: [])
     shutil.copytree(folder / "results/made-up/quick", tmp_path / "results/made-up/quick")
     found = report.section(folder / "made-up.toml", tmp_path / "results", False, tmp_path / "out")
-    assert found["quick"] and all(report.QUICK in one["notes"] for one in found["figures"])
+    assert found["quick"] and len(found["figures"]) == 5 and all(report.QUICK in one["notes"] for one in found["figures"])
     assert "--quick" in found["command"]
 
 
-def test_results_of_an_earlier_form_are_left_out_and_counted(folder, tmp_path):
+def test_results_of_an_earlier_form_are_left_out_and_counted(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "save", lambda figure, place: [])
     (tmp_path / "made-up.toml").write_text(TOML.replace("--seed {seed}", "--seed {seed} --other"))
     found = report.section(tmp_path / "made-up.toml", folder / "results", False, tmp_path / "out")
-    assert (found["counts"], found["outdated"]) == ("no results yet", 16) and not (tmp_path / "out").exists()
+    assert (found["counts"], found["outdated"]) == ("no results yet", 22)
+    assert [one["name"] for one in found["figures"]] == ["model"]  # what is predicted needs no results
 
 
 def test_styles_differ_without_colour():
@@ -390,7 +409,7 @@ def test_page_in_a_browser(page, tmp_path):
     assert sorted((look["width"], look["dark"]) for look in looks) == [(390, False), (390, True), (1280, False), (1280, True)]
     for look in looks:
         assert look["faults"] == [] and not look["hacked"]
-        assert look["drawn"] >= look["plots"] == 6 and look["narrow"] == 0
+        assert look["drawn"] >= look["plots"] == 7 and look["narrow"] == 0
         assert look["wide"] <= 0
         before, after = look["traces"]
         assert after == before - 1
