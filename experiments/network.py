@@ -157,7 +157,7 @@ class Network:
         """Ranks share the cores: MPI believes that each host has all of them."""
         share = str(max(1, len(os.sched_getaffinity(0)) // ranks))
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-        return (dict.fromkeys(POOLS, share) | os.environ | {
+        return (dict.fromkeys(POOLS, share) | {"UCX_LOG_LEVEL": "error"} | os.environ | {
             "PATH": path, "TMPDIR": str(self.folder), "HYDRA_LAUNCHER_EXTRA_ARGS": f"{self.folder}/agent",
             "UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "data", "GLOO_SOCKET_IFNAME": "data"} | env)
 
