@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import board, grid, process, results
+from experiments import board, grid, network, process, results
 from experiments import run as runner
 from experiments.__main__ import main
 from hogwild.errors import UserError
@@ -227,6 +227,44 @@ def test_under_mpiexec(trial, tmp_path):
     _, _, cells = ran(path, tmp_path)
     assert calls(tmp_path) == ["good 0", "good 0"] and cells["good", 0].command.startswith("mpiexec -n 2 python ")
     assert cells["good", 0].finished
+
+
+@pytest.mark.parametrize("code, exit", [(0, 0), (network.TIMED_OUT, 124), (None, 1)])
+def test_in_the_network_lab(trial, tmp_path, monkeypatch, code, exit):
+    asked, traffic = [], [{"name": "host0", "sent_bytes": 500}, {"name": "host1", "sent_bytes": 700}]
+
+    class Lab:  # what experiments/network.py promises
+        def __init__(self, hosts, rate="", delay=None):
+            asked.append((hosts, rate, delay))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *failure):
+            asked.append("taken down")
+
+        def mpiexec(self, ranks, argv, per_host=None, env=None, timeout=None):
+            asked.append((ranks, per_host, timeout))
+            if code is None:
+                raise UserError("the interfaces did not see the traffic")
+            subprocess.run(argv, check=True)
+            return network.Result(code, "", "said", 1.5, traffic)
+
+    monkeypatch.setattr(network, "Network", Lab)
+    monkeypatch.setattr(network, "available", lambda: None)
+    runner._lacks.cache_clear()
+    path = trial(["good"])
+    path.write_text(path.read_text().replace('what = ["good"]', 'what = ["good"]\nranks = [4]\nlink = ["slow"]')
+                    + '[values.link.slow]\nrate = "1mbit"\nper_host = 2\n')
+    failed, _, cells = ran(path, tmp_path)
+    runner._lacks.cache_clear()
+    cell = cells["good", 0]
+    assert asked == [(2, "1mbit", None), (4, 2, 60.0), "taken down"] and cell.exit == exit
+    assert cell.command.startswith("python -m experiments network --hosts 2 --rate 1mbit --per-host 2 -- python ")
+    if code is None:
+        assert list(failed.values()) == ["network: the interfaces did not see the traffic"] and cell.network is None
+    else:
+        assert cell.network == {"traffic": traffic} and cell.metrics["wire_bytes_per_step"] == 600 / 5
 
 
 def test_eta_is_of_cells_alike(trial):
