@@ -7,6 +7,7 @@ import numpy as np
 
 from hogwild import formats, metrics
 from hogwild.errors import UserError
+from hogwild.shadow import Shadow
 from hogwild.train import Problem
 from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
@@ -145,6 +146,7 @@ class Linear(Problem):
             copies = several and FEW * self.workers * size * d <= self.data.nnz
         # A lasso's exact zeros would not survive the sums of changes.
         self.copies = several and self.mode == "wild" and copies and not self.lasso
+        self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
         self.common = None
         if self.copies:
             found = np.flatnonzero(degree)
@@ -214,7 +216,7 @@ class Linear(Problem):
             self.kept[k] = kept = Private(rows, self.common, self._part(len(rows)), self.ends, self.spacing, due, merges,
                                           self.merge_locks, state, self.share, self.most, self.bend)
         worker = kernel.Worker(place, scratch, outputs, kept, self.clocks[k], self.workers)
-        return k, worker
+        return k, worker, worker._replace(place=place._replace(mode=self.shadow.mode(k))) if self.shadow else None
 
     def begin(self, t):
         """What workers merge starts from the shared parameters; the turn from step t."""
@@ -226,7 +228,7 @@ class Linear(Problem):
 
     def enter(self, own):
         """Private copies start from the shared parameters, which none changes before the end."""
-        _, worker = own
+        worker = own[1]
         if worker.private:
             if not np.isfinite(worker.private.state).all():  # from before a rollback
                 worker.private.state[:], worker.private.due[:] = 0, 0
@@ -237,7 +239,7 @@ class Linear(Problem):
                 spread_out(worker.place.flat, worker.private.rows, worker.private.seen)
 
     def leave(self, own):
-        _, worker = own
+        worker = own[1]
         if worker.private:
             merge_all(worker.place.flat, worker.private, self.table.shape[1], self.columns,
                       self.columns - 1 - (self.average is not None))
@@ -247,19 +249,24 @@ class Linear(Problem):
             spread_out(self.flat, self.names, self.common)
 
     def run(self, rule, schedule, own, order, t, stride, tally):
-        k, worker = own
+        k, worker, counting = own
         order = order if self.rows is None else self.rows[order]
         if self.whole:
             kernel.train_blocks(rule, schedule, self.model, worker, k, self.cuts, self.gate, self.slopes, self.lost, order,
                                 t, self.block, tally)
+        elif counting and len(order) and self.shadow.due():
+            with self.shadow.watch(k):
+                kernel.train(rule, schedule, self.model, counting, order, t, stride, tally)
         else:
             kernel.train(rule, schedule, self.model, worker, order, t, stride, tally)
+            if counting and not len(order):  # compile it too
+                kernel.train(rule, schedule, self.model, counting, order, t, stride, tally)
 
     def settle(self, rule, t):
         """Apply the L1 penalty that untouched features owe."""
         self.steps = t
         if self.lasso:
-            _, worker = self.private(0)
+            worker = self.private(0)[1]
             alone = worker._replace(place=Place(Alone(), self.flat, self.data.n_features))
             kernel.settle(rule, self.model, alone, np.arange(self.data.n_features, dtype=np.uint32), t)
             self.lasso.paid[:], self.lasso.clock[:] = 0, 0
@@ -268,7 +275,12 @@ class Linear(Problem):
         """What the others' latest updates were that a worker had not seen when it made one, on average over all updates.
 
         `stale_examples` of theirs since it last merged the coordinate, with `stale_updates` of that coordinate among them.
+        `lost_updates`: share of all changes; with plain stores to shared parameters an estimate (hogwild/shadow.py), and
+        there each other worker makes about one example while this one does.
         """
+        if self.shadow:
+            lost = self.shadow.lost()
+            return {} if lost is None else {"stale_examples": self.workers - 1.0, "lost_updates": lost}
         if not self.copies:
             return {}
         others, share = self.workers - 1, self.updates / self.updates.sum()

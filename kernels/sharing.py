@@ -25,6 +25,13 @@ class Wild(NamedTuple):
     """Plain loads and stores (Hogwild, Niu et al. 2011): a value never tears, an update may be lost."""
 
 
+class Counted(NamedTuple):
+    """`Wild`, where every change is also counted, as plainly in memory that all share and in the worker's own."""
+
+    shadow: np.ndarray  # uint32[2^k], one for every so many parameters
+    made: np.ndarray  # int64[8], [0]: this worker's changes
+
+
 class Atomic(NamedTuple):
     """Compare-and-swap additions: no update is lost; every value is the sum of all changes made to it."""
 
@@ -116,6 +123,11 @@ def _add(mode, flat, at, change):
     if mode.instance_class is Atomic:
         def plus(mode, flat, at, change):
             atomic_add(flat, np.intp(at), change)
+    elif mode.instance_class is Counted:
+        def plus(mode, flat, at, change):
+            flat[at] += change
+            mode.shadow[np.uint64(at) & np.uint64(mode.shadow.shape[0] - 1)] += np.uint32(1)
+            mode.made[0] += 1
     else:
         def plus(mode, flat, at, change):
             flat[at] += change

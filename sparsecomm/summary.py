@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sparsecomm import interfaces
 from sparsecomm.training import COUNTS, PHASES
 
 WIDE = 10  # of a column of seconds
@@ -9,13 +10,15 @@ WIDE = 10  # of a column of seconds
 
 def collected(run) -> dict:
     """What the ranks of `run` did in all, on rank 0; elsewhere nothing. Called by all ranks."""
-    mine = np.append(run.totals() - run.begun, run.sync.residual_norm())
+    wire = interfaces.sent() - run.wired
+    mine = np.concatenate([run.totals() - run.begun, [run.sync.residual_norm(), interfaces.host(), wire]])
     table = np.empty((run.comm.size, mine.size)) if run.comm.rank == 0 else None
     run.comm.Gather(mine, table)
     if table is None:
         return {}
     phases, counts = table[:, :len(PHASES)], dict(zip(COUNTS, table[:, len(PHASES):].T.tolist()))
-    steps, residual = int(table[0, -2]), float(np.sqrt(np.square(table[:, -1]).sum()))
+    steps, residual = int(table[0, -4]), float(np.sqrt(np.square(table[:, -3]).sum()))
+    hosts = dict(table[:, -2:].tolist())  # ranks of one host have the same counters
     size, each = run.comm.size, max(steps, 1)
     dense = 8 * run.n * (size - 1) / size
     sent = float(np.mean(counts["sent"])) / each
@@ -24,7 +27,8 @@ def collected(run) -> dict:
             "sent": counts["sent"], "received": counts["received"],  # bytes of each rank
             "bytes_per_step": sent, "dense_bytes_per_step": dense, "compression": dense / sent if sent else None,
             "kept": float(np.sum(counts["kept"])) / (size * each * run.n), "residual": residual,
-            "slowest": int(phases[:, 0].argmax())}
+            "slowest": int(phases[:, 0].argmax()),
+            "wire": list(hosts.values()) if len(hosts) > 1 else None}  # bytes that each host's interfaces sent
 
 
 def shown(table) -> str:
@@ -43,6 +47,9 @@ def shown(table) -> str:
     each, dense = (_bytes(table[name]) for name in ("bytes_per_step", "dense_bytes_per_step"))
     lines.append(f"each rank sent {sent} and received {received} in {steps:,} steps: {each} a step; dense float32, "
                  f"2n(P-1)/P x 4 bytes, would be {dense}: {ratio}")
+    if table["wire"]:
+        lines.append(f"the network interfaces of {len(table['wire'])} hosts counted "
+                     f"{_bytes(np.mean(table['wire']) / max(steps, 1))} a step and host, headers and other traffic included")
     return "\n".join(lines)
 
 

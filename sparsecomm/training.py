@@ -13,6 +13,7 @@ from hogwild.stopping import Stop, Stopper
 from hogwild.train import plain, rebuilt
 from hogwild.training import interrupt, signals
 from kernels.schedules import rate
+from sparsecomm import interfaces
 from sparsecomm.collect import broadcast, gathered, on_root, scattered, told
 from sparsecomm.config import Config
 from sparsecomm.synchronizer import Group, Synchronizer, reshared
@@ -123,6 +124,7 @@ class Run:
         elif job.stop.metric:  # tells a metric that will not be measured now
             Stopper(job.stop, list(self.task.evaluate(comm)))
         self.begun = self.marked = self.totals()
+        self.wired = interfaces.sent()
 
     def _compile(self):
         """Make a step with three numbers, so that no kernel is compiled while the clock runs."""

@@ -1,0 +1,86 @@
+"""The sampled count of lost updates: exact where nothing can be lost, near the truth where much is, elsewhere silent."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hogwild import cli, linear, shadow
+from hogwild.data import from_arrays
+from hogwild.train import train
+from kernels.losses import Hinge, Logistic
+from kernels.rules import SGD, AdaGrad
+from kernels.schedules import Constant
+
+rng = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("rule, columns, l1", [(SGD(), 1, 0.0), (AdaGrad(), 2, 0.0), (AdaGrad(), 2, 0.01)])
+def test_one_worker_at_a_time_loses_nothing(rule, columns, l1):
+    """Counted, the same weights come out; each change is counted in both places, as often as there are entries."""
+    x = (rng.random((300, 40)) < 0.2) * rng.choice([-1.0, 1.0], (300, 40))
+    data = from_arrays(x, rng.integers(0, 2, 300))
+    results = []
+    for counted in (False, True):
+        problem = linear.Linear(data, None, Logistic(), rule, Constant(0.1), workers=2, copies=False, l1=l1)
+        if counted:
+            problem.shadow.every = 1
+        else:
+            problem.shadow.due = lambda: False
+        problem.begin(0)
+        own = problem.private(0)
+        problem.enter(own)
+        problem.run(rule, Constant(0.1), own, np.arange(300), 0, 1, np.zeros(8))
+        made, seen = problem.shadow.made[0, 0], problem.shadow.shadow.sum()
+        assert made == seen and (made >= (np.count_nonzero(x) + 300) * columns if counted else made == 0)
+        assert l1 or not counted or made == (np.count_nonzero(x) + 300) * columns
+        assert problem.shadow.lost() is None  # nobody else counted
+        results.append(problem.flat.copy())
+    assert np.array_equal(*results)
+
+
+def test_the_estimate_is_near_what_was_lost():
+    """All workers on two weights: as often as not changes meet, and every one has the same size, so the sum tells."""
+    n, lr = 200_000, 2.0**-30
+    data = from_arrays(np.ones((n, 2)), np.ones(n))
+    problem = linear.Linear(data, None, Hinge(), SGD(), Constant(lr), intercept=False, workers=4, copies=False,
+                            classes=np.array([-1.0, 1.0]))
+    problem.shadow.every = 1
+    train(problem, SGD(), Constant(lr), epochs=10, workers=4)
+    true = 1 - float(problem.shared[:2].sum()) / lr / (2 * n * 10)
+    estimate = problem.shadow.totals[1] / problem.shadow.totals[0]  # all was counted: nothing to scale up
+    assert 0 <= true < 0.75 and abs(estimate - true) < 0.02 + true / 2
+
+
+@given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_overlap_of_spans(workers, windows, seed):
+    """Against seconds laid out on a line of small steps."""
+    draw = np.random.default_rng(seed)
+    line = np.zeros((windows, workers, 100), bool)
+    spans = []
+    for window in range(windows):
+        for k in draw.permutation(workers)[:draw.integers(1, workers + 1)]:
+            start, end = sorted(draw.integers(0, 101, 2))
+            line[window, k, start:end] = True
+            spans.append((window, k, start / 100, end / 100))
+    together = line.sum(1)
+    want = line.sum() / 100, (together * (together - 1)).sum() / 100
+    assert shadow.overlap(spans) == pytest.approx(want)
+
+
+def test_the_record_says_it_where_parameters_are_shared(tmp_path):
+    """Many more weights than entries: no copies. With copies nothing is lost; alone nobody is asked."""
+    for name, options, keys in (("shared", ["--features", "3000000"], {"stale_examples", "lost_updates"}),
+                                ("copies", [], {"stale_examples", "stale_updates", "lost_updates"}),
+                                ("alone", ["--workers", "1"], set())):
+        rows = tmp_path / "a.svm"
+        rows.write_text("".join(f"{2 * (i % 2) - 1} {i % 7 + 1}:1 {i % 11 + 10}:1\n" for i in range(60_000)))
+        cli.main(["train", "linear", str(rows), "--workers", "2", "--epochs", "4", *options, "--record",
+                  str(tmp_path / name), "--no-cache"])
+        epochs = [e for e in map(json.loads, (tmp_path / name).read_text().splitlines()) if e["event"] == "epoch"]
+        exchange = epochs[-1]["exchange"]
+        assert exchange.keys() <= keys and all(0 <= value for value in exchange.values())
+        assert name == "shared" or exchange.keys() == keys
+        assert exchange.get("lost_updates", 0) <= 0.5
