@@ -42,7 +42,8 @@ if comm.rank == 0:
     print(json.dumps(told))
 """
 SILENT = ["sleep", "0.5"]  # Open MPI 5.0.11 waits for ever now and then for what ends at once
-SLEEP = "import time; from mpi4py import MPI; MPI.COMM_WORLD.Barrier(); print('running', flush=True); time.sleep(600)"
+SLEEP = ("import time; from mpi4py import MPI; comm = MPI.COMM_WORLD; comm.Barrier()\n"
+         "if comm.rank == 0: print('running', flush=True)  # lines of two ranks could mix\ntime.sleep(600)")
 COMMAND = "-c", ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
                  "from experiments.network import main; main(sys.argv[1:])")
 
@@ -93,8 +94,9 @@ def started(*options):
                                stderr=subprocess.DEVNULL, cwd=mpi.ROOT)
     killer = threading.Timer(120, process.kill)  # or readline could wait for ever
     killer.start()
-    assert process.stdout.readline() == "running\n"
+    line = process.stdout.readline()
     killer.cancel()
+    assert line == "running\n"
     return process
 
 
