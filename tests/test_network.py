@@ -96,7 +96,9 @@ def started(*options):
     killer.start()
     line = process.stdout.readline()
     killer.cancel()
-    assert line == "running\n"
+    if line != "running\n":
+        process.terminate()
+        pytest.fail(f"the run said {line!r}")
     return process
 
 
