@@ -34,7 +34,8 @@ class Way(NamedTuple):
     code: str = "float32"
 
     def __str__(self):
-        return f"dense {self.code}" if self.exchange == "dense" else f"{self.exchange} {100 * (1 - self.keep):g}% {self.code}"
+        sent = "dense" if self.exchange == "dense" else f"{self.exchange}, {100 * (1 - self.keep):g}% dropped"
+        return f"{sent}, {self.code}"
 
 
 class Run(NamedTuple):
@@ -121,7 +122,7 @@ def step_seconds(way, link, work, ranks, n, buckets, compute=0.0, other=0.0, ove
 
 
 def links_of(cells) -> dict[str, tuple[Link, float]]:
-    """(fit, largest relative error of it) for every link that a ping-pong went over; "": between ranks of one machine."""
+    """(fit, median relative error of it) for every link that a ping-pong went over; "": between ranks of one machine."""
     points = {}
     for cell in cells:
         for event in cell.events:
@@ -130,7 +131,7 @@ def links_of(cells) -> dict[str, tuple[Link, float]]:
     found = {}
     for name, each in points.items():
         link = fit(each)
-        found[name] = link, max(abs((link.alpha + link.beta * x) / seconds - 1) for x, seconds in each)
+        found[name] = link, median(abs((link.alpha + link.beta * x) / seconds - 1) for x, seconds in each)
     return found
 
 

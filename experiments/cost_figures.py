@@ -72,7 +72,8 @@ def _winners(model, task):
             won[best].append(Point(ranks, rate, note=f"{times[best]:.3g} ms; dense float16 {times[WAYS[1]]:.3g} ms"))
     series = [Series(str(way), points, predicted=True) for way, points in won.items() if points]
     return Figure(f"where-wins-{task}", f"Predicted fastest exchange, {task}", "scatter", [Panel("", series)], "ranks",
-                  "bandwidth, Gbit/s", ("x", "y"), f"All of it extrapolated by the α-β model: {CLUSTER}.")
+                  "bandwidth, Gbit/s", ("x", "y"), f"All of it extrapolated by the α-β model: the time of {CLUSTER}. "
+                  "That more steps are needed where more is dropped is not counted.")
 
 
 def _check(checked):
@@ -90,7 +91,7 @@ def _check(checked):
 def _links(model):
     rows = [[name or "one machine", 1e6 * link.alpha, 8e-6 / link.beta, f"{error:.0%}"] for name, (link, error) in
             model.links.items()]
-    return Table("links", "Links, fitted to ping-pongs", ["link", "α, µs", "1/β, Mbit/s", "largest error of the fit"],
+    return Table("links", "Links, fitted to ping-pongs", ["link", "α, µs", "1/β, Mbit/s", "median error of the fit"],
                  rows) if rows else None
 
 
