@@ -164,27 +164,33 @@ def _path(cell, path):
 
 
 def table(experiment, spec, cells, name) -> Table:
-    """The table that `spec`, an entry of [[table]], declares; what was skipped or failed has its row, too."""
+    """The table that `spec`, an entry of [[table]], declares; what was skipped or failed has its row, too.
+
+    With a baseline, a metric of which more or less is better is followed by its ratio to that.
+    """
     part, columns, lines = [cell for cell in cells if stats.matches(cell, spec.where)], [], []
     rows = spec.rows + missing(part, spec.rows)
+    compared = [metric for metric in spec.columns if spec.baseline and experiment.metric(metric).better]
     for metric in spec.columns:
         against = f"{experiment.metric(metric).label or metric}: ratio to {described(experiment, spec.baseline)}"
-        columns += [experiment.label(metric), against] if spec.baseline else [experiment.label(metric)]
+        columns += [experiment.label(metric), against] if metric in compared else [experiment.label(metric)]
     place = {axis: values.index for axis, values in experiment.axes.items()}
     part.sort(key=lambda cell: [place[axis](cell.axes[axis]) if axis in cell.axes else -1 for axis in rows])
     for values, own in groups(part, rows).items():
         line = [experiment.value(axis, value).label if value is not None else "" for axis, value in zip(rows, values)]
-        lines.append(line + _numbers(spec, own, cells))
+        lines.append(line + _numbers(spec, own, cells, compared))
     return Table(name, spec.title or name, [experiment.label(axis) for axis in rows] + columns, lines, spec.text)
 
 
-def _numbers(spec, own, cells):
+def _numbers(spec, own, cells, compared):
     """A row's statistics, with the ratios to the baseline where there is one; or why there are none."""
     done, line = chosen(own, {}), []
     if not done:
-        return ["skipped" if own[0].skipped else "failed"] + [None] * (len(spec.columns) * (2 if spec.baseline else 1) - 1)
+        return ["skipped" if own[0].skipped else "failed"] + [None] * (len(spec.columns) + len(compared) - 1)
     for metric in spec.columns:
-        line += [stat(done, metric)] + ([ratio(done, chosen(cells, {}), metric, spec.baseline)] if spec.baseline else [])
+        line += [stat(done, metric)]
+        if metric in compared:
+            line += [1 if stats.matches(own[0], spec.baseline) else ratio(done, chosen(cells, {}), metric, spec.baseline)]
     return line
 
 

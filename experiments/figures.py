@@ -1,12 +1,12 @@
-"""A figure as data, and its two renderers: plotly for the page, matplotlib for a paper.
+"""A figure as data, and its drawing for the page by plotly; for a paper it is drawn by paper.py.
 
 Both draw the same points in the same colours. What is measured is solid, with markers; what is predicted is dashed, without
 (in bars and scatters: pale); what comes from a single run is hollow.
 """
 
 import math
+import textwrap
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
 
 NAN = math.nan
@@ -95,6 +95,7 @@ DASHES = {"dash": (0, (5, 3)), "dot": (0, (1.5, 2)), "dashdot": (0, (5, 2, 1.5, 
           "longdashdot": (0, (9, 3, 1.5, 3))}
 HATCHES = {"": "", "/": "///", "\\": "\\\\\\", "x": "xxx", "-": "---", "|": "|||", "+": "+++", ".": "..."}
 PALE = 0.45
+MARKED = 12  # markers of a curve, at most
 INK, FAINT = "#737b85", "#737b8555"  # legible on white and on black
 
 
@@ -106,7 +107,7 @@ def styles(figure) -> dict[str, Style]:
         if label not in found:
             k = len(found)
             same = colours.setdefault(series.like or series.label, len(colours))
-            dash = _nth(DASHES, k) if series.predicted and not _loose(figure, series) else "solid"
+            dash = _nth(DASHES, k) if series.predicted and not loose(figure, series) else "solid"
             found[label] = Style(_nth(COLOURS, same), _nth(MARKERS, k), dash, _nth(HATCHES, k), series.predicted)
     return found
 
@@ -145,7 +146,7 @@ def points_table(figure) -> Table:
     return Table(figure.name, figure.title, columns, rows)
 
 
-def _errors(points, low, middle, high):
+def error_bars(points, low, middle, high):
     """Lengths of the error bars below and above; 0 where there are none."""
     def length(p, end):
         end = getattr(p, end)
@@ -153,7 +154,7 @@ def _errors(points, low, middle, high):
     return [length(p, low) for p in points], [length(p, high) for p in points]
 
 
-def _ticks(figure, panel):
+def x_ticks(figure, panel):
     """The x that were measured, where they are few, the axis is logarithmic and no prediction goes beyond them: 2, 4, 8."""
     points = [p for series in panel.series for p in series.points if not isinstance(p.x, str)]
     values = sorted({p.x for p in points if p.runs})
@@ -176,52 +177,85 @@ def _heights(figure, panel):
     return sorted(sum(heights.values(), sums))
 
 
-def _decades(figure, which):
+def decades(figure, which):
     """How many powers of ten the numbers of a logarithmic axis span."""
     values = [getattr(p, which) for panel in figure.panels for series in panel.series for p in series.points]
     values = [v for v in values if not isinstance(v, str) and v > 0]
     return math.log10(max(values) / min(values)) if values else 0
 
 
-def _range(figure):
-    """Of the y axis of all panels, with room for the markers; logarithms of ten where it is logarithmic."""
-    ys = sorted(y for panel in figure.panels for y in _heights(figure, panel) if y > 0 or "y" not in figure.log)
-    low, high = (math.log10(ys[0]), math.log10(ys[-1])) if "y" in figure.log else (ys[0], ys[-1])
+def value_range(figure):
+    """Of the y axis, where it is not left to the renderer; logarithms of ten where it is logarithmic.
+
+    Panels that share it have room for the markers. Logarithmic bars begin at a power of ten.
+    """
+    logarithmic = "y" in figure.log
+    if not shared_range(figure) and not (logarithmic and figure.kind == "bar"):
+        return None
+    ys = sorted(y for panel in figure.panels for y in _heights(figure, panel) if y > 0 or not logarithmic)
+    low, high = (math.log10(ys[0]), math.log10(ys[-1])) if logarithmic else (ys[0], ys[-1])
     room = (high - low or 1) * 0.06
-    return [0 if figure.kind == "bar" and low >= 0 and "y" not in figure.log else low - room, high + room]
+    if figure.kind == "bar":
+        return [math.floor(low) if logarithmic else min(low - room, 0), high + room]
+    return [low - room, high + room]
+
+
+def rows(figure) -> int:
+    """How many bars lie below each other, at least four."""
+    return max([4] + [len(places(figure, panel)) * (1 if figure.stacked else len(panel.series)) for panel in figure.panels])
 
 
 def plotly(figure) -> list[dict]:
     """Of each panel, plotly's data and layout, without the colours of text and grid, which the page sets by its theme."""
     look = styles(figure)
-    return [{"data": [_trace(figure, series, look[named(series)]) for series in panel.series],
+    return [{"data": [_band(series, look[named(series)]) for series in panel.series if crowded(figure, series)]
+             + [_trace(figure, series, look[named(series)]) for series in panel.series],
              "layout": _layout(figure, panel)} for panel in figure.panels]
+
+
+def crowded(figure, series) -> bool:
+    """A curve of so many points that a band shows its quartiles better than whiskers, and some markers are enough."""
+    return figure.kind == "line" and not series.predicted and len(series.points) > MARKED
+
+
+def band(series) -> list[tuple]:
+    """(x, first quartile, third quartile) where both are there."""
+    return [(p.x, p.low, p.high) for p in series.points if p.runs > 1 and math.isfinite(p.low + p.high)]
+
+
+def _band(series, style):
+    edge = band(series)
+    return {"type": "scatter", "mode": "lines", "meta": named(series), "hoverinfo": "skip", "fill": "toself",
+            "x": [x for x, _, _ in edge + edge[::-1]], "y": [low for _, low, _ in edge] + [high for _, _, high in edge[::-1]],
+            "line": {"width": 0, "color": style.colour}, "opacity": 0.35}
 
 
 def _trace(figure, series, style):
     points, errors = series.points, {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
-    trace = {"name": escape(named(series), quote=False), "meta": named(series), "y": [p.y for p in points],
-             "x": [escape(p.x, quote=False) if isinstance(p.x, str) else p.x for p in points],
+    across, up = ("y", "x") if figure.kind == "bar" else ("x", "y")  # bars lie, so that their names can be read
+    trace = {"name": escape(named(series), quote=False), "meta": named(series), up: [p.y for p in points],
+             across: [escape(p.x, quote=False) if isinstance(p.x, str) else p.x for p in points],
              "customdata": [_hover(figure, series, p) for p in points], "hovertemplate": "%{customdata}<extra></extra>"}
     if figure.kind == "bar":
-        trace |= {"type": "bar", "marker": {
+        trace |= {"type": "bar", "orientation": "h", "marker": {
             "color": style.colour, "opacity": [1 if p.runs > 1 else PALE for p in points],
             "line": {"color": style.colour, "width": 1.5},
             "pattern": {"shape": style.hatch, "fillmode": "overlay", "solidity": 0.3}}}
     else:
         errors["color"] = style.colour
-        mode = "markers" if _loose(figure, series) else "lines" if series.predicted else "lines+markers"
+        mode = "markers" if loose(figure, series) else "lines" if series.predicted else "lines+markers"
         symbols = [style.marker + "-open" * (p.runs == 1) for p in points]
         trace |= {"type": "scatter", "mode": mode, "line": {"color": style.colour, "dash": style.dash, "width": 2},
-                  "marker": {"color": style.colour, "size": 9, "symbol": symbols, "opacity": PALE if series.predicted else 1}}
-    for axis, ends in (("y", ("low", "y", "high")), ("x", ("left", "x", "right"))):
-        below, above = _errors(points, *ends)
-        if any(below + above) and not figure.stacked:
+                  "marker": {"color": style.colour, "size": 9, "symbol": symbols, "opacity": PALE if series.predicted else 1,
+                             "maxdisplayed": MARKED}}
+    for axis, ends in ((up, ("low", "y", "high")), (across, ("left", "x", "right"))):
+        below, above = error_bars(points, *ends)
+        if any(below + above) and not figure.stacked and not crowded(figure, series):
             trace[f"error_{axis}"] = {**errors, "array": above, "arrayminus": below}
     return trace
 
 
-def _loose(figure, series):
+def loose(figure, series):
     """Markers without a line?"""
     return figure.kind == "scatter" and not series.joined
 
@@ -235,7 +269,7 @@ def _hover(figure, series, p):
     return "<br>".join(escape(line, quote=False) for line in lines if line)
 
 
-def _places(figure, panel) -> list:
+def places(figure, panel) -> list:
     """The words on the x axis of a panel, or what bars stand on; [] where it is an axis of numbers."""
     found = dict.fromkeys(p.x for s in panel.series for p in s.points if isinstance(p.x, str) or figure.kind == "bar")
     return [place for place in figure.order if place in found] + [place for place in found if place not in figure.order]
@@ -246,117 +280,19 @@ def _layout(figure, panel):
         kind = {}
         if which in figure.log:  # powers of ten alone, where there are enough of them
             kind = {"type": "log", "exponentformat": "SI", "minexponent": 5, "separatethousands": True}
-            kind |= {"dtick": 1} if _decades(figure, which) > 1.5 else {}
-        return {"title": {"text": escape(label, quote=False), "standoff": 8}, "automargin": True, "zeroline": False, **kind}
-    x, ticks = axis(figure.x_label, "x"), _ticks(figure, panel)
+            kind |= {"dtick": 1} if decades(figure, which) > 1.5 else {}
+        lines = textwrap.wrap(label, 22 if (which == "y") == (figure.kind == "bar") else 42)  # across a phone, and upwards
+        text = "<br>".join(escape(line, quote=False) for line in lines)
+        return {"title": {"text": text, "standoff": 8}, "automargin": True, "zeroline": False, **kind}
+    x, y, ticks = axis(figure.x_label, "x"), axis(figure.y_label, "y"), x_ticks(figure, panel)
     if ticks:
         x |= {"tickvals": ticks, "ticktext": [number(t) for t in ticks]}
-    if places := _places(figure, panel):
-        x |= {"type": "category", "categoryorder": "array"}
-        x["categoryarray"] = [escape(str(place), quote=False) for place in places]
-    y = axis(figure.y_label, "y") | ({"range": _range(figure)} if shared_range(figure) else {})
-    return {"xaxis": x, "yaxis": y, "showlegend": False, "hovermode": "closest", "height": 340,
-            "margin": {"l": 10, "r": 12, "t": 12, "b": 10}, "barmode": "stack" if figure.stacked else "group"}
-
-
-def save(figure, folder, forms=("svg", "pdf"), width=3.4) -> list[Path]:
-    """Write figure.name.svg and .pdf into `folder`: text as text, transparent, a panel `width` inches wide."""
-    import matplotlib
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    inks = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
-    settings = {**inks, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": figure.name, "text.parse_math": False,
-                "font.size": 9, "font.family": "sans-serif", "axes.titlesize": 9, "hatch.linewidth": 0.6}
-    with matplotlib.rc_context(settings):
-        sheet = _sheet(figure, width)
-        paths = [folder / f"{figure.name}.{form}" for form in forms]
-        for path in paths:  # without a date, so that the same data give the same file
-            dated = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
-            sheet.savefig(path, transparent=True, bbox_inches="tight", metadata={"Title": figure.title, **dated})
-    return paths
-
-
-def _sheet(figure, width):
-    from matplotlib.figure import Figure as Sheet
-    columns = 2 if len(figure.panels) == 4 else max(1, min(len(figure.panels), 3))
-    rows = max(1, math.ceil(len(figure.panels) / columns))
-    sheet = Sheet(figsize=(width * columns, 2.7 * rows), layout="constrained")
-    axes = sheet.subplots(rows, columns, squeeze=False, sharey=shared_range(figure)).ravel()
-    look = styles(figure)
-    for panel, ax in zip(figure.panels, axes):
-        _draw(figure, panel, ax, look)
-    for ax in axes[len(figure.panels):]:
-        ax.set_axis_off()
-    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
-    letters = 15 * width * columns / max([len(label) + 9 for label in handles], default=1)  # some 15 in an inch
-    sheet.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, min(len(handles), int(letters))),
-                 frameon=False, handlelength=3)
-    return sheet
-
-
-def _draw(figure, panel, ax, look):
-    places = _places(figure, panel)
+    if words := places(figure, panel):
+        x |= {"type": "category", "categoryorder": "array", "categoryarray": [escape(str(w), quote=False) for w in words]}
+    if value_range(figure):
+        y["range"] = value_range(figure)
+    layout = {"xaxis": x, "yaxis": y, "showlegend": False, "hovermode": "closest", "height": 340,
+              "margin": {"l": 10, "r": 12, "t": 12, "b": 10}, "barmode": "stack" if figure.stacked else "group"}
     if figure.kind == "bar":
-        _bars(figure, panel, ax, look, places)
-    for series in panel.series if figure.kind != "bar" else []:
-        _line(figure, series, ax, look[named(series)], places)
-    if places:
-        texts = [str(place) for place in places]
-        ax.set_xticks(range(len(places)), texts, **({"rotation": 30, "ha": "right"} if sum(map(len, texts)) > 28 else {}))
-    for which in figure.log:
-        _logarithmic(figure, ax, which)
-    ticks = _ticks(figure, panel)
-    if ticks:
-        ax.set_xticks(ticks, [number(t) for t in ticks])
-        ax.set_xticks([], minor=True)
-    ax.set(title=panel.title, xlabel=figure.x_label, ylabel=figure.y_label)
-    if shared_range(figure):
-        ax.label_outer(remove_inner_ticks=False)
-    ax.grid(color=FAINT, linewidth=0.5)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
-def _logarithmic(figure, ax, which):
-    from matplotlib.ticker import LogLocator, NullFormatter
-    getattr(ax, f"set_{which}scale")("log")
-    axis = getattr(ax, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1,) if _decades(figure, which) > 1.5 else (1, 2, 5)))
-    axis.set_major_formatter(lambda value, _: short(value))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _line(figure, series, ax, style, places):
-    points, colour = series.points, style.colour
-    points = [p._replace(x=places.index(p.x)) for p in points] if places else points
-    xs, ys = [p.x for p in points], [p.y for p in points]
-    loose = _loose(figure, series)
-    marker = {"marker": MARKERS[style.marker], "markersize": 5} if loose or not series.predicted else {}
-    hollow = any(p.runs == 1 for p in points)
-    ax.plot(xs, ys, color=colour, linewidth=1.6, linestyle="none" if loose else DASHES.get(style.dash, "-"),
-            label=named(series), markerfacecolor="none" if hollow else colour,
-            alpha=PALE if loose and series.predicted else None, **marker)
-    if hollow:  # only the points of a single run are
-        solid = [p for p in points if p.runs > 1]
-        ax.plot([p.x for p in solid], [p.y for p in solid], color=colour, linestyle="none", **marker)
-    errors = {"yerr": _errors(points, "low", "y", "high"), "xerr": _errors(points, "left", "x", "right")}
-    errors = {side: lengths for side, lengths in errors.items() if any(lengths[0] + lengths[1])}
-    if errors:
-        ax.errorbar(xs, ys, **errors, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
-
-
-def _bars(figure, panel, ax, look, places):
-    wide = 0.8 if figure.stacked else 0.8 / max(len(panel.series), 1)
-    floor = dict.fromkeys(places, 0.0)
-    for k, series in enumerate(panel.series):
-        style, points = look[named(series)], [p for p in series.points if math.isfinite(p.y)]
-        at = [places.index(p.x) + (0 if figure.stacked else (k + 0.5) * wide - 0.4) for p in points]
-        bars = ax.bar(at, [p.y for p in points], wide, bottom=[floor[p.x] for p in points] if figure.stacked else None,
-                      hatch=HATCHES[style.hatch], color=style.colour, edgecolor="#ffffffb0", linewidth=0, label=named(series))
-        for bar, p in zip(bars, points):
-            floor[p.x] += p.y
-            if p.runs < 2:
-                bar.set(facecolor=(style.colour, 0.2), edgecolor=style.colour, linewidth=1)
-        errors = _errors(points, "low", "y", "high")
-        if any(errors[0] + errors[1]) and not figure.stacked:
-            ax.errorbar(at, [p.y for p in points], errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        layout |= {"xaxis": y, "yaxis": x | {"autorange": "reversed"}, "height": 90 + 22 * rows(figure)}
+    return layout

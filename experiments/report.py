@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments import aggregate, figures, grid, results
+from experiments import aggregate, figures, grid, paper, results
 from experiments.figures import Stat, Table, number
 from hogwild.cli import parsed
 from hogwild.errors import UserError
@@ -110,7 +110,7 @@ def section(name, folder, quick, out) -> dict:
     shown, tables, faults = drawn(experiment, cells)
     place, command = Path(out) / experiment.name, run_command(name, experiment, cells)
     ended = Counter("finished" if cell.finished else "skipped" if cell.skipped else "failed" for cell in cells)
-    expected = len(grid.cells(experiment, max((cell.seed + 1 for cell in cells), default=None)))
+    expected = len(grid.cells(experiment, _seeds(experiment, cells)))
     counts = f"{ended['finished']} of {expected} cells finished, {ended['failed']} failed, {ended['skipped']} skipped"
     return {"name": experiment.name, "title": experiment.title, "question": experiment.question.strip(),
             "quick": experiment.quick, "command": command, "counts": counts if cells else "no results yet",
@@ -132,9 +132,15 @@ def _outdated(folder, experiment, cells) -> int:
 
 def run_command(name, experiment, cells) -> str:
     """What makes these results and this page."""
-    seeds = max((cell.seed + 1 for cell in cells), default=experiment.seeds)
-    options = " --quick" * experiment.quick + f" --seeds {seeds}" * (seeds != experiment.seeds)
+    seeds = _seeds(experiment, cells)
+    options = " --quick" * experiment.quick + (f" --seeds {seeds}" if seeds else "")
     return f"python -m experiments run {name}{options}; python -m experiments report {name}{' --quick' * experiment.quick}"
+
+
+def _seeds(experiment, cells) -> int | None:
+    """--seeds, where it was more than the file says."""
+    most = max((cell.seed + 1 for cell in cells), default=0)
+    return most if most > max(point.seed + 1 for point in grid.cells(experiment)) else None
 
 
 def _fault(cell):
@@ -180,11 +186,12 @@ def _provenance(cells) -> list[tuple[str, str]]:
 
 
 def _figure(figure, cells, command, place, quick) -> dict:
-    figures.save(figure, place)
+    paper.save(figure, place)
     write_csv(figures.points_table(figure), place)
     runs = {p.runs for panel in figure.panels for series in panel.series for p in series.points}
     several = ", ".join(map(str, sorted(runs - {0, 1})))
-    whiskers = "" if figure.stacked else "; whiskers: first to third quartile"
+    many = any(figures.crowded(figure, series) for panel in figure.panels for series in panel.series)
+    whiskers = "" if figure.stacked else f"; {'bands' if many else 'whiskers'}: first to third quartile"
     hollow, dashed = "Pale" if figure.kind == "bar" else "Hollow", "Dashed" if figure.kind == "line" else "Pale or dashed"
     notes = [f"Medians of {several} runs (seeds){whiskers}." if several else "", f"{hollow}: {SINGLE}" if 1 in runs else "",
              f"{dashed}: {PREDICTED}" if 0 in runs else "", QUICK if quick else ""]
@@ -269,5 +276,5 @@ def write_svg(options) -> list[Path]:
             raise UserError(f"--svg: no figure '{figure}' in {name}: name one as {name}:FIGURE, of {', '.join(known)}")
         if not known[figure].panels:
             raise UserError(f"--svg: {wanted} has no results in {options.results}: {run_command(name, experiment, [])}")
-        paths += figures.save(known[figure]._replace(name=f"{experiment.name}-{figure}"), options.svg, ["svg"])
+        paths += paper.save(known[figure]._replace(name=f"{experiment.name}-{figure}"), options.svg, ["svg"])
     return paths

@@ -18,7 +18,7 @@ from hogwild.errors import UserError
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 go = pytest.importorskip("plotly.graph_objects")
-from experiments import figures, report  # noqa: E402  they need what may be missing
+from experiments import figures, paper, report  # noqa: E402  they need what may be missing
 
 HOSTILE = '99 % <img src=x onerror="hacked=1"> & </script>'
 TOML = f"""
@@ -307,13 +307,13 @@ def test_a_model_that_cannot_say_is_a_line_in_the_report(folder, tmp_path, monke
     def say(cells):
         raise UserError("no ping-pong: run it")
     monkeypatch.setitem(sys.modules, "made_up_model", types.SimpleNamespace(figures=say))
-    monkeypatch.setattr(figures, "save", lambda figure, place: [])  # which takes long, and is tested elsewhere
+    monkeypatch.setattr(paper, "save", lambda figure, place: [])  # which takes long, and is tested elsewhere
     assert report.section(folder / "made-up.toml", folder / "results", False, tmp_path)["faults"] == \
         ["made_up_model: no ping-pong: run it"]
 
 
 def test_quick_results_stand_in_and_are_labelled(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "save", lambda figure, place: [])
+    monkeypatch.setattr(paper, "save", lambda figure, place: [])
     shutil.copytree(folder / "results/made-up/quick", tmp_path / "results/made-up/quick")
     found = report.section(folder / "made-up.toml", tmp_path / "results", False, tmp_path / "out")
     assert found["quick"] and len(found["figures"]) == 5 and all(report.QUICK in one["notes"] for one in found["figures"])
@@ -321,7 +321,7 @@ def test_quick_results_stand_in_and_are_labelled(folder, tmp_path, monkeypatch):
 
 
 def test_results_of_an_earlier_form_are_left_out_and_counted(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "save", lambda figure, place: [])
+    monkeypatch.setattr(paper, "save", lambda figure, place: [])
     (tmp_path / "made-up.toml").write_text(TOML.replace("--seed {seed}", "--seed {seed} --other"))
     found = report.section(tmp_path / "made-up.toml", folder / "results", False, tmp_path / "out")
     assert (found["counts"], found["outdated"]) == ("no results yet", 22)
@@ -333,6 +333,17 @@ def test_styles_differ_without_colour():
     found = figures.styles(figures.Figure("x", "x", "line", [figures.Panel("", series)], "x", "y")).values()
     assert len({(style.dash, style.dash == "solid" and style.marker) for style in found}) == 13
     assert len({style.hatch for style in list(found)[:8]}) == 8
+
+
+def test_long_curves_have_bands_and_stay_small(tmp_path):
+    lines = [figures.Series(str(k), [figures.Point(x, x + k, x + k - 1, x + k + 2, 3) for x in range(100)]) for k in range(5)]
+    figure = figures.Figure("long", "x", "line", [figures.Panel("", lines)], "x", "y")
+    [panel] = figures.plotly(figure)
+    go.Figure(panel)
+    first = panel["data"][0]
+    assert len(panel["data"]) == 10 and first["y"][:2] == [-1, 0] and first["y"][-1] == 2 and first["meta"] == "0"
+    [svg] = paper.save(figure, tmp_path, ["svg"])
+    assert svg.stat().st_size < 60_000
 
 
 def test_svg_for_the_readme(folder, tmp_path, capsys):
