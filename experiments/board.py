@@ -75,7 +75,13 @@ class Board:
         return total
 
     def _name(self, point) -> str:
-        return ", ".join(self.experiment.value(axis, value).label for axis, value in point.axes.items())
+        """The values of the axes that have several."""
+        axes, words = self.experiment.axes, []
+        for axis, value in point.axes.items():
+            label = self.experiment.value(axis, value).label
+            if len(axes[axis]) > 1:
+                words.append(label if isinstance(value, str) else f"{axis} {label}")
+        return ", ".join(words) or self.experiment.name
 
     def table(self):
         """The grid as rich draws it: a row for the axes, a column for each seed; the rows around the running cell."""

@@ -112,7 +112,7 @@ def started(path, tmp_path, *options):
 
 
 def test_a_cell_leaves_its_record_with_what_was_run_and_how_it_ended(trial, tmp_path):
-    failed, shown, cells = ran(trial(["good"]), tmp_path)
+    failed, _, cells = ran(trial(["good"]), tmp_path)
     cell = cells["good", 0]
     lines = [json.loads(line) for line in cell.path.read_text().splitlines()]
     assert [line["event"] for line in lines] == ["cell", "start", "epoch", "end", "cell_end"] and not failed
@@ -123,7 +123,6 @@ def test_a_cell_leaves_its_record_with_what_was_run_and_how_it_ended(trial, tmp_
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert cell.commit == "unknown" or head.startswith(cell.commit.removesuffix("+dirty"))
     assert sorted(path.name for path in cell.path.parent.iterdir()) == [".lock", cell.path.name]
-    assert "1/1 cells" in shown
 
 
 def test_a_finished_cell_is_not_run_again_unless_forced_and_new_seeds_are(trial, tmp_path):
@@ -224,7 +223,8 @@ def test_under_mpiexec(trial, tmp_path):
         pytest.skip(runner._lacks("mpi"))
     path = trial(["good"])
     path.write_text(path.read_text().replace('what = ["good"]', 'what = ["good"]\nranks = [2]'))
-    _, _, cells = ran(path, tmp_path)
+    _, shown, cells = ran(path, tmp_path)
+    assert "1/1 cells, ETA 0.0 s  trial, seed 0: done" in shown  # no axis has several values
     assert calls(tmp_path) == ["good 0", "good 0"] and cells["good", 0].command.startswith("mpiexec -n 2 python ")
     assert cells["good", 0].finished
 
