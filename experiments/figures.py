@@ -247,7 +247,7 @@ def _trace(figure, series, style):
         symbols = [style.marker + "-open" * (p.runs == 1) for p in points]
         trace |= {"type": "scatter", "mode": mode, "line": {"color": style.colour, "dash": style.dash, "width": 2},
                   "marker": {"color": style.colour, "size": 9, "symbol": symbols, "opacity": PALE if series.predicted else 1,
-                             "maxdisplayed": MARKED}}
+                             "maxdisplayed": MARKED if crowded(figure, series) else 0}}
     for axis, ends in ((up, ("low", "y", "high")), (across, ("left", "x", "right"))):
         below, above = error_bars(points, *ends)
         if any(below + above) and not figure.stacked and not crowded(figure, series):

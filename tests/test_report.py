@@ -342,6 +342,9 @@ def test_long_curves_have_bands_and_stay_small(tmp_path):
     go.Figure(panel)
     first = panel["data"][0]
     assert len(panel["data"]) == 10 and first["y"][:2] == [-1, 0] and first["y"][-1] == 2 and first["meta"] == "0"
+    assert panel["data"][-1]["marker"]["maxdisplayed"] == figures.MARKED
+    [loose] = figures.plotly(figure._replace(kind="scatter"))
+    assert len(loose["data"]) == 5 and loose["data"][0]["marker"]["maxdisplayed"] == 0  # 0: all
     [svg] = paper.save(figure, tmp_path, ["svg"])
     assert svg.stat().st_size < 60_000
 
