@@ -22,7 +22,7 @@ def collected(run) -> dict:
     size, each = run.comm.size, max(steps, 1)
     dense = 8 * run.n * (size - 1) / size
     sent = float(np.mean(counts["sent"])) / each
-    return {"ranks": size, "exchange": run.exchange, "steps": steps, "parameters": run.n,
+    return {"ranks": size, "exchange": run.exchange, "buckets": len(run.sync.buckets), "steps": steps, "parameters": run.n,
             "phases": {name: phases[:, k].tolist() for k, name in enumerate(PHASES)},  # seconds of each rank
             "sent": counts["sent"], "received": counts["received"],  # bytes of each rank
             "bytes_per_step": sent, "dense_bytes_per_step": dense, "compression": dense / sent if sent else None,
