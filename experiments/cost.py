@@ -21,6 +21,7 @@ from sparsecomm.link import Link, Work, predict
 
 BACKWARD = 2 / 3  # share of the backward pass in computing: two products for each of the forward pass's
 BUCKET_MB = 4.0  # sparsecomm's default
+SMALL, LARGE = 1 << 10, 1 << 16  # bytes; a token bucket lets what is between pass early, and TCP begins slowly
 # One-way latencies are assumptions: of TCP through the kernel and a switch; at 100 Gbit/s, of RDMA.
 PRESETS = {"1 Gbit/s": Link(50e-6, 8e-9), "10 Gbit/s": Link(30e-6, 8e-10), "25 Gbit/s": Link(20e-6, 3.2e-10),
            "100 Gbit/s": Link(5e-6, 8e-11)}
@@ -122,11 +123,14 @@ def step_seconds(way, link, work, ranks, n, buckets, compute=0.0, other=0.0, ove
 
 
 def links_of(cells) -> dict[str, tuple[Link, float]]:
-    """(fit, median relative error of it) for every link that a ping-pong went over; "": between ranks of one machine."""
+    """(fit, median relative error of it) for every link that a ping-pong went over; "": between ranks of one machine.
+
+    From messages of up to SMALL bytes, and from LARGE on.
+    """
     points = {}
     for cell in cells:
         for event in cell.events:
-            if cell.finished and event["event"] == "pingpong":
+            if cell.finished and event["event"] == "pingpong" and not SMALL < event["bytes"] < LARGE:
                 points.setdefault(cell.axes.get("link", ""), []).append((event["bytes"], event["seconds"]))
     found = {}
     for name, each in points.items():

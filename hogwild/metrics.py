@@ -2,6 +2,9 @@
 
 Binary scores are margins, positive for the class +1; a multiclass row has one score per class. Whatever cannot be said
 (no rows, no weight, a score that is NaN) is NaN. Definitions are scikit-learn's.
+
+No product of arrays here (@, dot): BLAS threads stay awake for a while after one, and the workers of the next epoch would
+have to share the cores with them: two were half as fast.
 """
 
 import math
@@ -21,8 +24,8 @@ def f1(scores, labels, sample_weight=None) -> float:
     """2 TP / (2 TP + FP + FN) of the class +1; 0 where neither labels nor predictions have it."""
     found, true = np.asarray(scores) > 0, np.asarray(labels) > 0
     weight = _weights(sample_weight, len(found))
-    either = weight @ found + weight @ true
-    return float(2 * (weight @ (found & true)) / either) if either else 0.0
+    either = weight[found].sum() + weight[true].sum()
+    return float(2 * weight[found & true].sum() / either) if either else 0.0
 
 
 def log_loss(scores, labels, sample_weight=None) -> float:
@@ -38,7 +41,7 @@ def auc(scores, labels, sample_weight=None) -> float:
     negative = np.bincount(inverse, weight * ~true, len(values))
     pairs = positive.sum() * negative.sum()
     below = np.cumsum(negative) - negative
-    return float(positive @ (below + negative / 2) / pairs) if pairs else math.nan
+    return float((positive * (below + negative / 2)).sum() / pairs) if pairs else math.nan
 
 
 def macro_f1(predicted, labels, classes, sample_weight=None) -> float:
