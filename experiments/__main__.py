@@ -62,7 +62,7 @@ def run(arguments) -> int:
     """`experiments run`; the exit code."""
     from experiments import grid
     from experiments.run import run
-    options = parsed("experiments run", Run, arguments, description=inspect.getdoc(Run))
+    options = parsed("python -m experiments run", Run, arguments, description=inspect.getdoc(Run))
     if not options.names:
         raise UserError(f"run needs the name of an experiment: {', '.join(grid.names())}")
     if options.seeds is not None and options.seeds < 1:
@@ -82,7 +82,7 @@ def show(arguments) -> int:
 
     from experiments import grid, results
     from experiments.run import missing
-    options = parsed("experiments list", List, arguments, description=inspect.getdoc(List))
+    options = parsed("python -m experiments list", List, arguments, description=inspect.getdoc(List))
     for name in grid.names():
         experiment = grid.read(name, options.quick)
         finished = [cell for cell in results.load(options.results, experiment) if cell.finished]
@@ -115,7 +115,8 @@ def main(arguments=None) -> int:
         return 1
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, Terminated)
-        print(f"experiments: {'terminated' if terminated else 'interrupted'}; run goes on where it stopped", file=sys.stderr)
+        more = "; run goes on where it stopped" if command == "run" else ""
+        print(f"experiments: {'terminated' if terminated else 'interrupted'}{more}", file=sys.stderr)
         return 143 if terminated else 130
 
 

@@ -38,11 +38,12 @@ class Compare:
 
 def main(arguments):
     """`experiments compare`."""
-    options = parsed("experiments compare", Compare, arguments, description=inspect.getdoc(Compare))
+    options = parsed("python -m experiments compare", Compare, arguments, description=inspect.getdoc(Compare))
     twins = len({path.stem for path in options.records}) < len(options.records)
     named = [run for path in options.records for run in runs(path, str(path) if twins else path.stem)]
     if len(named) < 2:
-        raise UserError(f"compare needs the records of two runs at least, got {len(named)}: {options.records[0]}")
+        raise UserError(f"compare needs the records of two runs at least, got {len(named)}: "
+                        f"{', '.join(map(str, options.records)) or 'name their files'}")
     print(compared(named))
 
 

@@ -80,3 +80,10 @@ def test_what_is_no_record_is_named_in_one_line(tmp_path, capsys, text, words):
 def test_one_run_is_not_enough(tmp_path, capsys):
     assert main(["compare", record(tmp_path / "a.jsonl", 0.1, [0.5])]) == 2
     assert "two runs at least, got 1" in capsys.readouterr().err
+
+
+def test_fewer_than_two_runs(tmp_path, capsys):
+    for arguments, words in ([], "name their files"), ([record(tmp_path / "a.jsonl", 0.1, [0.5])], "got 1"):
+        assert main(["compare", *arguments]) == 2
+        err = capsys.readouterr().err
+        assert words in err and err.count("\n") == 1
