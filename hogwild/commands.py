@@ -64,11 +64,12 @@ def inspect(options):
     shown = ", ".join(f"{label:g}: {k:,}" for label, k in zip(labels[:6], number[:6], strict=True))
     more = f", … ({len(labels):,} values)" if len(labels) > 6 else ""
     empty, longest = int((np.diff(d.indptr) == 0).sum()), int(np.diff(d.indptr).max(initial=0))
-    flight = preflight.examine(d)
+    copies = linear.few_enough(d, cores())
+    flight = preflight.examine(d, loses=not copies)
     print(f"{d.source}\n"
           f"rows        {d.rows:,} ({empty:,} without features)\n"
           f"features    {d.n_features:,} ({flight.occurring:,} occur)\n"
           f"non-zeros   {d.nnz:,} ({d.nnz / max(d.rows, 1):.1f} a row, at most {longest:,})\n"
           f"values      {d.values.min() if d.nnz else 0:g} to {d.values.max() if d.nnz else 0:g}\n"
           f"labels      {shown}{more}")
-    print(*flight.lines(), sep="\n")
+    print(*flight.lines(copies), sep="\n")

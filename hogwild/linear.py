@@ -71,6 +71,11 @@ def targets(data, classes, outputs_ndim) -> np.ndarray:
     return signs(data, classes) if outputs_ndim == 1 else numbers(data, classes)
 
 
+def few_enough(data, workers, size=1) -> bool:
+    """Whether each of `workers` may train a copy of the parameters, `size` a feature: a fifth of the data's memory."""
+    return workers > 1 and FEW * workers * size * data.n_features <= data.nnz
+
+
 def peak(schedule, rule) -> float:
     """The learning rate that the schedule's field `lr` names, which is its highest; a warm-up's first one would be 0."""
     schedule = getattr(schedule, "after", schedule)
@@ -142,8 +147,8 @@ class Linear(Problem):
         locks = {"locked": Locked(np.zeros(d + 1, np.uint32)), "round-robin": RoundRobin(np.zeros(8, np.int64)),
                  "atomic": Atomic()}
         self.sharing = locks.get(self.mode, Wild() if apart else Alone())
-        if copies is None:  # they may take a fifth of the memory of the data
-            copies = several and FEW * self.workers * size * d <= self.data.nnz
+        if copies is None:
+            copies = few_enough(self.data, self.workers, size)
         # A lasso's exact zeros would not survive the sums of changes.
         self.copies = several and self.mode == "wild" and copies and not self.lasso
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None

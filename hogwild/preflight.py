@@ -52,15 +52,17 @@ class Preflight:
                 f"Δ {self.delta:.3g}, ρ {self.rho:.3g} ({self.rho_method.partition(':')[0]}){lost * loses}; "
                 f"advised: {_plural(self.advised, 'worker')} on {self.cores_text}")
 
-    def lines(self) -> list[str]:
-        """What `hogwild inspect` says about conflicts, cores and workers."""
+    def lines(self, copies=False) -> list[str]:
+        """What `hogwild inspect` says about conflicts, cores and workers; copies: mode wild will keep copies."""
+        instead = "; mode wild keeps copies of so few, and loses none" if copies else ""
         return [f"Ω           {self.omega:,} non-zeros in the longest row",
                 f"Δ           {self.delta:.3g} of the rows hold the most common feature",
                 f"ρ           {self.rho:.3g} of the rows meet the best-connected row ({self.rho_method})",
                 f"mean p      {self.p_mean:.3g}: chance that a row holds the coordinate that another row updates",
                 f"cores       {self.cores_text}",
                 f"workers     {self.advised} advised",
-                f"lost        {_percent(self.lost)} of the updates, predicted for {_plural(self.workers, 'worker')}",
+                f"lost        {_percent(self.lost)} of the updates, predicted for {_plural(self.workers, 'worker')} "
+                f"with plain stores to shared parameters{instead}",
                 *(f"warning     {warning}" for warning in self.warnings)]
 
 
@@ -77,7 +79,7 @@ def examine(dataset, workers=None, seed=0, degrees=None, loses=True) -> Prefligh
     occurring = int(np.count_nonzero(degrees))
     found, method = rho(dataset.csr, degrees, seed)
     available, text = usable_cores()
-    advised = advise(degrees, n, available)
+    advised = advise(degrees, n, available) if loses else _fed(n, available)
     wanted = workers or available
     density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted)
     warnings = []
@@ -119,13 +121,18 @@ def lost_share(degrees, rows, workers) -> float:
 
 
 def advise(degrees, rows, available) -> int:
-    """Most workers, from 1 to `available`, with LEAST_EXAMPLES each and a predicted loss of at most MOST_LOST.
+    """Most workers that share parameters with plain stores, from 1 to `available`, with LEAST_EXAMPLES each and a predicted loss of at most MOST_LOST.
 
     The paper's condition for a near-linear speed-up, o(n^(1/4)) workers with ρ and Δ o(1/n), would forbid most data
     on which it is seen.
     """
-    top = max(min(available, rows // LEAST_EXAMPLES), 1)
-    return bisect_right(range(1, top + 1), MOST_LOST, key=lambda workers: lost_share(degrees, rows, workers))
+    counts = range(1, _fed(rows, available) + 1)
+    return bisect_right(counts, MOST_LOST, key=lambda workers: lost_share(degrees, rows, workers))
+
+
+def _fed(rows, available) -> int:
+    """Most workers that have LEAST_EXAMPLES each, 1 at least."""
+    return max(min(available, rows // LEAST_EXAMPLES), 1)
 
 
 def rho(csr, degrees, seed=0, work=WORK) -> tuple[float, str]:

@@ -176,6 +176,9 @@ def test_warnings(monkeypatch):
     assert found.advised == 1 == found.workers and found.lost == 0 and "2 workers would lose" in warned(found)
     found = examine(dataset(single), workers=2)
     assert found.lost > 0.05 and "advised: 1" in warned(found)
+    free = examine(dataset(single), loses=False)
+    assert free.advised == 2 and not free.warnings and free.lost > 0.05  # nothing is lost, so all may work
+    assert "loses none" in "\n".join(free.lines(copies=True)) and "loses none" not in "\n".join(found.lines())
     text = "\n".join(found.lines())
     assert all(part in text for part in ("Ω ", "Δ ", "ρ ", "(exact)", "mean p", "2 cores", "1 advised", "warning "))
 
