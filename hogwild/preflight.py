@@ -121,7 +121,8 @@ def lost_share(degrees, rows, workers) -> float:
 
 
 def advise(degrees, rows, available) -> int:
-    """Most workers that share parameters with plain stores, from 1 to `available`, with LEAST_EXAMPLES each and a predicted loss of at most MOST_LOST.
+    """Most workers, from 1 to `available`, with LEAST_EXAMPLES each and a predicted loss of at most MOST_LOST; they share
+    parameters with plain stores.
 
     The paper's condition for a near-linear speed-up, o(n^(1/4)) workers with ρ and Δ o(1/n), would forbid most data
     on which it is seen.
