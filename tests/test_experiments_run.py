@@ -100,9 +100,14 @@ def alive(pid):
         return False
 
 
+# Python installs no handler where SIGINT is ignored, as in the background jobs of a shell.
+COMMAND = "-c", ("import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+                 "runpy.run_module('experiments', run_name='__main__')")
+
+
 def started(path, tmp_path, *options):
     """The command, as a process of its own, once the slow cell is at work."""
-    child = subprocess.Popen([sys.executable, "-m", "experiments", "run", path, "--results", tmp_path / "results", *options],
+    child = subprocess.Popen([sys.executable, *COMMAND, "run", path, "--results", tmp_path / "results", *options],
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     until = time.monotonic() + 60
     while not (tmp_path / "pids").exists() or (tmp_path / "pids").read_text().count(" ") < 2:
