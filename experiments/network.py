@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.process import found
 from hogwild.cli import parsed
 from hogwild.errors import Terminated, UserError
 from sparsecomm.launch import POOLS, PR_SET_PDEATHSIG
@@ -341,10 +342,7 @@ def _queue(namespace, device):
 @functools.cache
 def _mpiexec() -> tuple[str, bool]:
     """mpiexec beside this Python, else that on PATH, and whether it is Open MPI's (else MPICH's)."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    program = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if not program:
-        raise UserError("there is no mpiexec: pip install 'hogwild-sparsecomm[mpich]'")
+    program = found("mpiexec")
     version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.lower()
     return program, "open mpi" in version or "prte" in version
 

@@ -24,13 +24,13 @@ from hogwild.cli import parsed
 from hogwild.errors import UserError
 from hogwild.record import Report, versions
 from hogwild.stopping import Stop, Stopper
-from sparsecomm import guard, launch
+from kernels.rules import RULES
+from sparsecomm import guard, interfaces, launch
 from sparsecomm.tasks import LmOptions, MlpOptions, build
 
 ONE_BUCKET = 1 << 16  # MB, more than any model has
 TRIALS = 5  # steps that the computing alone is measured with
 PHASES = ("compute", "exchange", "apply")
-RULES = {"mlp": ("adagrad", 0.01), "lm": ("adam", 0.004)}  # as sparsecomm's defaults: rule and learning rate
 
 
 @dataclass
@@ -148,10 +148,11 @@ def wrapped(model, options, size):
 
 def rule_of(name, options):
     """(rule, learning rate), by default those of `sparsecomm train`."""
-    usual, lr = RULES[name]
+    from sparsecomm.commands import DEFAULTS
+    usual, factor = DEFAULTS[name]
     rule = options.rule or usual
-    usual_lr = lr if rule == usual else 1e-3 if rule == "adam" else 0.01
-    return rule, usual_lr if options.lr is None else options.lr
+    lr = factor * getattr(RULES[rule], "default_lr", 0.01)
+    return rule, lr if options.lr is None else options.lr
 
 
 def optimizer(rule, parameters, lr):
@@ -162,13 +163,6 @@ def optimizer(rule, parameters, lr):
     if rule == "adam":
         return optim.Adam(parameters, lr, fused=True)
     return optim.SGD(parameters, lr, momentum=0.0 if rule == "sgd" else 0.9, nesterov=rule == "nesterov", fused=True)
-
-
-def counted(interface):
-    """Bytes that `interface` of this process's network namespace has sent; None where there is none."""
-    with open("/proc/net/dev") as table:
-        rows = (line.split(":") for line in table if ":" in line)
-        return next((int(numbers.split()[8]) for name, numbers in rows if name.strip() == interface), None)
 
 
 class Run:
@@ -196,16 +190,14 @@ class Run:
     def go(self):
         """Train to the last epoch or the first reason to stop."""
         self.alone = self.computing()
-        interface = os.environ.get("EXPERIMENTS_INTERFACE", "")
         self.comm.Barrier()
-        before, metrics = counted(interface), {}
+        before, metrics = interfaces.sent(), {}
         for epoch in range(1, self.options.epochs + 1):
             metrics = self.epoch(epoch)
             if self.reason:
                 self.report.say(f"stopped: {self.reason}")
                 break
-        wire = None if before is None else counted(interface) - before
-        self.close(metrics, wire)
+        self.close(metrics, interfaces.sent() - before if "EXPERIMENTS_INTERFACE" in os.environ else None)
 
     def computing(self) -> float:
         """Seconds of a step's forward and backward pass, without an exchange."""

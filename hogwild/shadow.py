@@ -14,7 +14,7 @@ from kernels.sharing import Counted
 from kernels.steps import aligned
 
 STRETCH = 2 * CHUNK_SECONDS  # so that every worker begins a chunk in it
-EVERY = 64  # counting takes about half as long again: under 1% of a run's time
+EVERY = 64  # counting takes up to 0.9 times as long again: about 1% of a run's time
 FIRST = 1  # the first such stretch of a run comes early
 COUNTERS = 1 << 18  # 1 MB; parameters that share one seldom meet in it within a store's nanoseconds
 
