@@ -76,20 +76,15 @@ def few_enough(data, workers, size=1) -> bool:
     return workers > 1 and FEW * workers * size * data.n_features <= data.nnz
 
 
-def peak(schedule, rule) -> float:
-    """The learning rate that the schedule's field `lr` names, which is its highest; a warm-up's first one would be 0."""
-    schedule = getattr(schedule, "after", schedule)
-    return float(getattr(schedule, "lr", DEFAULT_LR.get(type(rule).__name__, getattr(rule, "default_lr", 0.01))))
-
-
 class Linear(Problem):
     """W·x + b under `loss`, trained on dataset `data`, measured on `test` (a dataset or None).
 
     rows: the row numbers to train on, None for all. mode: how workers share the parameters, see MODES. decay: weighted at
-    each touch by rows / rows that have the feature, so that the sparse penalty is l2/2 |w|² in expectation. l1: penalty
-    l1 |w|₁. average: step from which the weights are averaged, None for not. weights: float[rows of data], factors of
-    the examples' losses. More than two classes give an output each: judged together by softmax, else each against the
-    rest. copies: whether every worker of mode wild trains a copy of the parameters; None: where they are few enough.
+    each touch by rows / rows that have the feature (up to where a step takes all of it), so that the sparse penalty is
+    l2/2 |w|² in expectation. l1: penalty l1 |w|₁. average: step from which the weights are averaged, None for not.
+    weights: float[rows of data], factors of the examples' losses. More than two classes give an output each: judged
+    together by softmax, else each against the rest. copies: whether every worker of mode wild trains a copy of the
+    parameters; None: where they are few enough.
     """
 
     def __init__(self, data, test, loss, rule, schedule, decay=None, clip=None, intercept=True, workers=1, rows=None,
@@ -112,7 +107,8 @@ class Linear(Problem):
         self.model = kernel.Model(
             self.loss, checked(decay), checked(clip), self.lasso, average, data.csr, self._targets(data),
             None if weights is None else np.ascontiguousarray(weights, np.float32),
-            self._weight(decay, degree, peak(schedule, rule)) if decay else None, self._pace() if intercept else 0.0)
+            (self.data.rows / np.maximum(degree, 1)).astype(np.float32) if decay else None,
+            self._pace() if intercept else 0.0)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
         self._lay_out(rule, degree, copies)
         if self.whole:
@@ -129,11 +125,6 @@ class Linear(Problem):
         count = np.zeros(self.data.n_features, np.int64)
         degrees(self.data.csr, count)
         return count
-
-    def _weight(self, decay, degree, lr):
-        # A feature seen once would be shrunk past zero: cap the weight where one touch takes all of it.
-        strongest = 1.0 / max(lr * (decay.l2 + decay.wd), 1e-30)
-        return np.minimum(self.data.rows / np.maximum(degree, 1), strongest).astype(np.float32)
 
     def _lay_out(self, rule, degree, copies):
         """Make the parameters, and a Place in them for each worker."""
@@ -188,7 +179,7 @@ class Linear(Problem):
         return flat
 
     def _pace(self):
-        """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.1 to 1.
+        """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.01 to 1.
 
         With rows of unit length a step of full size would throw the intercept about: it is 1 in every row where each
         feature is small. scikit-learn takes 0.01 on sparse data; rules that scale their steps do not feel it.
@@ -197,7 +188,7 @@ class Linear(Problem):
         if not some.nnz:
             return 1.0
         squares = np.bincount(some.indices, np.square(some.values, dtype=np.float64)).max() / some.rows
-        return float(np.clip(squares, 0.1, 1.0))
+        return float(np.clip(squares, 0.01, 1.0))
 
     def _overlap(self):
         """How much two rows have in common: the mean product of their sizes over a row's with itself, up to 1."""

@@ -14,7 +14,7 @@ from numba.extending import overload
 from kernels import rules
 from kernels.atomics import acquire, atomic_add, atomic_store, release, wait_for
 from kernels.jit import INLINE, LOOP
-from kernels.steps import _at, _cast, _decay_terms, _gradient, _moved, step
+from kernels.steps import _cast, _decay_terms, _gradient, _most, _moved, _weighed, step
 
 
 class Alone(NamedTuple):
@@ -342,9 +342,10 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
             flat, mode, outs = place.flat, place.mode, np.uint64(count(outputs))
             like = flat.dtype.type
             c, k = _cast(rules.prepare(rule, lr, t), like), _cast(_decay_terms(decay, lr), like)
+            most = like(_most(decay, lr))
             for i in range(np.uint64(start), np.uint64(stop)):
                 j = indices[i]
-                at, s = np.uint64(j) * outs, _at(weight, j, like(1))
+                at, s = np.uint64(j) * outs, _weighed(weight, j, most)
                 for o in range(outs):
                     w = flat[at + o]
                     g = _gradient(like(part(factor, o)) * x[i], w, k, (), s)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 from numba.extending import overload
+from numba.np.numpy_support import as_dtype
 
 from kernels import rules
 from kernels.hyper import checked
@@ -114,6 +115,29 @@ def _at_impl(array, i, default):
     if isinstance(array, types.NoneType):
         return lambda array, i, default: default
     return lambda array, i, default: array[i]
+
+
+def _weighed(weight, j, most):
+    """`weight[j]`, up to `most`; 1 where there is none."""
+
+
+@overload(_weighed, **LOOP)
+def _weighed_impl(weight, j, most):
+    if isinstance(weight, types.NoneType):
+        one = as_dtype(most).type(1)
+        return lambda weight, j, most: one
+    return lambda weight, j, most: min(weight[j], most)
+
+
+def _most(decay, lr):
+    """The weight at which the decay of one step takes all of a parameter; infinite without decay."""
+
+
+@overload(_most, **LOOP)
+def _most_impl(decay, lr):
+    if isinstance(decay, types.NoneType):
+        return lambda decay, lr: math.inf
+    return lambda decay, lr: 1.0 / max(lr * (decay.l2 + decay.wd), 1e-30)
 
 
 def _decay_terms(decay, lr):
@@ -229,23 +253,23 @@ def _decay_of_impl(w, k, s, which):
     return lambda w, k, s, which: k[which] * s * w
 
 
-def _block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight):
+def _block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
     """Coefficients after a block rule's reductions over the touched coordinates; c itself for the other rules."""
 
 
 @overload(_block, **SUM)
-def _block_impl(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight):
+def _block_impl(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
     if not hasattr(rule.instance_class, "terms"):
-        return lambda rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight: c
+        return lambda rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most: c
 
-    def block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight):
+    def block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
         like = w.dtype.type
         for stage in range(rules.stages(rule)):
             small = _cast(c, like)
             a, b, e, top = 0.0, 0.0, 0.0, 0.0
             for i in range(np.uint64(start), np.uint64(stop)):
                 j = _at(indices, i, i)
-                g = _gradient(factor * x[i], w[j], k, bound, _at(weight, j, like(1)))
+                g = _gradient(factor * x[i], w[j], k, bound, _weighed(weight, j, most))
                 ta, tb, te, tt = rules.terms(rule, small, stage, g, _load(slots, j))
                 a, b, e, top = a + ta, b + tb, e + te, max(top, tt)
             c = rules.close(rule, c, stage, (a, b, e, top), stop - start)
@@ -264,11 +288,12 @@ def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, we
     like = w.dtype.type
     bound64, factor = _clip_terms(clip, x, start, stop, factor)
     bound, k, factor = _cast(bound64, like), _cast(_decay_terms(decay, lr), like), like(factor)
-    c64 = _block(rule, rules.prepare(rule, lr, t), w, slots, indices, x, start, stop, factor, k, bound, weight)
+    most = like(_most(decay, lr))
+    c64 = _block(rule, rules.prepare(rule, lr, t), w, slots, indices, x, start, stop, factor, k, bound, weight, most)
     c = _cast(c64, like)
     for i in range(np.uint64(start), np.uint64(stop)):
         j = _at(indices, i, i)
-        s = _at(weight, j, like(1))
+        s = _weighed(weight, j, most)
         g = _gradient(factor * x[i], w[j], k, bound, s)
         new, state = _moved(rule, c, g, w[j], _load(slots, j), k, s)
         _store(slots, j, state)

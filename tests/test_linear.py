@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from hogwild import linear as family
 from hogwild.data import from_arrays
@@ -12,7 +13,7 @@ from kernels import losses
 from kernels.csr import CSR
 from kernels.hyper import checked
 from kernels.rules import RULES, SGD, AdaGrad
-from kernels.schedules import Constant, InverseSqrt, OneCycle, Warmup, cycled, rate
+from kernels.schedules import Constant, InverseSqrt, InverseTime, OneCycle, Warmup, cycled, rate
 from kernels.sharing import Alone, Place, new_scratch
 from kernels.steps import Clip, Decay, array_step
 
@@ -164,6 +165,23 @@ def test_a_strong_penalty_on_a_rare_feature_does_not_explode(schedule):
     linear = family.Linear(data, None, losses.Logistic(), rule, schedule, Decay(l2=0.01))
     train(linear, rule, schedule, epochs=30)
     assert np.abs(linear.w).max() < 2
+
+
+def test_a_high_first_learning_rate_leaves_no_bias():
+    """What the penalty of a rare feature is cut to while the rate is high must not hold when it has fallen."""
+    rng = np.random.default_rng(0)
+    columns = np.floor(600 * rng.random((2000, 6)) ** 2).astype(int)  # a few common features, many rare ones
+    dense = np.zeros((2000, 600))
+    np.put_along_axis(dense, columns, 0.4, axis=1)
+    y = np.where(dense @ rng.standard_normal(600) + 0.3 * rng.standard_normal(2000) > 0, 1.0, -1.0)
+    rule, schedule, l2 = SGD(), InverseTime(20.0, 0.05), 1 / 400
+    linear = family.Linear(from_arrays(dense, y), None, losses.Logistic(), rule, schedule, Decay(l2=l2), intercept=False)
+    train(linear, rule, schedule, epochs=20)
+    best = LogisticRegression(C=0.2, fit_intercept=False, tol=1e-10).fit(dense, y).coef_[0]
+
+    def objective(w):
+        return np.logaddexp(0, -y * (dense @ w)).mean() + l2 / 2 * (w @ w)
+    assert objective(linear.w[:600].astype(float)) < 1.001 * objective(best)
 
 
 def test_labels_are_checked():

@@ -39,11 +39,11 @@ def twin(x, y, rule, schedule, epochs=2, l1=0.0, decay=None, start=None, weights
     n, d = x.shape
     w, G, t, iterates = np.zeros(d + 1), np.zeros(d + 1), 0, []
     counts = np.maximum((x != 0).sum(0), 1)
-    strongest = 1 / max(schedule.lr * (decay.l2 + decay.wd), 1e-30) if decay else 0
-    often = np.append(np.minimum(n / counts, strongest), 0.0)
     for epoch in range(1, epochs + 1):
         for i in np.random.default_rng((0, epoch)).permutation(n):
             lr, row, touched = schedule.rate(t), np.append(x[i], 1.0), np.append(x[i] != 0, True)
+            most = 1 / (lr * (decay.l2 + decay.wd)) if decay else 0.0
+            often = np.append(np.minimum(n / counts, most), 0.0)
             g = (weights[i] if weights is not None else 1.0) * (row @ w - y[i]) * np.append(x[i], share)
             g += touched * decay.l2 * often * w if decay else 0.0
             G += g * g
