@@ -1,135 +1,23 @@
 """The five modes of sharing: what each promises, for any number of workers."""
 
-import threading
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from teams import COUNTS, sparse, within
 
 from hogwild import linear as family
 from hogwild.data import from_arrays
-from hogwild.stopping import Stop, Stopper
-from hogwild.train import Run, train
+from hogwild.stopping import Stop
+from hogwild.train import train
 from hogwild.workers import Workers
-from kernels.atomics import acquire, atomic_add, barrier, compare_swap, release, wait_for
 from kernels.hyper import checked
-from kernels.jit import kernel
-from kernels.losses import Hinge, Logistic, SoftmaxCrossEntropy, Squared
-from kernels.rules import RULES, SGD, AdaGrad, Adam, Momentum, RMSProp
+from kernels.losses import Hinge, Logistic
+from kernels.rules import SGD, AdaGrad, Adam, Momentum, RMSProp
 from kernels.schedules import Constant, InverseSqrt
-from kernels.steps import Clip, Decay, array_step
+from kernels.steps import array_step
 
-COUNTS = 1, 2, 3, 7
 TINY = 2.0**-20  # so small a rate that a hinge stays on its slope, and sums of it are exact
-
-
-def within(seconds, function):
-    """`function()` in a thread that may not take longer, so that a deadlock is a failure; what it raises is raised."""
-    result = []
-
-    def call():
-        try:
-            result.append((function(), None))
-        except BaseException as error:  # KeyboardInterrupt too
-            result.append((None, error))
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert result, f"still at work after {seconds} s"
-    if result[0][1] is not None:
-        raise result[0][1]
-    return result[0][0]
-
-
-def team(count, function):
-    """function(k) in `count` threads at once."""
-    threads = [threading.Thread(target=function, args=(k,), daemon=True) for k in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
-
-
-def sparse(n, d, seed, density=0.3):
-    """Rows of a common feature, of rare ones and of none."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, d)) * (rng.random((n, d)) < density * np.linspace(2, 0.05, d))
-    x[:, 0] = rng.choice([-1.0, 1.0], n)
-    x[::9] = 0
-    return x.round(3), np.where(x @ rng.standard_normal(d) + 0.2 * rng.standard_normal(n) > 0, 1.0, -1.0)
-
-
-# Atomics, by themselves.
-
-
-@kernel
-def hammer(array, n):
-    for i in range(n):
-        atomic_add(array, i % 2, array.dtype.type(1))
-
-
-@kernel
-def swap_up(array, n):
-    for _ in range(n):
-        old = array[0]
-        while not compare_swap(array, 0, old, old + 1):
-            old = array[0]
-
-
-@kernel
-def guarded(locks, total, n):
-    for _ in range(n):
-        acquire(locks, 3)
-        total[0] += 1
-        total[1] = total[0]
-        release(locks, 3)
-
-
-@kernel
-def rounds(gate, count, me, numbers, n):
-    """Mistakes seen in n rounds of: write, meet, read all, meet."""
-    wrong = 0
-    for r in range(1, n + 1):
-        numbers[me] = r
-        barrier(gate, count)
-        for k in range(count):
-            wrong += numbers[k] != r
-        barrier(gate, count)
-    return wrong
-
-
-@kernel
-def in_turn(turn, me, count, log, n):
-    for i in range(n):
-        wait_for(turn, 0, me + i * count)
-        log[me + i * count] = me + i * count + (log[me + i * count - 1] if me + i > 0 else 0)
-        atomic_add(turn, 0, 1)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
-def test_atomic_additions_are_never_lost(dtype):
-    array = np.zeros(4, dtype)
-    hammer(array, 0)
-    team(7, lambda k: hammer(array, 200_000))
-    assert array.tolist() == [700_000, 700_000, 0, 0]
-
-
-def test_compare_swap_locks_barrier_and_turns():
-    number, locks, total = np.zeros(1, np.int64), np.zeros(5, np.uint32), np.zeros(2, np.int64)
-    swap_up(number, 0), guarded(locks, total, 0)
-    team(7, lambda k: (swap_up(number, 50_000), guarded(locks, total, 20_000)))
-    assert number[0] == 350_000 and total.tolist() == [140_000, 140_000] and not locks.any()
-    gate, numbers, wrong = np.zeros(16, np.int64), np.zeros(7, np.int64), np.full(7, -1)
-    turn, log = np.zeros(8, np.int64), np.zeros(5 * 2000, np.int64)
-    rounds(gate, 1, 0, numbers, 0), in_turn(turn, 0, 5, log, 0)
-
-    def meet(k):
-        wrong[k] = rounds(gate, 7, k, numbers, 2000)
-    team(7, meet)
-    assert not wrong.any()
-    team(5, lambda k: in_turn(turn, k, 5, log, 2000))
-    assert np.array_equal(log, np.arange(10_000).cumsum())
 
 
 # Updates that do not depend on the weights: their sum is known.
@@ -318,118 +206,6 @@ def test_more_workers_than_examples(mode):
     linear = trained(x, y, mode, 7, SGD(), epochs=4)
     assert np.array_equal(linear.w[:3], (4 * TINY * y).astype(np.float32))
     assert mode == "wild" or linear.w[3] == np.float32(4 * TINY)
-
-
-# The same bits.
-
-EVERYTHING = {"l1": 1e-3, "average": 50, "decay": Decay(l2=1e-3, wd=1e-3), "clip": Clip(value=0.8, norm=1.0)}
-
-
-def equal_bits(x, y, loss, rule, counts=COUNTS, lr=0.05, **options):
-    """Theta of mode deterministic, after it was the same for all counts of workers; and the recorded losses."""
-    results, data = [], from_arrays(x, y)
-    for workers in counts:
-        schedule = InverseSqrt(lr, 0.01)
-        linear = family.Linear(data, None, loss, rule, schedule, workers=workers, mode="deterministic", **options)
-        history = within(120, lambda: train(linear, rule, schedule, epochs=2, workers=workers))  # noqa: B023
-        results.append((linear, [epoch.loss for epoch in history]))
-    for linear, losses in results[1:]:
-        assert linear.shared.tobytes() == results[0][0].shared.tobytes() and losses == results[0][1]
-    return results[0]
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_deterministic_with_every_rule_and_option(name):
-    """At 60 features a row has more of them than a vector has lanes, and is split anywhere."""
-    x, y = sparse(500, 60, 7, density=0.5)
-    linear, losses = equal_bits(x, y, Logistic(), RULES[name](), **EVERYTHING)
-    assert np.isfinite(linear.shared).all() and losses[1] < losses[0] and np.any(linear.w != linear.shared[:, 0, 0])
-
-
-@pytest.mark.parametrize("rule", [SGD(), AdaGrad(), Momentum()])
-def test_deterministic_is_blocks_of_examples(rule):
-    """A transcription: 32 examples are judged with the weights before them, then their updates are made in order."""
-    x, y = sparse(300, 60, 8, density=0.5)
-    linear, losses = equal_bits(x, y, Squared(), rule, lr=0.02)
-    d, theta, t, total, schedule = 60, np.zeros((61, 1 + len(rule.start()))), 0, [], checked(InverseSqrt(0.02, 0.01))
-    for epoch in (1, 2):
-        order, loss = np.random.default_rng((0, epoch)).permutation(300), 0.0
-        for at in range(0, 300, 32):
-            r = [x[i] @ theta[:d, 0] + theta[d, 0] - y[i] for i in order[at:at + 32]]
-            for slope, i in zip(r, order[at:at + 32]):
-                j = np.append(np.flatnonzero(x[i]), d)
-                part = theta[j].T.copy()
-                array_step(rule, part[0], slope * np.append(x[i], linear.model.intercept)[j], part[1:], schedule.rate(t), t)
-                theta[j] = part.T
-                loss, t = loss + slope**2 / 2, t + 1
-        total.append(loss / 300)
-    assert np.allclose(linear.shared[:, 0], theta, rtol=1e-3, atol=2e-5) and losses == pytest.approx(total, rel=1e-4)
-
-
-def test_deterministic_softmax():
-    x, _ = sparse(400, 40, 9)
-    y = np.argmax(x @ np.random.default_rng(0).standard_normal((40, 3)), 1)
-    linear, losses = equal_bits(x, y, SoftmaxCrossEntropy(), AdaGrad(), lr=0.1)
-    assert losses[1] < losses[0] and linear.w.shape == (41, 3)
-
-
-class Kept:
-    """An in-memory checkpoint that is due whenever asked, and stops the run after some."""
-
-    def __init__(self, most):
-        self.most, self.saved = most, []
-
-    def due(self):
-        return True
-
-    def save(self, tensors, state):
-        self.saved.append(({name: x.copy() for name, x in tensors.items()}, state))
-        if len(self.saved) >= self.most:
-            raise StopIteration
-
-
-def test_deterministic_resumes_with_other_numbers_of_workers(monkeypatch):
-    monkeypatch.setattr("hogwild.workers.WATCH_SECONDS", 0.004)  # checkpoints inside epochs, on fast machines too
-    monkeypatch.setattr("hogwild.workers.CHUNK_SECONDS", 0.002)
-    x, y = sparse(20_000, 60, 7, density=0.5)
-    data, rule, schedule = from_arrays(x, y), AdaGrad(), InverseSqrt(0.05, 0.01)
-
-    def run(workers, resume=None, checkpoint=None):
-        linear = family.Linear(data, None, Logistic(), rule, schedule, workers=workers, mode="deterministic", **EVERYTHING)
-        history = within(120, lambda: train(linear, rule, schedule, epochs=3, workers=workers, resume=resume,
-                                            checkpoint=checkpoint))
-        return linear, [epoch.loss for epoch in history]
-    whole, losses = run(2)
-    at, inside = None, 0
-    for workers in (3, 1, 7, 2):
-        keeper = Kept(2)
-        with pytest.raises(RuntimeError) as stopped:
-            try:
-                run(workers, at, keeper)
-            except StopIteration:
-                raise RuntimeError("stopped at a checkpoint") from None
-        assert "stopped" in str(stopped.value)
-        at = keeper.saved[-1]
-        inside += bool(at[1]["cuts"])
-    assert inside  # not all of them at an end
-    resumed, again = run(3, at)
-    assert resumed.shared.tobytes() == whole.shared.tobytes() and again == pytest.approx(losses, rel=1e-12)
-
-
-def test_max_steps_and_checkpoints_within_an_epoch_make_each_example_once():
-    """What was done is cut from the order that there was: one that max_steps had shortened."""
-    seen = []
-
-    class Log(family.Linear):
-        def run(self, rule, schedule, own, order, t, stride, tally):
-            seen.append(order.copy())
-            super().run(rule, schedule, own, order, t, stride, tally)
-    x, y = sparse(30_000, 8, 3)
-    keeper, rule, schedule = Kept(10**9), SGD(), Constant(0.01)
-    linear = Log(from_arrays(x, y), None, Hinge(), rule, schedule, workers=3, mode="round-robin")
-    run = Run(linear, rule, checked(schedule), 5, 3, 0, None, Stopper(Stop(max_steps=20_001)), 5, keeper)
-    within(120, run.go)
-    assert run.t == 20_001 and len(np.unique(np.concatenate(seen))) == len(np.concatenate(seen)) == 20_001
 
 
 # Common features.

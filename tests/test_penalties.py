@@ -103,7 +103,7 @@ def test_l1_reaches_the_minimum_of_sklearns_logistic_regression(workers):
 def test_l1_makes_every_rule_sparse(name):
     """Noise, half of the features, is at exactly 0 after training; a strong penalty leaves nothing.
 
-    The mode and the options without effect are those of tests/test_modes.py, whose machine code then serves here.
+    The mode and the options without effect are those of tests/test_deterministic.py, whose machine code then serves here.
     """
     rng = np.random.default_rng(3)
     x = (np.eye(8) * [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1])[rng.integers(8, size=1200)] * rng.choice([-1.0, 1.0], (1200, 1))

@@ -1,0 +1,44 @@
+"""For tests of threads: run them against the clock, and the rows that they work on."""
+
+import threading
+
+import numpy as np
+
+COUNTS = 1, 2, 3, 7  # of workers
+
+
+def within(seconds, function):
+    """`function()` in a thread that may not take longer, so that a deadlock is a failure; what it raises is raised."""
+    result = []
+
+    def call():
+        try:
+            result.append((function(), None))
+        except BaseException as error:  # KeyboardInterrupt too
+            result.append((None, error))
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert result, f"still at work after {seconds} s"
+    if result[0][1] is not None:
+        raise result[0][1]
+    return result[0][0]
+
+
+def team(count, function):
+    """function(k) in `count` threads at once."""
+    threads = [threading.Thread(target=function, args=(k,), daemon=True) for k in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def sparse(n, d, seed, density=0.3):
+    """Rows of a common feature, of rare ones and of none."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d)) * (rng.random((n, d)) < density * np.linspace(2, 0.05, d))
+    x[:, 0] = rng.choice([-1.0, 1.0], n)
+    x[::9] = 0
+    return x.round(3), np.where(x @ rng.standard_normal(d) + 0.2 * rng.standard_normal(n) > 0, 1.0, -1.0)
