@@ -1,5 +1,6 @@
 """Lock-free workers: one Python thread each, running a problem's nogil kernel on its own slice of the examples."""
 
+import ctypes
 import os
 import threading
 import time
@@ -17,6 +18,33 @@ BAD = 3  # … and an example whose loss was not finite, its number + 1
 def cores() -> int:
     """Cores this process may use (its affinity, not the machine's)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
+
+
+class Seats:
+    """On which core each worker of a team has started."""
+
+    def __init__(self, count):
+        self.taken = [-1] * count
+
+    def take(self, k):
+        """Move the calling thread, worker k, from a core that an earlier worker has taken to one that none has.
+
+        The scheduler does so too, but after milliseconds, which is as long as a short epoch takes. The thread is not
+        bound there: it may be moved again at once where something else runs.
+        """
+        if _core is None:
+            return
+        self.taken[k] = here = _core()
+        if here in self.taken[:k]:
+            allowed = os.sched_getaffinity(0)
+            free = sorted(allowed - set(self.taken))
+            if free:
+                self.taken[k] = free[0]
+                os.sched_setaffinity(0, free[:1])
+                os.sched_setaffinity(0, allowed)
 
 
 class Workers:
@@ -49,7 +77,7 @@ class Workers:
         parts = self.slices(order)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
         self.position = self.span = 0
-        self.longest = len(parts[0])
+        self.longest, self.seats = len(parts[0]), Seats(self.count)
         threads = [threading.Thread(target=self._work, args=(k, rule, schedule, part, t), name=f"worker-{k}", daemon=True)
                    for k, part in enumerate(parts)]
         try:
@@ -82,6 +110,7 @@ class Workers:
 
     def _work(self, k, rule, schedule, order, t):
         try:
+            self.seats.take(k)
             self.problem.enter(self.own[k])
             while True:
                 if self.together is not None:

@@ -1,11 +1,12 @@
 """The loop and the workers, driven by a problem family of ten lines."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
-from hogwild import record
+from hogwild import record, workers
 from hogwild.errors import UserError
 from hogwild.record import Report
 from hogwild.train import Problem, train
@@ -77,6 +78,22 @@ def test_plateau_reads_the_first_metric():
             return {"error": 1.0}
     history = train(Stuck(4), SGD(), Plateau(1.0, factor=0.5, patience=1), epochs=6)
     assert [e.lr for e in history] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.skipif(not workers._core or workers.cores() < 2, reason="needs Linux and two cores")
+def test_a_worker_leaves_a_core_that_another_has_taken():
+    seats, before = workers.Seats(2), os.sched_getaffinity(0)
+    try:
+        seats.take(0)
+        os.sched_setaffinity(0, {seats.taken[0]})  # so that it is still there
+        seats.take(1)
+        assert seats.taken[1] == seats.taken[0]  # nowhere else to go
+        os.sched_setaffinity(0, before)
+        seats.taken[0] = workers._core()
+        seats.take(1)
+        assert len({*seats.taken}) == 2 and os.sched_getaffinity(0) == before
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_an_exception_in_a_worker_is_raised_and_stops_the_others():
