@@ -45,6 +45,7 @@ SILENT = ["sleep", "0.5"]  # Open MPI 5.0.11 waits for ever now and then for wha
 SLEEP = ("import time; from mpi4py import MPI; comm = MPI.COMM_WORLD; comm.Barrier()\n"
          "if comm.rank == 0: print('running', flush=True)  # lines of two ranks could mix\ntime.sleep(600)")
 COMMAND = "-c", ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+                 "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # as if no nohup had started the tests
                  "from experiments.network import main; main(sys.argv[1:])")
 
 
