@@ -1,5 +1,6 @@
 """Lock-free workers: one Python thread each, running a problem's nogil kernel on its own slice of the examples."""
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -43,8 +44,9 @@ class Seats:
             free = sorted(allowed - set(self.taken))
             if free:
                 self.taken[k] = free[0]
-                os.sched_setaffinity(0, free[:1])
-                os.sched_setaffinity(0, allowed)
+                with contextlib.suppress(OSError):  # forbidden: it is a hint
+                    os.sched_setaffinity(0, free[:1])
+                    os.sched_setaffinity(0, allowed)
 
 
 class Workers:

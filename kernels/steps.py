@@ -283,7 +283,8 @@ def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, we
 
     For use inside kernels: bounds in place of slices, since a slice counts references, atomically, at each example.
     w [d] and slots (S arrays [d]); x [m]; indices [m], unique between the bounds, below d; weight [d] or None:
-    multiplies the decay, the Hogwild paper's correction for features that are rarely touched. Nothing is checked here.
+    multiplies the decay, up to where it takes all of w: the Hogwild paper's correction for features that are rarely
+    touched. Nothing is checked here.
     """
     like = w.dtype.type
     bound64, factor = _clip_terms(clip, x, start, stop, factor)
@@ -330,7 +331,8 @@ def sparse_step(rule, theta, indices, values, lr, t, decay=None, clip=None, weig
     """Step the coordinates `indices` of theta [d, 1 + S] in place with gradient `values`; both 1-D, equally long.
 
     Lazy, as torch's SparseAdam: the other coordinates do not move and their slots do not decay. Duplicate indices are
-    summed first. weight [d] or None multiplies the decay. Raises as `dense_step` does, IndexError on an index >= d.
+    summed first. weight [d] or None multiplies the decay, up to where it takes all of a weight. Raises as `dense_step`
+    does, IndexError on an index >= d.
     """
     _float(theta.dtype)
     _valid("theta", theta, theta.dtype, (len(theta), 1 + len(rule.start())))
