@@ -25,7 +25,7 @@ SETS = "imdb", "20newsgroups", "synthetic"
 def ours(train_data, test, rule, lr, epochs, seed):
     """(seconds, test accuracy) of one worker: set-up, permutations and training, without evaluation."""
     schedule, start = Constant(lr), time.perf_counter()
-    problem = linear.Linear(train_data, None, Logistic(), rule, schedule)
+    problem = linear.Linear(train_data, None, Logistic(), rule)
     train(problem, rule, schedule, epochs=epochs, seed=seed)
     seconds = time.perf_counter() - start
     accuracy = np.mean((linear.scores(problem.w, test) > 0) == (test.labels > 0))

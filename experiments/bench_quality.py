@@ -89,7 +89,7 @@ def ours(workers, recipe, epochs, rows, seed):
     """(seconds, weights, intercept) of SGD with a recipe's learning rates."""
     start = time.perf_counter()
     schedule = RECIPES[recipe](rows.dataset.rows, epochs, rows.l2)
-    problem = linear.Linear(rows.dataset, None, Logistic(), SGD(), schedule, Decay(rows.l2, 0.0), workers=workers)
+    problem = linear.Linear(rows.dataset, None, Logistic(), SGD(), Decay(rows.l2, 0.0), workers=workers)
     train(problem, SGD(), schedule, epochs=epochs, workers=workers, seed=seed)
     w = np.array(problem.w)
     return time.perf_counter() - start, w[:-1], w[-1]

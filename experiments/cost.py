@@ -1,12 +1,14 @@
 """The cost model: what a step of each exchange takes on a link, with any number of ranks, measured or not.
 
-The formulas are those of sparsecomm/link.py. α and β come from ping-pongs over each link, what a rank computes from runs on
-this machine without a network between the ranks (the cells that have no axis `link`), which do not overlap exchange and
-backward pass, so that their phases add up. With that, the cells on links are predicted, and the error is shown.
+The formulas are those of sparsecomm/link.py. α and β come from messages that two ranks send at once over each link
+(experiments/pingpong.py), what a rank computes from runs on this machine without a network between the ranks (the cells that
+have no axis `link`), which do not overlap exchange and backward pass, so that their phases add up. With that, the cells on
+links are predicted, and the error is shown.
 
 A step takes compute + wait + exchange + apply. wait: what a rank waits for the slower ones, the time that local runs
 spend in the exchange beyond what the link takes. Where the exchange overlaps the backward pass, of B buckets all but the
-last to be ready can hide behind it: (1 - 1/B) min(time on the network, time of the backward pass).
+last to be ready can hide behind it: (1 - 1/B) min(time on the network, time of the backward pass); nothing where ranks have
+only a core each, which MPI's waiting (it asks again and again) takes from the backward pass.
 """
 
 import math
@@ -16,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares, nnls
 
+from experiments.machine import cores_of
 from kernels.values import VALUES
 from sparsecomm.link import Link, Work, predict
 
@@ -49,6 +52,7 @@ class Run(NamedTuple):
     n: int  # parameters
     buckets: int
     overlap: bool
+    spare: bool  # a second core for each rank
     seconds: float
     phases: dict[str, float]  # mean over the ranks
     bytes: float  # of a rank
@@ -131,7 +135,7 @@ def links_of(cells) -> dict[str, tuple[Link, float]]:
     for cell in cells:
         for event in cell.events:
             if cell.finished and event["event"] == "pingpong" and not SMALL < event["bytes"] < LARGE:
-                points.setdefault(cell.axes.get("link", ""), []).append((event["bytes"], event["seconds"]))
+                points.setdefault(cell.axes.get("link", ""), []).append((event["bytes"], event.get("both", event["seconds"])))
     found = {}
     for name, each in points.items():
         link = fit(each)
@@ -145,7 +149,7 @@ def runs_of(cells) -> list[Run]:
     for cell in cells:
         run = _run(cell) if cell.finished else None
         if run:
-            found.setdefault((*run[:7],), []).append(run)
+            found.setdefault((*run[:8],), []).append(run)
     return [Run(*key, median(run.seconds for run in each),
                 {name: median(run.phases.get(name, 0.0) for run in each) for name in each[0].phases},
                 median(run.bytes for run in each)) for key, each in found.items()]
@@ -163,7 +167,7 @@ def _run(cell):
     phases = {name: sum(ranks) / len(ranks) / steps for name, ranks in end["phases"].items()}
     buckets = end.get("buckets") or buckets_of(n, config["bucket_mb"])
     return Run(start["task"], way, end["ranks"], cell.axes.get("link", ""), n, buckets, config["overlap"],
-               sum(spent) / steps, phases, end["bytes_per_step"])
+               cores_of(cell.machine) >= 2 * end["ranks"], sum(spent) / steps, phases, end["bytes_per_step"])
 
 
 def calibrated(runs, local) -> Machine | None:
@@ -243,7 +247,7 @@ def predicted(run, machine, link) -> float | None:
         return None
     other = machine.wait.get(key, 0.0) + machine.apply[key]
     return step_seconds(run.way, link, machine.work(run.way), run.ranks, run.n, run.buckets, machine.compute[key], other,
-                        run.overlap)
+                        run.overlap and run.spare)
 
 
 class Model(NamedTuple):

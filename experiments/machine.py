@@ -21,6 +21,12 @@ def describe() -> str:
             f"{versions}; {datetime.date.today()}")
 
 
+def cores_of(description) -> int:
+    """The cores that a `describe` names; 0 where it names none."""
+    named = re.search(r", (\d+) cores, ", description)
+    return int(named[1]) if named else 0
+
+
 def _version(package):
     try:
         return metadata.version(package)

@@ -1,4 +1,7 @@
-"""Time messages between two ranks, one way, from 1 byte to 16 MB: what the α-β model of a link is fitted to.
+"""Time messages between two ranks, from 1 byte to 16 MB, one way and both ways at once: what a link's α and β are fitted to.
+
+All exchanges of a step send and receive at once. TCP's acknowledgements then take their part of each direction, and a
+token bucket has no pause in which to fill up.
 
     mpiexec -n 2 python -m experiments.pingpong --record pingpong.jsonl
     python -m experiments network --rate 100mbit -- python -m experiments.pingpong
@@ -22,36 +25,43 @@ LEAST, MOST = 3, 300  # round trips of a size
 
 @dataclass
 class Options:
-    """Time messages between two ranks: a JSON line a size with the median and the quartiles of the seconds one way."""
+    """Time messages between two ranks: the seconds one way (half a round trip), and while both send at once."""
 
     record: Path | None = None
-    """File to which the lines are appended, {"event": "pingpong", "bytes", "seconds", "lower", "upper", "repeats"} each."""
+    """File of JSON lines, one more a size: {"event": "pingpong", "bytes", "seconds", "lower", "upper", "both", "repeats"}."""
     largest: int = 16 << 20
     """Bytes of the longest message."""
     seconds: float = 0.5
-    """Time spent on each size, if 3 round trips do not take longer."""
+    """Time spent on each size either way, if 3 round trips do not take longer."""
 
 
-def trip(comm, buffer) -> float:
+def trip(comm, buffer, came) -> float:
     """Seconds of half a round trip of `buffer` between ranks 0 and 1."""
     began = time.perf_counter()
     if comm.Get_rank() == 0:
         comm.Send(buffer, 1)
-        comm.Recv(buffer, 1)
+        comm.Recv(came, 1)
     else:
-        comm.Recv(buffer, 0)
+        comm.Recv(came, 0)
         comm.Send(buffer, 0)
     return (time.perf_counter() - began) / 2
 
 
+def both(comm, buffer, came) -> float:
+    """Seconds in which `buffer` goes from either rank to the other, at once."""
+    began, other = time.perf_counter(), 1 - comm.Get_rank()
+    comm.Sendrecv(buffer, other, 0, came, other, 0)
+    return time.perf_counter() - began
+
+
 def sweep(comm, largest, seconds):
-    """Yield (bytes, array of seconds one way) for each size; rank 0's measurements. Collective over two ranks."""
+    """Yield (bytes, array of seconds one way, and while both send) for each size; rank 0's. Collective over two ranks."""
     sizes = [STEP**i for i in range(40) if STEP**i < largest] + [largest]
     for size in sizes:
-        buffer = np.zeros(size, np.uint8)
-        trip(comm, buffer)  # makes the connection, and touches the memory
-        repeats = comm.bcast(int(min(max(seconds / (2 * trip(comm, buffer)), LEAST), MOST)))
-        yield size, np.array([trip(comm, buffer) for _ in range(repeats)])
+        buffer, came = np.zeros((2, size), np.uint8)
+        trip(comm, buffer, came)  # makes the connection, and touches the memory
+        repeats = comm.bcast(int(min(max(seconds / (2 * trip(comm, buffer, came)), LEAST), MOST)))
+        yield size, *(np.array([once(comm, buffer, came) for _ in range(repeats)]) for once in (trip, both))
 
 
 def main():
@@ -63,13 +73,15 @@ def main():
     comm = launch.world()
     if comm.Get_size() != 2:
         raise UserError(f"a ping-pong needs 2 ranks, got {comm.Get_size()}: mpiexec -n 2 python -m experiments.pingpong")
-    print(f"{'bytes':>10}{'one way, us':>15}{'quartiles':>24}", flush=True)
-    for size, taken in sweep(comm, options.largest, options.seconds):
+    print(f"{'bytes':>10}{'one way, us':>15}{'quartiles':>24}{'both at once, us':>20}", flush=True)
+    for size, taken, at_once in sweep(comm, options.largest, options.seconds):
         lower, median, upper = np.quantile(taken, (0.25, 0.5, 0.75)).tolist()
-        print(f"{size:>10,}{median * 1e6:>15,.1f}{f'{lower * 1e6:,.1f} to {upper * 1e6:,.1f}':>24}", flush=True)
+        middle = float(np.median(at_once))
+        print(f"{size:>10,}{median * 1e6:>15,.1f}{f'{lower * 1e6:,.1f} to {upper * 1e6:,.1f}':>24}{middle * 1e6:>20,.1f}",
+              flush=True)
         if options.record and comm.Get_rank() == 0:
             line = {"event": "pingpong", "bytes": size, "seconds": median, "lower": lower, "upper": upper,
-                    "repeats": len(taken)}
+                    "both": middle, "repeats": len(taken)}
             with open(options.record, "a") as file:
                 file.write(json.dumps(line) + "\n")
 

@@ -105,7 +105,7 @@ def copies(options, report):
 
 def _alone(dataset, classes, rule, schedule, workers, epochs, seed):
     """(examples, examples/s) of all copies together."""
-    problems = [linear.Linear(dataset, None, Logistic(), rule, schedule, rows=np.arange(k, dataset.rows, workers),
+    problems = [linear.Linear(dataset, None, Logistic(), rule, rows=np.arange(k, dataset.rows, workers),
                               classes=classes) for k in range(workers)]
     gate, histories = threading.Barrier(workers), [None] * workers
 
@@ -139,7 +139,7 @@ def share_lost(dataset, workers, epochs, seed):
     """
     degree = np.bincount(dataset.indices, minlength=dataset.n_features)
     lr = 2.0 ** np.floor(np.log2(0.5 / (ENTRIES * degree.max() * epochs)))
-    problem = linear.Linear(dataset, None, Hinge(), SGD(), Constant(lr), intercept=False, workers=workers, copies=False,
+    problem = linear.Linear(dataset, None, Hinge(), SGD(), intercept=False, workers=workers, copies=False,
                             classes=np.array([-1.0, 1.0]))
     train(problem, SGD(), Constant(lr), epochs=epochs, workers=workers, seed=seed)
     made = np.asarray(problem.w, np.float64)[:-1].sum() / lr
@@ -170,7 +170,7 @@ def memory(options, report):
     rule, schedule = rule_of(options)
     small = synthetic.rcv1_like(2000)[0]
     for count in {1, options.workers}:
-        train(linear.Linear(small, None, Logistic(), rule, schedule, workers=count), rule, schedule, epochs=1, workers=count)
+        train(linear.Linear(small, None, Logistic(), rule, workers=count), rule, schedule, epochs=1, workers=count)
     with tempfile.TemporaryDirectory() as room:
         os.environ["NUMBA_CACHE_DIR"] = os.environ.get("NUMBA_CACHE_DIR") or str(user_cache() / "kernels")
         os.environ["XDG_CACHE_HOME"] = room
@@ -187,7 +187,7 @@ def memory(options, report):
         watcher = threading.Thread(target=watch)
         watcher.start()
         dataset = data.read(path)
-        problem = linear.Linear(dataset, None, Logistic(), rule, schedule, workers=options.workers)
+        problem = linear.Linear(dataset, None, Logistic(), rule, workers=options.workers)
         train(problem, rule, schedule, epochs=options.epochs, workers=options.workers)
         done.set()
         watcher.join()

@@ -131,19 +131,18 @@ class Hogwild(BaseEstimator):
         decay, clip = training.penalties(options)
         average, workers = self._average_from(old, first, examples), self._workers(examples)
 
-        def make(rows, schedule, workers, mode):
-            return linear.Linear(whole, held, loss, rule, schedule, decay, clip, self.fit_intercept, workers, rows, mode,
-                                 self.l1, average, weights, np.arange(classes) if classes else None)
+        def make(rows, workers, mode):
+            return linear.Linear(whole, held, loss, rule, decay, clip, self.fit_intercept, workers, rows, mode, self.l1,
+                                 average, weights, np.arange(classes) if classes else None)
         lr, found = default if self.lr is None else self.lr, None
         if lr == "auto":
-            probe = training.schedule_of(options, rule, examples, default)
             every = np.arange(whole.rows) if rows is None else rows
-            lr = found = old and old["found"] or tune.best_rate(lambda some: make(some, probe, 1, "wild"), rule, default,
-                                                                every, workers, seed)[0]
+            lr = found = old and old["found"] or tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every,
+                                                                workers, seed)[0]
         if not isinstance(lr, Real):
             raise ValueError(f"lr must be a number, None or 'auto', got {lr!r}")
         schedule = checked(training.schedule_of(options, rule, examples, lr))
-        problem = make(rows, schedule, workers, self.mode)
+        problem = make(rows, workers, self.mode)
         if old:
             self._put(old, problem, 1 + len(rule.start()))
         stop = Stop(metric, self.patience, self.min_delta, tol=self.tol)

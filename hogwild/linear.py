@@ -87,7 +87,7 @@ class Linear(Problem):
     parameters; None: where they are few enough.
     """
 
-    def __init__(self, data, test, loss, rule, schedule, decay=None, clip=None, intercept=True, workers=1, rows=None,
+    def __init__(self, data, test, loss, rule, decay=None, clip=None, intercept=True, workers=1, rows=None,
                  mode="wild", l1=0.0, average=None, weights=None, classes=None, copies=None, block=BLOCK):
         self.loss, self.workers, self.mode = checked(loss), workers, mode
         if mode not in MODES:

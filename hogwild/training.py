@@ -183,19 +183,18 @@ def train_linear(options):
     if options.schedule.partition(":")[0] == "plateau" and test_data is None:
         raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
 
-    def make(rows, schedule, workers, mode):
+    def make(rows, workers, mode):
         average = None if options.average is None else options.average * examples
-        return linear.Linear(train_data, test_data, loss, rule, schedule, decay, clip, options.intercept, workers, rows,
-                             mode, options.l1, average, weights, classes)
+        return linear.Linear(train_data, test_data, loss, rule, decay, clip, options.intercept, workers, rows, mode,
+                             options.l1, average, weights, classes)
     report = Report()
     tried = []
     if lr == "auto":
         every = np.arange(train_data.rows) if rows is None else rows
-        probe = schedule_of(options, rule, examples, default)
-        lr, losses = tune.best_rate(lambda some: make(some, probe, 1, "wild"), rule, default, every, workers, options.seed)
+        lr, losses = tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every, workers, options.seed)
         tried = [f"learning rate {lr:g}, the best of {len(losses)} tried on a sample"]
     schedule = schedule_of(options, rule, examples, default if lr is None else lr)
-    problem = make(rows, schedule, workers, options.mode)
+    problem = make(rows, workers, options.mode)
     Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
     loses = options.mode == "wild" and not problem.copies
     flight = replace(preflight.examine(train_data, workers, options.seed, loses=loses), rows=examples)

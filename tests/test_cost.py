@@ -64,7 +64,8 @@ def test_bytes_of_an_entry_are_those_of_a_message(keep, code):
     assert buckets_of(1) == 1 and buckets_of(1 << 20) == 1 and buckets_of((1 << 20) + 1) == 2
 
 
-def cell(way, ranks, phases, seconds, link=None, n=3_000_000, overlap=False, events=None, bytes_per_step=1.0):
+def cell(way, ranks, phases, seconds, link=None, n=3_000_000, overlap=False, events=None, bytes_per_step=1.0,
+         machine=""):
     """A finished cell of ten steps."""
     options = {"exchange": {"keep": way.keep, "value_code": way.code, "bucket_mb": 4.0, "overlap": overlap}}
     events = events or [
@@ -72,7 +73,7 @@ def cell(way, ranks, phases, seconds, link=None, n=3_000_000, overlap=False, eve
         {"event": "end", "exchange": way.exchange, "ranks": ranks, "parameters": n, "steps": 10,
          "bytes_per_step": bytes_per_step, "phases": {name: [10 * each] * ranks for name, each in phases.items()}}]
     axes = {"ranks": ranks, **({"link": link} if link else {})}
-    return Cell("x", axes, 0, "", {}, 0, "", "", None, events, "", {}, "", "")
+    return Cell("x", axes, 0, "", {}, 0, "", "", None, events, machine, {}, "", "")
 
 
 def truth(way, ranks, link, n=3_000_000):
@@ -96,7 +97,7 @@ def test_constants_and_steps_are_found_again():
     cells = [cell(way, 2, *truth(way, 2, here)[:2], bytes_per_step=truth(way, 2, here)[2]) for way in ways]
     cells += [cell(way, 2, *truth(way, 2, away)[:2], link="slow") for way in ways]
     for name, link in (None, here), ("slow", away):
-        told = [{"event": "pingpong", "bytes": x, "seconds": link.alpha + link.beta * x} for x in SIZES]
+        told = [{"event": "pingpong", "bytes": x, "both": link.alpha + link.beta * x} for x in SIZES]
         cells.append(cell(ways[0], 2, {}, 0, name, events=told))
     model = cost.model_of(cells)
     machine = model.machine
@@ -115,6 +116,18 @@ def test_constants_and_steps_are_found_again():
     assert set(figures) == {"predicted-mlp", "where-wins-mlp", "prediction-check"}
     drawn = [series for panel in figures["predicted-mlp"].panels for series in panel.series]
     assert all(series.predicted == (len(series.points) == 10) for series in drawn)  # measured points are few
+
+
+def test_overlap_hides_nothing_without_cores_to_wait_on():
+    way, told = Way("balanced", 0.1, "float16"), [{"event": "pingpong", "bytes": x, "both": 1e-4 + 1e-7 * x} for x in SIZES]
+    phases, seconds, moved = truth(way, 2, Link(0.0, 0.0))
+    cells = [cell(way, 2, phases, seconds, bytes_per_step=moved), cell(way, 2, {}, 0, "slow", events=told)]
+    cells += [cell(way, 2, phases, 1.0, "slow", overlap=overlap, machine=f"a processor, {cores} cores, Linux")
+              for overlap, cores in ((False, 2), (True, 3), (True, 4))]
+    predicted = {(run.overlap, run.spare): seconds for run, seconds in cost.model_of(cells).check()}
+    assert len(predicted) == 3 and predicted[True, False] == predicted[False, False]
+    # 3 buckets, and less of the backward pass than the 60 ms that the network takes
+    assert predicted[False, False] - predicted[True, True] == pytest.approx((1 - 1 / 3) * 2 / 3 * phases["compute"], rel=1e-3)
 
 
 def test_without_results_there_is_nothing_to_show():

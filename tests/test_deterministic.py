@@ -22,7 +22,7 @@ def equal_bits(x, y, loss, rule, counts=COUNTS, lr=0.05, **options):
     results, data = [], from_arrays(x, y)
     for workers in counts:
         schedule = InverseSqrt(lr, 0.01)
-        linear = family.Linear(data, None, loss, rule, schedule, workers=workers, mode="deterministic", **options)
+        linear = family.Linear(data, None, loss, rule, workers=workers, mode="deterministic", **options)
         history = within(120, lambda: train(linear, rule, schedule, epochs=2, workers=workers))  # noqa: B023
         results.append((linear, [epoch.loss for epoch in history]))
     for linear, losses in results[1:]:
@@ -87,7 +87,7 @@ def test_deterministic_resumes_with_other_numbers_of_workers(monkeypatch):
     data, rule, schedule = from_arrays(x, y), AdaGrad(), InverseSqrt(0.05, 0.01)
 
     def run(workers, resume=None, checkpoint=None):
-        linear = family.Linear(data, None, Logistic(), rule, schedule, workers=workers, mode="deterministic", **EVERYTHING)
+        linear = family.Linear(data, None, Logistic(), rule, workers=workers, mode="deterministic", **EVERYTHING)
         history = within(120, lambda: train(linear, rule, schedule, epochs=3, workers=workers, resume=resume,
                                             checkpoint=checkpoint))
         return linear, [epoch.loss for epoch in history]
@@ -118,7 +118,7 @@ def test_max_steps_and_checkpoints_within_an_epoch_make_each_example_once():
             super().run(rule, schedule, own, order, t, stride, tally)
     x, y = sparse(30_000, 8, 3)
     keeper, rule, schedule = Kept(10**9), SGD(), Constant(0.01)
-    linear = Log(from_arrays(x, y), None, Hinge(), rule, schedule, workers=3, mode="round-robin")
+    linear = Log(from_arrays(x, y), None, Hinge(), rule, workers=3, mode="round-robin")
     run = Run(linear, rule, checked(schedule), 5, 3, 0, None, Stopper(Stop(max_steps=20_001)), 5, keeper)
     within(120, run.go)
     assert run.t == 20_001 and len(np.unique(np.concatenate(seen))) == len(np.concatenate(seen)) == 20_001

@@ -124,7 +124,7 @@ def test_workers_share_what_they_learn(workers):
     data = from_arrays(dense[:3000], labels[:3000])
     held_out = from_arrays(dense[3000:], labels[3000:])
     rule, schedule = AdaGrad(), Constant(0.1)
-    linear = family.Linear(data, held_out, losses.Logistic(), rule, schedule, workers=workers)
+    linear = family.Linear(data, held_out, losses.Logistic(), rule, workers=workers)
     history = train(linear, rule, schedule, epochs=6, workers=workers)
     reference = LogisticRegression(C=100, max_iter=1000).fit(dense[:3000], labels[:3000])
     assert history[-1].metrics["accuracy"] > reference.score(dense[3000:], labels[3000:]) - 0.02
@@ -137,7 +137,7 @@ def test_no_workers_intercept_is_lost(workers):
     """Rows without features train the intercept alone, the most contended coordinate there is."""
     data = from_arrays(np.zeros((20000, 1)), np.where(np.arange(20000) % 4 == 0, -1, 1))
     rule, schedule = SGD(), Constant(0.005)
-    linear = family.Linear(data, None, losses.Logistic(), rule, schedule, workers=workers)
+    linear = family.Linear(data, None, losses.Logistic(), rule, workers=workers)
     train(linear, rule, schedule, epochs=4, workers=workers)
     assert linear.w[-1] == pytest.approx(np.log(3), abs=0.25)
 
@@ -148,7 +148,7 @@ def test_l2_is_unbiased_for_rare_features():
     y = dense @ np.linspace(-1, 1, D) + 0.01 * np.random.default_rng(0).standard_normal(3000)
     dense[:, 0] *= np.arange(3000) % 10 == 0  # a feature ten times rarer
     rule, schedule, l2 = SGD(), InverseSqrt(0.1, 0.05), 0.05
-    linear = family.Linear(from_arrays(dense, y), None, losses.Squared(), rule, schedule, Decay(l2=l2), intercept=False)
+    linear = family.Linear(from_arrays(dense, y), None, losses.Squared(), rule, Decay(l2=l2), intercept=False)
     train(linear, rule, schedule, epochs=60)
     want = np.linalg.solve(dense.T @ dense / 3000 + l2 * np.eye(D), dense.T @ y / 3000)
     assert np.allclose(linear.w[:D], want, atol=0.03)
@@ -162,7 +162,7 @@ def test_a_strong_penalty_on_a_rare_feature_does_not_explode(schedule):
     dense, rule = np.ones((5000, 2)), SGD()
     dense[:, 1] = np.arange(5000) == 17
     data = from_arrays(dense, np.where(np.arange(5000) % 2, 1, -1))
-    linear = family.Linear(data, None, losses.Logistic(), rule, schedule, Decay(l2=0.01))
+    linear = family.Linear(data, None, losses.Logistic(), rule, Decay(l2=0.01))
     train(linear, rule, schedule, epochs=30)
     assert np.abs(linear.w).max() < 2
 
@@ -175,7 +175,7 @@ def test_a_high_first_learning_rate_leaves_no_bias():
     np.put_along_axis(dense, columns, 0.4, axis=1)
     y = np.where(dense @ rng.standard_normal(600) + 0.3 * rng.standard_normal(2000) > 0, 1.0, -1.0)
     rule, schedule, l2 = SGD(), InverseTime(20.0, 0.05), 1 / 400
-    linear = family.Linear(from_arrays(dense, y), None, losses.Logistic(), rule, schedule, Decay(l2=l2), intercept=False)
+    linear = family.Linear(from_arrays(dense, y), None, losses.Logistic(), rule, Decay(l2=l2), intercept=False)
     train(linear, rule, schedule, epochs=20)
     best = LogisticRegression(C=0.2, fit_intercept=False, tol=1e-10).fit(dense, y).coef_[0]
 
@@ -186,7 +186,7 @@ def test_a_high_first_learning_rate_leaves_no_bias():
 
 def test_labels_are_checked():
     two = from_arrays(np.eye(3), np.array([0, 1, 1]))
-    make = lambda data, test=None: family.Linear(data, test, losses.Logistic(), SGD(), Constant(0.1))  # noqa: E731
+    make = lambda data, test=None: family.Linear(data, test, losses.Logistic(), SGD())  # noqa: E731
     assert make(two).model.labels.tolist() == [-1, 1, 1]
     with pytest.raises(UserError, match="two classes, got 1"):
         make(from_arrays(np.eye(3), np.ones(3)))

@@ -33,7 +33,7 @@ def on_the_slope(n=6000, d=6, seed=0):
 
 def trained(x, y, mode, workers, rule, loss=None, epochs=2, lr=TINY, **options):
     loss = loss or Hinge()
-    linear = family.Linear(from_arrays(x, y), None, loss, rule, Constant(lr), workers=workers, mode=mode, **options)
+    linear = family.Linear(from_arrays(x, y), None, loss, rule, workers=workers, mode=mode, **options)
     linear.model = linear.model._replace(intercept=float(linear.model.intercept > 0))  # at the full rate
     history = within(120, lambda: train(linear, rule, Constant(lr), epochs=epochs, workers=workers, seed=1))
     assert sum(epoch.examples for epoch in history) == epochs * len(y)
@@ -80,7 +80,7 @@ def test_parameters_are_shared_where_there_are_many_of_them():
     x, y = on_the_slope(2000)
 
     def copied(n=2000, **more):
-        return family.Linear(from_arrays(x[:n], y[:n]), None, Hinge(), SGD(), Constant(0.1), workers=2, **more).copies
+        return family.Linear(from_arrays(x[:n], y[:n]), None, Hinge(), SGD(), workers=2, **more).copies
     assert copied() and not copied(10) and not copied(l1=0.1) and not copied(mode="atomic")
 
 
@@ -129,7 +129,7 @@ def test_round_robin_is_one_workers_training_in_the_order_of_turns(workers, n):
     x, y = sparse(n, 8, 3, density=1.0)
     y[:2] = 1, -1
     data, rule, schedule = from_arrays(x, y), Momentum(), checked(InverseSqrt(1e-4, 0.01))
-    make = lambda count: family.Linear(data, None, Hinge(), rule, schedule, workers=count, mode="round-robin")  # noqa: E731
+    make = lambda count: family.Linear(data, None, Hinge(), rule, workers=count, mode="round-robin")  # noqa: E731
     many, one, order = make(workers), make(1), np.random.default_rng((0, 1)).permutation(n)
     within(120, lambda: train(many, rule, schedule, epochs=1, workers=workers))
     Workers(one, 1).run(checked(rule), schedule, interleaved(order, workers), 0)
@@ -149,7 +149,7 @@ def test_round_robin_under_l1_is_sequential():
     """
     x, y = sparse(400, 8, 4, density=1.0)
     data, rule, schedule = from_arrays(x, y), Momentum(), checked(Constant(0.02))
-    make = lambda count: family.Linear(data, None, Logistic(), rule, schedule, workers=count, mode="round-robin",  # noqa: E731
+    make = lambda count: family.Linear(data, None, Logistic(), rule, workers=count, mode="round-robin",  # noqa: E731
                                        l1=1e-4)
     many, one = make(3), make(1)
     within(120, lambda: train(many, rule, schedule, epochs=1, workers=3))
@@ -174,7 +174,7 @@ class Interrupts:
 def test_a_stop_in_the_middle_is_no_deadlock(mode):
     x, y = sparse(5001, 8, 5)
     data, rule, schedule = from_arrays(x, y), SGD(), Constant(0.01)
-    make = lambda: family.Linear(data, None, Hinge(), rule, schedule, workers=3, mode=mode)  # noqa: E731
+    make = lambda: family.Linear(data, None, Hinge(), rule, workers=3, mode=mode)  # noqa: E731
     linear = make()
     with pytest.raises(KeyboardInterrupt):
         within(120, lambda: train(linear, rule, schedule, epochs=10**6, workers=3, report=Interrupts()))
@@ -190,7 +190,7 @@ def test_an_example_that_is_not_finite_is_no_deadlock(mode):
     x, y = sparse(700, 8, 6)
     x[350, 0] = 3e38
     data, rule, schedule = from_arrays(x, y), SGD(), Constant(0.5)
-    linear, lines = family.Linear(data, None, Hinge(), rule, schedule, workers=3, mode=mode), []
+    linear, lines = family.Linear(data, None, Hinge(), rule, workers=3, mode=mode), []
     report = Interrupts()
     report.progress, report.say = lambda *args: None, lines.append
     try:
@@ -221,7 +221,7 @@ def test_many_workers_do_not_swing(intercept):
     part, held_out = from_arrays(x[:10_000], y[:10_000]), from_arrays(x[10_000:], y[10_000:])
     rule, loss, schedule = SGD(), {}, InverseSqrt(0.5, 0.001)
     for workers in (1, 8):
-        linear = family.Linear(part, held_out, Logistic(), rule, schedule, workers=workers, intercept=intercept)
+        linear = family.Linear(part, held_out, Logistic(), rule, workers=workers, intercept=intercept)
         # The median: one mislabelled example at the end of an epoch moves that epoch's loss by 0.2, with one worker too.
         history = train(linear, rule, schedule, epochs=5, workers=workers)
         loss[workers] = np.median([epoch.metrics["log_loss"] for epoch in history])
@@ -259,7 +259,7 @@ def test_private_slots_are_averaged_not_summed(rule, share):
     rng = np.random.default_rng(0)
     data = from_arrays(np.ones((1024, 1)), rng.integers(0, 2, 1024))
     schedule = Constant(1e-4)
-    linear = family.Linear(data, None, Logistic(), rule, schedule, workers=8)
+    linear = family.Linear(data, None, Logistic(), rule, workers=8)
     linear.share = share or linear.share  # 1: as it would be without
     linear.most, linear.bend = 1e9, 0.0  # merged only where this test says so
     team = [linear.private(k) for k in range(8)]

@@ -52,7 +52,7 @@ def twin(x, y, loss, rule, schedule, epochs=2, decay=None, norm=np.inf, weights=
 def test_each_step_is_the_twins(loss, rule):
     x, y = made()
     schedule = checked(InverseSqrt(0.2, 0.01))
-    linear = family.Linear(from_arrays(x, y), None, loss, rule, schedule)
+    linear = family.Linear(from_arrays(x, y), None, loss, rule)
     train(linear, rule, schedule, epochs=2)
     assert linear.classes.tolist() == [3, 5, 7, 9]
     assert np.allclose(linear.w, twin(x, y, loss, rule, schedule, share=linear.model.intercept), rtol=2e-4, atol=2e-5)
@@ -62,7 +62,7 @@ def test_options_with_several_outputs():
     """The norm that is clipped is that of all outputs together; decay and weights are as with one output."""
     x, y = made(seed=1)
     schedule, weights = checked(InverseSqrt(0.2, 0.01)), np.random.default_rng(2).integers(0, 3, len(y))
-    linear = family.Linear(from_arrays(x, y), None, SoftmaxCrossEntropy(), SGD(), schedule, Decay(l2=0.01), Clip(norm=0.9),
+    linear = family.Linear(from_arrays(x, y), None, SoftmaxCrossEntropy(), SGD(), Decay(l2=0.01), Clip(norm=0.9),
                            weights=weights)
     train(linear, SGD(), schedule, epochs=2)
     want = twin(x, y, SoftmaxCrossEntropy(), SGD(), schedule, decay=Decay(l2=0.01), norm=0.9, weights=weights,
@@ -74,11 +74,11 @@ def test_softmax_of_two_classes_is_logistic_regression():
     """Its two outputs are opposite, each with half of the score; so twice the rate gives the same odds."""
     x, y = made(classes=2)
     schedule = checked(InverseSqrt(0.1, 0.01))
-    soft = family.Linear(from_arrays(x, y), None, SoftmaxCrossEntropy(), SGD(), schedule)
+    soft = family.Linear(from_arrays(x, y), None, SoftmaxCrossEntropy(), SGD())
     train(soft, SGD(), schedule, epochs=2)
     assert soft.w.shape == (16, 2) and np.allclose(soft.w[:, 0], -soft.w[:, 1], atol=1e-6)
     twice = checked(InverseSqrt(0.2, 0.01))
-    one = family.Linear(from_arrays(x, y), None, Logistic(), SGD(), twice)
+    one = family.Linear(from_arrays(x, y), None, Logistic(), SGD())
     train(one, SGD(), twice, epochs=2)
     assert one.w.shape == (16,) and np.allclose(soft.w[:, 1] - soft.w[:, 0], one.w, rtol=1e-4, atol=1e-5)
 
@@ -93,7 +93,7 @@ def test_digits_as_scikit_learn_classifies_them(loss, workers):
     x, order = x / 16, np.random.default_rng(0).permutation(len(y))
     a, b = order[:1300], order[1300:]
     rule, schedule = AdaGrad(), InverseSqrt(0.3, 0.0)
-    linear = family.Linear(from_arrays(x[a], y[a]), from_arrays(x[b], y[b]), loss, rule, schedule, workers=workers)
+    linear = family.Linear(from_arrays(x[a], y[a]), from_arrays(x[b], y[b]), loss, rule, workers=workers)
     metrics = train(linear, rule, schedule, epochs=20, workers=workers)[-1].metrics
     theirs = LogisticRegression(C=10, max_iter=3000)
     theirs = (theirs if isinstance(loss, SoftmaxCrossEntropy) else OneVsRestClassifier(theirs)).fit(x[a], y[a])
@@ -107,4 +107,4 @@ def test_unknown_labels_are_refused():
     x, y = made()
     test = from_arrays(x[:2], np.array([3, 4]))
     with pytest.raises(UserError, match="row 2 has label 4, the model knows 3, 5, 7, 9"):
-        family.Linear(from_arrays(x, y), test, Logistic(), SGD(), InverseSqrt(0.1, 0.0))
+        family.Linear(from_arrays(x, y), test, Logistic(), SGD())

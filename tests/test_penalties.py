@@ -26,7 +26,7 @@ def made(n=N, d=D, seed=0, density=0.3):
 
 
 def trained(x, y, loss, rule, schedule, epochs=2, workers=1, **options):
-    linear = family.Linear(from_arrays(x, y), None, loss, rule, schedule, workers=workers, **options)
+    linear = family.Linear(from_arrays(x, y), None, loss, rule, workers=workers, **options)
     train(linear, rule, schedule, epochs=epochs, workers=workers)
     return linear
 
@@ -150,7 +150,7 @@ def test_the_best_epochs_average_is_restored():
         def evaluate(self):
             means.append(self.w.copy())
             return {"rmse": [3.0, 2.0, 4.0, 5.0][len(means) - 1]}
-    linear = Worsens(data, None, Squared(), rule, schedule, average=0)
+    linear = Worsens(data, None, Squared(), rule, average=0)
     train(linear, rule, schedule, epochs=9, stop=Stop(metric="rmse", patience=2))
     assert len(means) == 4 and np.array_equal(linear.w, means[1]) and not np.allclose(linear.w, means[3], atol=1e-5)
 

@@ -49,7 +49,7 @@ def test_back_half_the_rate_and_on_to_a_good_end(tmp_path, mode, workers):
     rows = (" ".join(f"{j + 1}:{v:.2f}" for j, v in enumerate(row)) for row in x)
     path.write_text("# a comment\n" + "\n".join(f"{t:.4f} {row}" for t, row in zip(y, rows)) + "\n")
     data, rule, schedule, log = read(path, cache=False), SGD(), Constant(1.0), Log()
-    linear = family.Linear(data, from_arrays(*made(seed=1)), Squared(), rule, schedule, workers=workers, mode=mode)
+    linear = family.Linear(data, from_arrays(*made(seed=1)), Squared(), rule, workers=workers, mode=mode)
     # A rate at the edge of stability may still swing at the end: the best epoch is what counts.
     history = train(linear, rule, schedule, epochs=120, workers=workers, report=log, retries=12,
                     stop=Stop(metric="rmse", patience=1000))
@@ -67,7 +67,7 @@ def test_the_line_of_the_example_that_explodes(tmp_path):
     rows = [f"{t:.3f} " + " ".join(f"{j + 1}:{v:.2f}" for j, v in enumerate(row)) for row, t in zip(x, y)]
     rows[30] = "1e30 1:3e38"
     path.write_text("\n".join(["# two lines", "# of comments", *rows]) + "\n")
-    linear = family.Linear(read(path, cache=False), None, Squared(), SGD(), Constant(1e-3))
+    linear = family.Linear(read(path, cache=False), None, Squared(), SGD())
     with pytest.raises(UserError, match=r"b\.svm, line \d+ .*halved 2 times before.*--lr"):
         train(linear, SGD(), Constant(1e-3), epochs=2, retries=2)
     assert np.isfinite(linear.w).all()
@@ -79,7 +79,7 @@ def test_the_line_of_the_example_that_explodes(tmp_path):
 @pytest.mark.parametrize("retries", [0, 3])
 def test_after_so_many_retries_it_gives_up(retries):
     x, y = made()
-    linear, log = family.Linear(from_arrays(x, y, "mine"), None, Squared(), SGD(), Constant(1e30)), Log()
+    linear, log = family.Linear(from_arrays(x, y, "mine"), None, Squared(), SGD()), Log()
     with pytest.raises(UserError, match=rf"mine, row \d+ .*learning rate .*halved {retries} times before"):
         train(linear, SGD(), Constant(1e30), epochs=3, report=log, retries=retries)
     assert len(log.events) == retries and not linear.w.any()  # back at the beginning
@@ -90,7 +90,7 @@ def test_weights_that_the_last_step_has_spoilt_are_not_kept():
     x = np.array([[1e20, 0.0], [0.0, 1.0]])
     order = np.random.default_rng((0, 1)).permutation(2)
     data = from_arrays(x[[0, 1] if order[-1] == 0 else [1, 0]], np.array([-1e19, 1.0])[[0, 1] if order[-1] == 0 else [1, 0]])
-    linear, log = family.Linear(data, None, Squared(), SGD(), Constant(1.0)), Log()
+    linear, log = family.Linear(data, None, Squared(), SGD()), Log()
     with pytest.raises(UserError, match="no longer finite at an example"):
         train(linear, SGD(), Constant(1.0), epochs=1, report=log, retries=1)
     assert np.isfinite(linear.shared).all() and len(log.events) == 1
@@ -99,7 +99,7 @@ def test_weights_that_the_last_step_has_spoilt_are_not_kept():
 def test_a_rate_behind_a_warm_up_is_halved_too():
     x, y = made()
     schedule, log = Warmup(Constant(30.0), 1000.0), Log()
-    linear = family.Linear(from_arrays(x, y), None, Squared(), Momentum(), schedule)
+    linear = family.Linear(from_arrays(x, y), None, Squared(), Momentum())
     history = train(linear, Momentum(), schedule, epochs=6, report=log, retries=20)
     assert log.events and history[-1].lr == pytest.approx(30 / 2 ** len(log.events)) and np.isfinite(linear.w).all()
 
@@ -112,7 +112,7 @@ def test_a_rate_behind_a_warm_up_is_halved_too():
 @pytest.mark.parametrize("steps", [1, 499, 1234])
 def test_max_steps_to_the_step(mode, workers, steps):
     x, y = made()
-    linear = family.Linear(from_arrays(x, y), None, Squared(), SGD(), Constant(0.01), workers=workers, mode=mode)
+    linear = family.Linear(from_arrays(x, y), None, Squared(), SGD(), workers=workers, mode=mode)
     log = Log()
     history = train(linear, SGD(), Constant(0.01), epochs=9, workers=workers, stop=Stop(max_steps=steps), report=log)
     assert sum(epoch.examples for epoch in history) == steps == linear.steps
@@ -123,7 +123,7 @@ def test_max_steps_to_the_step(mode, workers, steps):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_max_seconds(workers):
     x, y = made(20_000)
-    linear, log = family.Linear(from_arrays(x, y), None, Squared(), SGD(), Constant(1e-3), workers=workers), Log()
+    linear, log = family.Linear(from_arrays(x, y), None, Squared(), SGD(), workers=workers), Log()
     history = train(linear, SGD(), Constant(1e-3), epochs=10**6, workers=workers, stop=Stop(max_seconds=0.3), report=log)
     assert 0.29 <= sum(epoch.seconds for epoch in history) < 5 and "max_seconds 0.3" in log.lines[-1]
 
@@ -138,7 +138,7 @@ def test_early_stopping_restores_the_best(restore):
         def evaluate(self):
             seen.append(self.w.copy())
             return {"accuracy": [0.5, 0.8, 0.7, 0.75, 0.6][len(seen) - 1]}
-    linear = Watched(from_arrays(x, y), None, Squared(), SGD(), Constant(0.01))
+    linear = Watched(from_arrays(x, y), None, Squared(), SGD())
     history = train(linear, SGD(), Constant(0.01), epochs=9,
                     stop=Stop(metric="accuracy", patience=3, restore_best=restore))
     assert len(history) == 5 and np.array_equal(linear.w, seen[1] if restore else seen[4])
@@ -154,7 +154,7 @@ def test_plateau_watches_the_metric_that_stops():
     seen, log = [], Log()
     log.epoch = lambda *args: seen.append(args)
     schedule = Plateau(0.01, factor=0.5, patience=1)
-    make = lambda: Watched(from_arrays(x, y), None, Squared(), SGD(), schedule)  # noqa: E731
+    make = lambda: Watched(from_arrays(x, y), None, Squared(), SGD())  # noqa: E731
     history = train(make(), SGD(), schedule, epochs=6, report=log, stop=Stop(metric="mae"))
     assert [epoch.lr for epoch in history] == [0.01] * 6
     history = train(make(), SGD(), schedule, epochs=6, stop=Stop(metric="rmse", patience=9))
@@ -168,7 +168,7 @@ def test_an_interrupt_leaves_finite_weights_that_have_learnt():
         def progress(self, done, *args):
             if done > 3000:
                 raise KeyboardInterrupt
-    linear = family.Linear(from_arrays(x, np.sign(y) + (y == 0)), None, Logistic(), SGD(), Constant(0.1), l1=1e-3, average=0)
+    linear = family.Linear(from_arrays(x, np.sign(y) + (y == 0)), None, Logistic(), SGD(), l1=1e-3, average=0)
     with pytest.raises(KeyboardInterrupt):
         train(linear, SGD(), Constant(0.1), epochs=10**6, report=Impatient())
     accuracy = np.mean((x @ linear.w[:-1] + linear.w[-1] > 0) == (y > 0))

@@ -24,7 +24,7 @@ def test_one_worker_at_a_time_loses_nothing(rule, columns, l1):
     data = from_arrays(x, rng.integers(0, 2, 300))
     results = []
     for counted in (False, True):
-        problem = linear.Linear(data, None, Logistic(), rule, Constant(0.1), workers=2, copies=False, l1=l1)
+        problem = linear.Linear(data, None, Logistic(), rule, workers=2, copies=False, l1=l1)
         if counted:
             problem.shadow.every = 1
         else:
@@ -45,7 +45,7 @@ def test_the_estimate_is_near_what_was_lost():
     """All workers on two weights: as often as not changes meet, and every one has the same size, so the sum tells."""
     n, lr = 200_000, 2.0**-30
     data = from_arrays(np.ones((n, 2)), np.ones(n))
-    problem = linear.Linear(data, None, Hinge(), SGD(), Constant(lr), intercept=False, workers=4, copies=False,
+    problem = linear.Linear(data, None, Hinge(), SGD(), intercept=False, workers=4, copies=False,
                             classes=np.array([-1.0, 1.0]))
     problem.shadow.every = 1
     train(problem, SGD(), Constant(lr), epochs=10, workers=4)

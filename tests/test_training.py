@@ -12,7 +12,6 @@ from hogwild.errors import UserError
 from hogwild.model import load
 from kernels.losses import Logistic, Squared
 from kernels.rules import SGD, AdaGrad
-from kernels.schedules import Constant
 
 
 def digits(path, classes=3, rows=300, seed=0):
@@ -122,7 +121,7 @@ def test_best_rate_is_the_best_of_those_tried(rule):
     data = sample()
 
     def make(rows):
-        return linear.Linear(data, None, Logistic(), rule, Constant(0.1), rows=rows)
+        return linear.Linear(data, None, Logistic(), rule, rows=rows)
     best, losses = tune.best_rate(make, rule, 0.1, np.arange(2000), workers=2)
     assert len(losses) >= 8 and losses[best] == min(losses.values()) and losses[best] < 0.5 * max(losses.values())
     assert {best / 2, best * 2} & set(losses)
@@ -132,7 +131,7 @@ def test_best_rate_is_the_best_of_those_tried(rule):
 def test_no_rate_is_finite():
     data = from_arrays(np.full((50, 2), 1e30), np.arange(50.0))
     with pytest.raises(UserError, match="no learning rate"):
-        tune.best_rate(lambda rows: linear.Linear(data, None, Squared(), SGD(), Constant(0.1), rows=rows), SGD(), 0.1,
+        tune.best_rate(lambda rows: linear.Linear(data, None, Squared(), SGD(), rows=rows), SGD(), 0.1,
                        np.arange(50))
 
 
