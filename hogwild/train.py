@@ -88,9 +88,9 @@ class Epoch:
 
 def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, report=None, stop=None, retries=5,
           checkpoint=None, resume=None) -> list[Epoch]:
-    """Lock-free training: every epoch a fresh permutation, a contiguous slice of it for each worker.
+    """Lock-free training: every epoch a fresh permutation, of which each worker takes chunk after chunk.
 
-    Step t of the schedule is an example; with W workers, worker k's examples are steps k, k + W, … of the epoch.
+    Step t of the schedule is the example at place t of the permutations, one after the other.
     report: an object with `progress`, `epoch`, `event` and `say`, see hogwild/record.py. stop: a `Stop`. checkpoint: an
     object with `due()` and `save(tensors, state)`; resume: (tensors, state) of one. A loss that is not finite brings back
     the parameters before it and halves the learning rate, `retries` times; then UserError. Ctrl-C ends the run between
@@ -119,8 +119,8 @@ class Run:
         self.problem, self.rule, self.schedule, self.epochs, self.seed = problem, rule, schedule, epochs, seed
         self.report, self.stopper, self.retries, self.checkpoint = report, stopper, retries, checkpoint
         self.team = Workers(problem, workers)
-        # Where the run is: epoch, step, what is left of the epoch's order, and what the epoch has done so far.
-        self.epoch, self.t, self.cuts, self.done = 1, 0, [], np.zeros(4)  # loss, examples, non-zeros, seconds
+        # Where the run is: epoch, step, place in the epoch's order, and what the epoch has done so far.
+        self.epoch, self.t, self.at, self.done = 1, 0, 0, np.zeros(4)  # loss, examples, non-zeros, seconds
         self.failures, self.seconds, self.history, self.reason = 0, 0.0, [], None
         self.best, self.bad, self.good, self.first, self.failed = None, False, None, None, None
         self.partial = False  # a budget ended the last epoch before its end
@@ -149,10 +149,7 @@ class Run:
 
     def _order(self):
         """What is left of this epoch's permutation."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.problem.examples)
-        for n, at in self.cuts:  # the first n were given to the workers, who came as far as `at`
-            parts = [order[:n]] if self.problem.whole else np.array_split(order[:n], len(at))
-            order = np.concatenate([*(part[k:] for part, k in zip(parts, at)), order[n:]])
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.problem.examples)[self.at:]
         most = self.stopper.stop.max_steps
         return order if most is None else order[:max(most - self.t, 0)]
 
@@ -171,7 +168,7 @@ class Run:
                 self.save()
             if self.reason or self.t - before == len(order):
                 break
-        self.partial = sum(sum(at) for _, at in self.cuts) < self.problem.examples
+        self.partial = self.at < self.problem.examples
         if self.partial and self.checkpoint:  # what closing the epoch does is not to be done twice
             self.save()
         self._close_epoch()
@@ -182,9 +179,7 @@ class Run:
         try:
             self.team.run(self.rule, self.schedule, order, self.t, lambda: self._watch(start))
         finally:
-            at = [int(k) for k in self.team.at]
-            self.t += at[0] if self.problem.whole else sum(at)
-            self.cuts.append([len(order), at[:1] if self.problem.whole else at])
+            self.t, self.at = self.t + self.team.done, self.at + self.team.done
             total = self.team.tally[:, :3].sum(0)
             self.bad = not np.isfinite(total).all() or self.team.tally[:, BAD].any()
             if np.isfinite(total).all():
@@ -216,7 +211,7 @@ class Run:
         if epoch.metrics:
             watched = self.stopper.stop.metric or next(iter(epoch.metrics))
             self.schedule = observed(self.schedule, epoch.metrics[watched])
-        self.epoch, self.cuts, self.done = self.epoch + 1, [], np.zeros(4)
+        self.epoch, self.at, self.done = self.epoch + 1, 0, np.zeros(4)
         if self.report:
             self.report.epoch(epoch, self.epochs)
         if self.reason:
@@ -229,7 +224,7 @@ class Run:
             return
         parameters = {name: x.copy() for name, x in self.problem.parameters().items()}
         if _finite(parameters):
-            self.good = parameters, self.epoch, self.t, list(self.cuts), self.done.copy()
+            self.good = parameters, self.epoch, self.t, self.at, self.done.copy()
             self.first = self.first or self.good
 
     def _put(self, parameters):
@@ -238,9 +233,9 @@ class Run:
 
     def back(self):
         """To the last snapshot."""
-        parameters, self.epoch, self.t, cuts, done = self.good
+        parameters, self.epoch, self.t, self.at, done = self.good
         self._put(parameters)
-        self.cuts, self.done, self.bad = list(cuts), done.copy(), False
+        self.done, self.bad = done.copy(), False
         self.history = self.history[:self.epoch - 1]
 
     def _roll_back(self):
@@ -273,7 +268,7 @@ class Run:
         """Write a checkpoint of all that the next step depends on."""
         best = {f"best.{name}": x for name, x in (self.best or {}).items()}
         self.checkpoint.save({**self.problem.parameters(), **best}, {
-            "epoch": self.epoch, "t": self.t, "cuts": self.cuts, "done": self.done.tolist(), "failures": self.failures,
+            "epoch": self.epoch, "t": self.t, "at": self.at, "done": self.done.tolist(), "failures": self.failures,
             "stopped": bool(self.reason) and not self.stopper.spent(self.t, self.seconds),
             "seconds": self.seconds, "schedule": plain(self.schedule), "stopper": self.stopper.state(),
             "history": [asdict(epoch) for epoch in self.history]})
@@ -283,7 +278,7 @@ class Run:
         self._put(tensors)
         best = {name.removeprefix("best."): x for name, x in tensors.items() if name.startswith("best.")}
         self.best = best or None
-        self.epoch, self.t, self.cuts, self.done = state["epoch"], state["t"], state["cuts"], np.array(state["done"])
+        self.epoch, self.t, self.at, self.done = state["epoch"], state["t"], state["at"], np.array(state["done"])
         self.failures, self.seconds = state["failures"], state["seconds"]
         self.schedule = rebuilt(self.schedule, state["schedule"])
         self.stopper.restore(state["stopper"])

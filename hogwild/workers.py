@@ -1,4 +1,4 @@
-"""Lock-free workers: one Python thread each, running a problem's nogil kernel on its own slice of the examples."""
+"""Lock-free workers: one Python thread each, running a problem's nogil kernel on chunk after chunk of the examples."""
 
 import contextlib
 import ctypes
@@ -11,6 +11,7 @@ import numpy as np
 from kernels.steps import aligned
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
+LEAST = 256  # examples of a chunk, if there are so many: a call takes 10 µs, so many examples some 100
 WATCH_SECONDS = 0.05  # between two looks at the workers from outside
 TALLIES = 8  # float64 a worker: one cache line each: loss, examples, non-zeros (or what the work is counted in), …
 BAD = 3  # … and an example whose loss was not finite, its number + 1
@@ -50,10 +51,11 @@ class Seats:
 
 
 class Workers:
-    """Runs slices of examples in `count` threads; `tally[count, TALLIES]` float64 adds up what each has done.
+    """Runs chunks of examples in `count` threads; `tally[count, TALLIES]` float64 adds up what each has done.
 
-    A problem that says `lockstep` has its workers call the kernel together, on chunks of one size; one that says `whole`
-    gives each of them all examples of the chunk.
+    Each takes the next chunk when it has done one, so that a worker that the system let start late, or on a slower core,
+    keeps none of the others waiting. A problem that says `lockstep` has its workers call the kernel together: worker k on
+    every count-th example of a chunk from its k-th, or, where it says `whole`, each on all of it.
     """
 
     def __init__(self, problem, count: int):
@@ -61,27 +63,20 @@ class Workers:
         self.own = [problem.private(k) for k in range(count)]
         self.tally = aligned((count, TALLIES), np.float64)
         self.chunk = [512] * count
-        self.stop, self.failure, self.at = threading.Event(), None, [0] * count
-
-    def slices(self, order):
-        """What each worker gets of `order`: equal parts, the first ones an example longer where it does not divide."""
-        return [order] * self.count if self.problem.whole else np.array_split(order, self.count)
+        self.stop, self.failure, self.lock, self.done = threading.Event(), None, threading.Lock(), 0
 
     def run(self, rule, schedule, order, t, watch=lambda: None):
-        """Work through `order`; `watch` is called every WATCH_SECONDS meanwhile, and ends the run by returning true.
+        """Work through `order`, whose example i is step t + i; `watch` is called every WATCH_SECONDS, and true ends the run.
 
-        t: steps done before. Afterwards `at` says how far each worker has come in its slice. An exception in a worker
-        stops all and is raised here; so is KeyboardInterrupt. All have stopped when this returns or raises.
+        t: steps done before. Afterwards the first `done` examples are done. An exception in a worker stops all and is
+        raised here; so is KeyboardInterrupt. All have stopped when this returns or raises.
         """
         self.stop.clear()
-        self.at, self.failure = [0] * self.count, None
+        self.done, self.failure, self.order, self.seats = 0, None, order, Seats(self.count)
         self.problem.begin(t)
-        parts = self.slices(order)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
-        self.position = self.span = 0
-        self.longest, self.seats = len(parts[0]), Seats(self.count)
-        threads = [threading.Thread(target=self._work, args=(k, rule, schedule, part, t), name=f"worker-{k}", daemon=True)
-                   for k, part in enumerate(parts)]
+        threads = [threading.Thread(target=self._work, args=(k, rule, schedule, t), name=f"worker-{k}", daemon=True)
+                   for k in range(self.count)]
         try:
             for thread in threads:
                 thread.start()
@@ -103,32 +98,41 @@ class Workers:
         if self.failure:
             raise self.failure
 
-    def _agree(self):
-        """In lockstep: one decision for all, on whether to stop and how much to do next."""
-        self.position += self.span
-        self.halt = self.stop.is_set() or self.position >= self.longest
-        multiple = getattr(self.problem, "block", 1)
-        self.span = -(-min(self.chunk) // multiple) * multiple
+    def _take(self, wanted):
+        """(start, stop) of the next examples, up to `wanted`; None at the end or when told to stop."""
+        start = self.done
+        if self.stop.is_set() or start >= len(self.order):
+            return None
+        self.done = min(start + wanted, len(self.order))
+        return start, self.done
 
-    def _work(self, k, rule, schedule, order, t):
+    def _agree(self):
+        """In lockstep: one decision for all, on whether to stop and what to do next."""
+        multiple = getattr(self.problem, "block", 1)
+        wanted = min(self.chunk) * (1 if self.problem.whole else self.count)
+        self.agreed = self._take(-(-wanted // multiple) * multiple)
+
+    def _next(self, k):
+        """As `_take`, for worker k. Alone, the chunks become shorter towards the end, so that all end at once."""
+        if self.together is not None:
+            self.together.wait()
+            return self.agreed
+        with self.lock:
+            share = (len(self.order) - self.done) // (2 * self.count) if self.count > 1 else len(self.order)
+            return self._take(min(self.chunk[k], max(share, LEAST)))
+
+    def _work(self, k, rule, schedule, t):
+        first, stride = (k, self.count) if self.together is not None and not self.problem.whole else (0, 1)
         try:
             self.seats.take(k)
             self.problem.enter(self.own[k])
-            while True:
-                if self.together is not None:
-                    self.together.wait()
-                    if self.halt:
-                        break
-                elif self.stop.is_set() or self.at[k] >= len(order):
-                    break
-                at, size = (self.at[k], self.chunk[k]) if self.together is None else (self.position, self.span)
-                part, start = order[at:at + size], time.perf_counter()
-                now, stride = (t + at, 1) if self.problem.whole else (t + at * self.count + k, self.count)
-                self.problem.run(rule, schedule, self.own[k], part, now, stride, self.tally[k])
-                self.at[k] = at + len(part)
+            while bounds := self._next(k):
+                start, stop = bounds
+                part, begun = np.ascontiguousarray(self.order[start + first:stop:stride]), time.perf_counter()
+                self.problem.run(rule, schedule, self.own[k], part, t + start + first, stride, self.tally[k])
                 if self.tally[k, BAD]:
                     self.stop.set()
-                speed = CHUNK_SECONDS / max(time.perf_counter() - start, 1e-6)
+                speed = CHUNK_SECONDS / max(time.perf_counter() - begun, 1e-6)
                 self.chunk[k] = int(min(max(len(part) * min(speed, 8.0), 1), 1 << 20))
             self.problem.leave(self.own[k])
         except threading.BrokenBarrierError:

@@ -76,6 +76,12 @@ def cell(way, ranks, phases, seconds, link=None, n=3_000_000, overlap=False, eve
     return Cell("x", axes, 0, "", {}, 0, "", "", None, events, machine, {}, "", "")
 
 
+def pingpong(link):
+    """What is recorded on a link that is faster while only one rank sends."""
+    return [{"event": "pingpong", "bytes": x, "seconds": link.alpha + link.beta * x / 2, "both": link.alpha + link.beta * x}
+            for x in SIZES]
+
+
 def truth(way, ranks, link, n=3_000_000):
     """(phases, seconds of a step, bytes of a rank) of a machine whose constants are known."""
     B, k, entry = buckets_of(n), max(int(way.keep * n), 1), entry_bytes(way.keep, way.code)
@@ -97,7 +103,7 @@ def test_constants_and_steps_are_found_again():
     cells = [cell(way, 2, *truth(way, 2, here)[:2], bytes_per_step=truth(way, 2, here)[2]) for way in ways]
     cells += [cell(way, 2, *truth(way, 2, away)[:2], link="slow") for way in ways]
     for name, link in (None, here), ("slow", away):
-        told = [{"event": "pingpong", "bytes": x, "both": link.alpha + link.beta * x} for x in SIZES]
+        told = pingpong(link)
         cells.append(cell(ways[0], 2, {}, 0, name, events=told))
     model = cost.model_of(cells)
     machine = model.machine
@@ -119,7 +125,7 @@ def test_constants_and_steps_are_found_again():
 
 
 def test_overlap_hides_nothing_without_cores_to_wait_on():
-    way, told = Way("balanced", 0.1, "float16"), [{"event": "pingpong", "bytes": x, "both": 1e-4 + 1e-7 * x} for x in SIZES]
+    way, told = Way("balanced", 0.1, "float16"), pingpong(Link(1e-4, 1e-7))
     phases, seconds, moved = truth(way, 2, Link(0.0, 0.0))
     cells = [cell(way, 2, phases, seconds, bytes_per_step=moved), cell(way, 2, {}, 0, "slow", events=told)]
     cells += [cell(way, 2, phases, 1.0, "slow", overlap=overlap, machine=f"a processor, {cores} cores, Linux")

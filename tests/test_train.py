@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from hogwild import record, workers
 from hogwild.errors import UserError
 from hogwild.record import Report
+from hogwild.stopping import Stop
 from hogwild.train import Problem, train
 from kernels.jit import kernel
 from kernels.rules import SGD
@@ -32,10 +34,14 @@ class Toy(Problem):
         self.examples, self.theta, self.targets = n, aligned((n,), np.float64), np.arange(n, dtype=float)
         self.seen = []
 
+    def private(self, k):
+        return k
+
     def run(self, rule, schedule, own, order, t, stride, tally):
         if len(order):
             self.seen.append((order.copy(), t, stride))
-        pull(schedule, self.theta, self.targets, order, t, stride, tally)
+        if own == 0 or not self.whole:
+            pull(schedule, self.theta, self.targets, order, t, stride, tally)
 
     def evaluate(self):
         return {"error": float(np.abs(self.theta - self.targets).max())}
@@ -53,23 +59,41 @@ def test_toy_family_follows_its_closed_form(workers, n):
         assert epoch.metrics["error"] == pytest.approx((n - 1) * 0.5 ** (e + 1))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_each_epoch_is_a_fresh_permutation_in_contiguous_slices(workers):
-    toy = Toy(501)
-    train(toy, SGD(), Constant(0.1), epochs=2, workers=workers, seed=5)
-    orders = []
-    chunks = sorted(toy.seen, key=lambda chunk: chunk[1])
-    for epoch in range(2):
-        order = np.random.default_rng((5, epoch + 1)).permutation(501)
-        orders.append(order)
-        mine = [c for c in chunks if epoch * 501 <= c[1] < (epoch + 1) * 501]
-        assert sorted(np.concatenate([c[0] for c in mine])) == list(range(501))
-        parts = np.array_split(order, workers)
-        for k in range(workers):
-            slice_ = [c for c in mine if (c[1] - epoch * 501) % workers == k]
-            assert np.array_equal(np.concatenate([c[0] for c in slice_]), parts[k])
-            assert {c[2] for c in slice_} == {workers}
-    assert not np.array_equal(*orders)
+@pytest.mark.parametrize("workers", [1, 2, 7])
+@pytest.mark.parametrize("lockstep, whole", [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("n, most_steps", [(1, None), (501, None), (3000, 4501)])
+def test_every_step_is_the_example_at_its_place_of_a_fresh_permutation(workers, lockstep, whole, n, most_steps):
+    toy = Toy(n)
+    toy.lockstep, toy.whole = lockstep, whole
+    train(toy, SGD(), Constant(0.1), epochs=2, workers=workers, seed=5, stop=Stop(max_steps=most_steps))
+    orders = [np.random.default_rng((5, epoch)).permutation(n) for epoch in (1, 2)]
+    expected = np.concatenate(orders)[:most_steps]
+    steps = np.concatenate([t + stride * np.arange(len(part)) for part, t, stride in toy.seen])
+    seen = np.concatenate([part for part, _, _ in toy.seen])
+    at = np.argsort(steps)
+    assert np.array_equal(steps[at], np.repeat(np.arange(len(expected)), workers if whole else 1))
+    assert np.array_equal(seen[at], np.repeat(expected, workers if whole else 1))
+    assert {stride for _, _, stride in toy.seen} == {workers if lockstep and not whole else 1}
+    assert n == 1 or not np.array_equal(*orders)
+
+
+def test_a_worker_that_is_held_up_holds_up_no_other():
+    """Worker 0 stays in its chunk until the other has done the rest: with shares fixed beforehand it would not end."""
+    class Held(Toy):
+        def run(self, rule, schedule, own, order, t, stride, tally):
+            if len(order) and own == 0:
+                assert others.acquire(timeout=60)
+            super().run(rule, schedule, own, order, t, stride, tally)
+            if len(order) and own == 1:
+                done.append(len(order))
+                if sum(done) >= 10_000 - workers.LEAST:
+                    others.release()
+    others, done = threading.Semaphore(0), []
+    toy = Held(10_000)
+    team = workers.Workers(toy, 2)
+    team.chunk = [workers.LEAST, 512]
+    team.run(SGD(), Constant(0.5), np.random.default_rng(0).permutation(10_000), 0)
+    assert team.done == 10_000 and sum(done) >= 10_000 - workers.LEAST and np.allclose(toy.theta, toy.targets / 2)
 
 
 def test_plateau_reads_the_first_metric():
