@@ -24,7 +24,7 @@ from sparsecomm.link import Link, Work, predict
 
 BACKWARD = 2 / 3  # share of the backward pass in computing: two products for each of the forward pass's
 BUCKET_MB = 4.0  # sparsecomm's default
-SMALL, LARGE = 1 << 10, 1 << 16  # bytes; a token bucket lets what is between pass early, and TCP begins slowly
+SMALL, LARGE = 1 << 6, 1 << 16  # bytes; a token bucket lets what is between pass early, and TCP begins slowly
 # One-way latencies are assumptions: of TCP through the kernel and a switch; at 100 Gbit/s, of RDMA.
 PRESETS = {"1 Gbit/s": Link(50e-6, 8e-9), "10 Gbit/s": Link(30e-6, 8e-10), "25 Gbit/s": Link(20e-6, 3.2e-10),
            "100 Gbit/s": Link(5e-6, 8e-11)}
@@ -126,8 +126,8 @@ def step_seconds(way, link, work, ranks, n, buckets, compute=0.0, other=0.0, ove
     return compute + other + whole - hidden
 
 
-def links_of(cells) -> dict[str, tuple[Link, float]]:
-    """(fit, median relative error of it) for every link that a ping-pong went over; "": between ranks of one machine.
+def links_of(cells) -> dict[tuple[str, int], tuple[Link, float]]:
+    """{(link, ranks): (fit, its median relative error)} of what ping-pongs went over; "": between ranks of one machine.
 
     From messages of up to SMALL bytes, and from LARGE on.
     """
@@ -135,12 +135,13 @@ def links_of(cells) -> dict[str, tuple[Link, float]]:
     for cell in cells:
         for event in cell.events:
             if cell.finished and event["event"] == "pingpong" and not SMALL < event["bytes"] < LARGE:
-                points.setdefault(cell.axes.get("link", ""), []).append((event["bytes"], event.get("both", event["seconds"])))
-    found = {}
-    for name, each in points.items():
+                found = points.setdefault((cell.axes.get("link", ""), cell.axes["ranks"]), [])
+                found.append((event["bytes"], event.get("both", event["seconds"])))
+    links = {}
+    for key, each in points.items():
         link = fit(each)
-        found[name] = link, median(abs((link.alpha + link.beta * x) / seconds - 1) for x, seconds in each)
-    return found
+        links[key] = link, median(abs((link.alpha + link.beta * x) / seconds - 1) for x, seconds in each)
+    return links
 
 
 def runs_of(cells) -> list[Run]:
@@ -173,7 +174,7 @@ def _run(cell):
 def calibrated(runs, local) -> Machine | None:
     """The machine as the runs without a link and without overlap show it; None where there are none of a sparse exchange.
 
-    local: the Link between the ranks of one machine.
+    local(ranks): the Link between so many ranks of one machine.
     """
     here = [run for run in runs if not run.link and not run.overlap and run.ranks > 1]
     sparse = [run for run in here if run.way.exchange != "dense"]
@@ -194,7 +195,7 @@ def calibrated(runs, local) -> Machine | None:
     waits = {}
     for run in sparse:
         bare = Work(entry=machine.work(run.way).entry)
-        network = predict(local, bare, run.ranks, run.n, run.k, run.buckets, run.way.code)[run.way.exchange]
+        network = predict(local(run.ranks), bare, run.ranks, run.n, run.k, run.buckets, run.way.code)[run.way.exchange]
         waits.setdefault((run.task, run.ranks), []).append(max(run.phases["exchange"] - network, 0.0))
     return machine._replace(wait={key: median(each) for key, each in waits.items()})
 
@@ -254,23 +255,32 @@ class Model(NamedTuple):
     """All that the cells of an experiment tell about costs."""
 
     runs: list[Run]
-    links: dict[str, tuple[Link, float]]
+    links: dict[tuple[str, int], tuple[Link, float]]
     machine: Machine | None
+
+    def link(self, name, ranks=2) -> Link | None:
+        """The link of that name as so many ranks find it, else as any number of them do; None: not measured.
+
+        Ranks that share a machine's cores take longer the more they are.
+        """
+        found = {count: link for (each, count), (link, _) in self.links.items() if each == name}
+        return found.get(ranks, found[min(found)]) if found else None
 
     def check(self):
         """[(run on a link, predicted seconds of a step)], where a prediction is possible."""
         found = []
         for run in self.runs:
-            if run.link in self.links and run.link and self.machine:
-                seconds = predicted(run, self.machine, self.links[run.link][0])
+            link = self.link(run.link, run.ranks)
+            if run.link and link and self.machine:
+                seconds = predicted(run, self.machine, link)
                 found += [(run, seconds)] if seconds is not None else []
         return found
 
 
 def model_of(cells) -> Model:
     """The links and the machine, fitted to the cells."""
-    links, runs = links_of(cells), runs_of(cells)
-    return Model(runs, links, calibrated(runs, links[""][0] if "" in links else Link(0.0, 0.0)))
+    model = Model(runs_of(cells), links_of(cells), None)
+    return model._replace(machine=calibrated(model.runs, lambda ranks: model.link("", ranks) or Link(0.0, 0.0)))
 
 
 def figures(cells) -> list:

@@ -47,7 +47,7 @@ def _at(model, task, way, link, ranks) -> float:
 def _ranks(model, task):
     """Step time against ranks on every preset and every fitted link, with what was measured there."""
     panels = []
-    for name, link in {**{name: link for name, (link, _) in model.links.items() if name}, **PRESETS}.items():
+    for name, link in {**{name: model.link(name) for name, _ in model.links if name}, **PRESETS}.items():
         series = []
         for way in WAYS:
             points = [Point(ranks, _at(model, task, way, link, ranks)) for ranks in RANKS]
@@ -89,10 +89,10 @@ def _check(checked):
 
 
 def _links(model):
-    rows = [[name or "one machine", 1e6 * link.alpha, 8e-6 / link.beta, f"{error:.0%}"] for name, (link, error) in
-            model.links.items()]
-    return Table("links", "Links, fitted to ping-pongs", ["link", "α, µs", "1/β, Mbit/s", "median error of the fit"],
-                 rows) if rows else None
+    rows = [[name or "one machine", ranks, 1e6 * link.alpha, 8e-6 / link.beta, f"{error:.0%}"]
+            for (name, ranks), (link, error) in model.links.items()]
+    return Table("links", "Links, fitted to messages that both of a pair send at once, all pairs at a time",
+                 ["link", "ranks", "α, µs", "1/β, Mbit/s", "median error of the fit"], rows) if rows else None
 
 
 def _errors(model):

@@ -1,4 +1,4 @@
-"""Time messages between two ranks, from 1 byte to 16 MB, one way and both ways at once: what a link's α and β are fitted to.
+"""Time messages in pairs of ranks, from 1 byte to 16 MB, one way and both ways at once: what a link's α and β are fitted to.
 
 All exchanges of a step send and receive at once. TCP's acknowledgements then take their part of each direction, and a
 token bucket has no pause in which to fill up.
@@ -25,7 +25,7 @@ LEAST, MOST = 3, 300  # round trips of a size
 
 @dataclass
 class Options:
-    """Time messages between two ranks: the seconds one way (half a round trip), and while both send at once."""
+    """Time messages in pairs of ranks: the seconds one way (half a round trip), and while both send at once."""
 
     record: Path | None = None
     """File of JSON lines, one more a size: {"event": "pingpong", "bytes", "seconds", "lower", "upper", "both", "repeats"}."""
@@ -36,26 +36,27 @@ class Options:
 
 
 def trip(comm, buffer, came) -> float:
-    """Seconds of half a round trip of `buffer` between ranks 0 and 1."""
+    """Seconds of half a round trip of `buffer` between the ranks of a pair."""
     began = time.perf_counter()
-    if comm.Get_rank() == 0:
-        comm.Send(buffer, 1)
-        comm.Recv(came, 1)
+    rank = comm.Get_rank()
+    if rank % 2 == 0:
+        comm.Send(buffer, rank + 1)
+        comm.Recv(came, rank + 1)
     else:
-        comm.Recv(came, 0)
-        comm.Send(buffer, 0)
+        comm.Recv(came, rank - 1)
+        comm.Send(buffer, rank - 1)
     return (time.perf_counter() - began) / 2
 
 
 def both(comm, buffer, came) -> float:
-    """Seconds in which `buffer` goes from either rank to the other, at once."""
-    began, other = time.perf_counter(), 1 - comm.Get_rank()
+    """Seconds in which `buffer` goes from either rank of a pair to the other, at once."""
+    began, other = time.perf_counter(), comm.Get_rank() ^ 1
     comm.Sendrecv(buffer, other, 0, came, other, 0)
     return time.perf_counter() - began
 
 
 def sweep(comm, largest, seconds):
-    """Yield (bytes, array of seconds one way, and while both send) for each size; rank 0's. Collective over two ranks."""
+    """Yield (bytes, array of seconds one way, and while both send) for each size; rank 0's. Collective over all."""
     sizes = [STEP**i for i in range(40) if STEP**i < largest] + [largest]
     for size in sizes:
         buffer, came = np.zeros((2, size), np.uint8)
@@ -71,8 +72,8 @@ def main():
     if options.largest < 1:
         raise UserError(f"--largest must be at least 1 byte, got {options.largest}")
     comm = launch.world()
-    if comm.Get_size() != 2:
-        raise UserError(f"a ping-pong needs 2 ranks, got {comm.Get_size()}: mpiexec -n 2 python -m experiments.pingpong")
+    if comm.Get_size() % 2:
+        raise UserError(f"ping-pongs need ranks in pairs, got {comm.Get_size()}: mpiexec -n 2 python -m experiments.pingpong")
     print(f"{'bytes':>10}{'one way, us':>15}{'quartiles':>24}{'both at once, us':>20}", flush=True)
     for size, taken, at_once in sweep(comm, options.largest, options.seconds):
         lower, median, upper = np.quantile(taken, (0.25, 0.5, 0.75)).tolist()

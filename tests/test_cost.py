@@ -111,7 +111,7 @@ def test_constants_and_steps_are_found_again():
     assert machine.encode["float16"] == pytest.approx(5e-9, rel=1e-3)
     assert machine.decode["float16"] == pytest.approx(8e-9, rel=1e-3)
     assert machine.wait["mlp", 2] == pytest.approx(0.001, rel=1e-2) and machine.compute["mlp", 2] == pytest.approx(0.02)
-    assert model.links["slow"][0] == pytest.approx(away, rel=1e-3)
+    assert model.link("slow") == model.link("slow", 4) == pytest.approx(away, rel=1e-3)
     checked = model.check()
     assert len(checked) == len(ways)
     for run, seconds in checked:

@@ -256,7 +256,7 @@ def test_pingpong(lab, tmp_path):
     assert [line["bytes"] for line in lines] == [1, 4, 16, 64, 256, 1024, 4096, 16384, 20000]
     assert all(line["lower"] <= line["seconds"] <= line["upper"] for line in lines)
     assert min(lines[-1]["seconds"], lines[-1]["both"]) > (20000 - 2 * network.BURST) * 8 / 10e6
-    assert wrong.code == 2 and "needs 2 ranks, got 1" in wrong.err
+    assert wrong.code == 2 and "need ranks in pairs, got 1" in wrong.err
 
 
 @pytest.mark.parametrize("arguments, message", [
