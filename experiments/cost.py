@@ -5,10 +5,11 @@ The formulas are those of sparsecomm/link.py. α and β come from messages that 
 have no axis `link`), which do not overlap exchange and backward pass, so that their phases add up. With that, the cells on
 links are predicted, and the error is shown.
 
-A step takes compute + wait + exchange + apply. wait: what a rank waits for the slower ones, the time that local runs
-spend in the exchange beyond what the link takes. Where the exchange overlaps the backward pass, of B buckets all but the
-last to be ready can hide behind it: (1 - 1/B) min(time on the network, time of the backward pass); nothing where ranks have
-only a core each, which MPI's waiting (it asks again and again) takes from the backward pass.
+A step takes compute + wait + exchange + apply + rest. wait: what a rank waits for the slower ones, the time that local runs
+spend in the exchange beyond what the link takes; rest: what they take outside their phases, as to fetch a batch. Where the
+exchange overlaps the backward pass, of B buckets all but the last to be ready can hide behind it: (1 - 1/B) min(time on the
+network, time of the backward pass); nothing where ranks have only a core each, which MPI's waiting (it asks again and again)
+takes from the backward pass.
 """
 
 import math
@@ -76,6 +77,11 @@ class Machine(NamedTuple):
     compute: dict[tuple, float]  # seconds of a step, by task and ranks
     wait: dict[tuple, float]
     apply: dict[tuple, float]
+    rest: dict[tuple, float]
+
+    def other(self, task, ranks) -> float:
+        """Seconds of a step besides computing and exchange."""
+        return self.wait.get((task, ranks), 0.0) + self.apply[task, ranks] + self.rest[task, ranks]
 
     def work(self, way) -> Work:
         """What the link model wants to know."""
@@ -189,22 +195,25 @@ def calibrated(runs, local) -> Machine | None:
             fixed = run.buckets * (3 * run.ranks - 1) / 2 * message
             taken = run.phases["encode"] + run.phases["decode"] - fixed
             code.setdefault(run.way.code, []).append(max(taken, 0.0) / (2 * run.n * (run.ranks - 1) / run.ranks))
-    machine = Machine(median(run.phases["select"] / run.n for run in sparse), add, message, encode, decode,
-                      {name: median(each) for name, each in code.items()}, _entries(sparse), _phase(here, "compute"), {},
-                      _phase(here, "apply"))
-    waits = {}
-    for run in sparse:
+    machine = Machine(
+        median(run.phases["select"] / run.n for run in sparse), add, message, encode, decode,
+        {name: median(each) for name, each in code.items()}, _entries(sparse),
+        compute=_medians(here, lambda run: run.phases["compute"]), wait={},
+        apply=_medians(here, lambda run: run.phases["apply"]),
+        rest=_medians(here, lambda run: max(run.seconds - sum(run.phases.values()), 0.0)))
+
+    def waited(run):
         bare = Work(entry=machine.work(run.way).entry)
         network = predict(local(run.ranks), bare, run.ranks, run.n, run.k, run.buckets, run.way.code)[run.way.exchange]
-        waits.setdefault((run.task, run.ranks), []).append(max(run.phases["exchange"] - network, 0.0))
-    return machine._replace(wait={key: median(each) for key, each in waits.items()})
+        return max(run.phases["exchange"] - network, 0.0)
+    return machine._replace(wait=_medians(sparse, waited))
 
 
-def _phase(runs, name):
-    """{(task, ranks): seconds of a phase}."""
+def _medians(runs, seconds):
+    """{(task, ranks): median of seconds(run)}."""
     found = {}
     for run in runs:
-        found.setdefault((run.task, run.ranks), []).append(run.phases[name])
+        found.setdefault((run.task, run.ranks), []).append(seconds(run))
     return {key: median(each) for key, each in found.items()}
 
 
@@ -246,9 +255,8 @@ def predicted(run, machine, link) -> float | None:
     key = run.task, run.ranks
     if key not in machine.compute:
         return None
-    other = machine.wait.get(key, 0.0) + machine.apply[key]
-    return step_seconds(run.way, link, machine.work(run.way), run.ranks, run.n, run.buckets, machine.compute[key], other,
-                        run.overlap and run.spare)
+    return step_seconds(run.way, link, machine.work(run.way), run.ranks, run.n, run.buckets, machine.compute[key],
+                        machine.other(*key), run.overlap and run.spare)
 
 
 class Model(NamedTuple):

@@ -40,8 +40,8 @@ def _tasks(model):
 def _at(model, task, way, link, ranks) -> float:
     """Predicted milliseconds of a step."""
     machine, run = model.machine, next(run for run in model.runs if run.task == task)
-    other = machine.wait.get((task, 2), 0.0) + machine.apply[task, 2]
-    return 1e3 * step_seconds(way, link, machine.work(way), ranks, run.n, run.buckets, machine.compute[task, 2], other)
+    return 1e3 * step_seconds(way, link, machine.work(way), ranks, run.n, run.buckets, machine.compute[task, 2],
+                              machine.other(task, 2))
 
 
 def _ranks(model, task):
@@ -116,7 +116,7 @@ def _constants(model):
     for label, values in ("encode {}, ns an entry", machine.encode), ("decode {}, ns an entry", machine.decode), (
             "dense {}, ns an element", machine.code):
         rows += [[label.format(code), 1e9 * seconds] for code, seconds in values.items()]
-    for name in "compute", "wait", "apply":
+    for name in "compute", "wait", "apply", "rest":
         table = getattr(machine, name)
         rows += [[f"{name}, {task}, {ranks} ranks, ms", 1e3 * seconds] for (task, ranks), seconds in table.items()]
     return Table("constants", "What ranks compute, measured without a network", ["constant", "value"], rows)
