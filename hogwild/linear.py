@@ -12,7 +12,7 @@ from hogwild.train import Problem
 from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
-from kernels.csr import degrees
+from kernels.csr import degrees, squares
 from kernels.hyper import checked
 from kernels.private import Private, merge_all, pack, spread_out
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
@@ -184,11 +184,10 @@ class Linear(Problem):
         With rows of unit length a step of full size would throw the intercept about: it is 1 in every row where each
         feature is small. scikit-learn takes 0.01 on sparse data; rules that scale their steps do not feel it.
         """
-        some = self.data.subset(0, min(self.data.rows, 1000))
-        if not some.nnz:
-            return 1.0
-        squares = np.bincount(some.indices, np.square(some.values, dtype=np.float64)).max() / some.rows
-        return float(np.clip(squares, 0.01, 1.0))
+        rows, total = min(self.data.rows, 1000), np.zeros(self.data.n_features)
+        squares(self.data.csr, rows, total)
+        strongest = total.max(initial=0) / max(rows, 1)
+        return float(np.clip(strongest, 0.01, 1.0)) if strongest else 1.0
 
     def _overlap(self):
         """How much two rows have in common: the mean product of their sizes over a row's with itself, up to 1."""

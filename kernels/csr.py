@@ -25,6 +25,13 @@ def degrees(csr, out):
 
 
 @kernel
+def squares(csr, rows, out):
+    """Add to out[j] (float64[n_features]) the squares of feature j's values in the first `rows` rows."""
+    for k in range(csr.indptr[0], csr.indptr[rows]):
+        out[csr.indices[k]] += float(csr.values[k]) * float(csr.values[k])
+
+
+@kernel
 def check(csr, n_features):
     """(status, row): the first row whose pointers, index order, index range or values are wrong; (OK, n) if none is."""
     n, nnz = csr.indptr.size - 1, min(csr.indices.size, csr.values.size)
