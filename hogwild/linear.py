@@ -12,7 +12,7 @@ from hogwild.train import Problem
 from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
-from kernels.csr import degrees, squares
+from kernels.csr import degrees, sizes
 from kernels.hyper import checked
 from kernels.private import Private, merge_all, pack, spread_out
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
@@ -76,6 +76,29 @@ def few_enough(data, workers, size=1) -> bool:
     return workers > 1 and FEW * workers * size * data.n_features <= data.nnz
 
 
+def sizes_of(data):
+    """(mean of |x|, mean of x²) of each feature over all rows of a sample, float64[n_features] each."""
+    rows, total = min(data.rows, 1000), np.zeros((2, data.n_features))
+    sizes(data.csr, rows, *total)
+    return total / max(rows, 1)
+
+
+def pace_of(square) -> float:
+    """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.01 to 1.
+
+    With rows of unit length a step of full size would throw the intercept about: it is 1 in every row where each feature
+    is small. scikit-learn takes 0.01 on sparse data; rules that scale their steps do not feel it.
+    """
+    strongest = square.max(initial=0)
+    return float(np.clip(strongest, 0.01, 1.0)) if strongest else 1.0
+
+
+def overlap_of(size, square, pace) -> float:
+    """How much two rows have in common: the mean product of their sizes over a row's with itself, up to 1."""
+    itself = square.sum()
+    return float((np.square(size).sum() + pace**2) / (itself + pace**2)) if itself else 1.0
+
+
 class Linear(Problem):
     """W·x + b under `loss`, trained on dataset `data`, measured on `test` (a dataset or None).
 
@@ -101,16 +124,17 @@ class Linear(Problem):
         self.columns = 1 + len(rule.start()) + (average is not None)
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         degree = self._degrees() if decay or workers > 1 else None
+        size, square = sizes_of(data)
+        pace = pace_of(square) if intercept else 0.0
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
         self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
         self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
         self.model = kernel.Model(
             self.loss, checked(decay), checked(clip), self.lasso, average, data.csr, self._targets(data),
             None if weights is None else np.ascontiguousarray(weights, np.float32),
-            (self.data.rows / np.maximum(degree, 1)).astype(np.float32) if decay else None,
-            self._pace() if intercept else 0.0)
+            (self.data.rows / np.maximum(degree, 1)).astype(np.float32) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
-        self._lay_out(rule, degree, copies)
+        self._lay_out(rule, degree, copies, overlap_of(size, square, pace))
         if self.whole:
             total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
             self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)
@@ -126,7 +150,7 @@ class Linear(Problem):
         degrees(self.data.csr, count)
         return count
 
-    def _lay_out(self, rule, degree, copies):
+    def _lay_out(self, rule, degree, copies, overlap):
         """Make the parameters, and a Place in them for each worker."""
         d, size, several = self.data.n_features, self.outputs * self.columns, self.workers > 1
         self.start = (0.0, *rule.start(), *[0.0] * (self.average is not None))
@@ -161,7 +185,7 @@ class Linear(Problem):
             self.spacing = 2.0 ** np.arange(len(number))
             self.common, self.merge_locks = self._part(len(self.names)), np.zeros(16 * len(self.ends), np.uint32)
             self.share, self.most = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers, FRESH / self.workers
-            self.bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1) * self._overlap()
+            self.bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1) * overlap
 
     def manner(self):
         """How the workers share, for a line on the console."""
@@ -177,26 +201,6 @@ class Linear(Problem):
         flat = self._part(rows)
         flat.reshape(-1, self.columns)[:] = self.start
         return flat
-
-    def _pace(self):
-        """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.01 to 1.
-
-        With rows of unit length a step of full size would throw the intercept about: it is 1 in every row where each
-        feature is small. scikit-learn takes 0.01 on sparse data; rules that scale their steps do not feel it.
-        """
-        rows, total = min(self.data.rows, 1000), np.zeros(self.data.n_features)
-        squares(self.data.csr, rows, total)
-        strongest = total.max(initial=0) / max(rows, 1)
-        return float(np.clip(strongest, 0.01, 1.0)) if strongest else 1.0
-
-    def _overlap(self):
-        """How much two rows have in common: the mean product of their sizes over a row's with itself, up to 1."""
-        some, pace = self.data.subset(0, min(self.data.rows, 1000)), self.model.intercept
-        if not some.nnz:
-            return 1.0
-        mean = np.bincount(some.indices, np.abs(some.values, dtype=np.float64)) / some.rows
-        itself = np.square(some.values, dtype=np.float64).sum() / some.rows
-        return float(((mean**2).sum() + pace**2) / (itself + pace**2))
 
     def private(self, k):
         place = self.places[k]

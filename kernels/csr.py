@@ -25,10 +25,12 @@ def degrees(csr, out):
 
 
 @kernel
-def squares(csr, rows, out):
-    """Add to out[j] (float64[n_features]) the squares of feature j's values in the first `rows` rows."""
+def sizes(csr, rows, size, square):
+    """Add to size[j] and square[j] (float64[n_features]) |x| and x² of feature j's values x in the first `rows` rows."""
     for k in range(csr.indptr[0], csr.indptr[rows]):
-        out[csr.indices[k]] += float(csr.values[k]) * float(csr.values[k])
+        x = float(csr.values[k])
+        size[csr.indices[k]] += abs(x)
+        square[csr.indices[k]] += x * x
 
 
 @kernel
