@@ -1,6 +1,6 @@
 """Seconds to a result: hogwild against scikit-learn, snapml and vowpalwabbit (where installed) on logistic regression.
 
-python -m experiments.bench_quality [--sets imdb,kddcup99] [--rows 1000000] [--repeats 3] [--C 1] [--data FOLDER] [--quick]
+python -m experiments.bench_quality [--sets imdb,kddcup99] [--rows 1000000] [--repeats 5] [--C 1] [--data FOLDER] [--quick]
 
 The objective is mean log-loss + l2/2 |w|² with l2 = 1 / (C rows), the intercept free, taken in float64 of the weights that
 a trainer returns. Its optimum is the best of converged LogisticRegressions; liblinear, which penalises the intercept, may
@@ -222,7 +222,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the synthetic data")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sets", default=",".join(NAMES))
     parser.add_argument("--C", type=float, default=1.0)
     parser.add_argument("--limit", type=float, default=120, help="seconds of one fit after which a ladder ends")
