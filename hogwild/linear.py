@@ -167,7 +167,7 @@ class Linear(Problem):
         # A lasso's exact zeros would not survive the sums of changes.
         self.copies = several and self.mode == "wild" and copies and not self.lasso
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
-        self.common = None
+        self.common, found = None, np.zeros(0, np.int64)
         if self.copies:
             found = np.flatnonzero(degree)
             tier = np.floor(np.log2(self.data.rows / degree[found])).astype(np.uint8)
@@ -180,7 +180,7 @@ class Linear(Problem):
         if apart:
             number = np.bincount(tier, minlength=1)
             self.ends, self.kept = 1 + np.cumsum(number), {}
-            self.updates = np.bincount(tier, degree[self.names[1:]], len(number))
+            self.updates = np.bincount(tier, degree[found], len(number))
             self.updates[0] += self.data.rows  # the intercept's
             self.spacing = 2.0 ** np.arange(len(number))
             self.common, self.merge_locks = self._part(len(self.names)), np.zeros(16 * len(self.ends), np.uint32)

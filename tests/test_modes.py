@@ -76,6 +76,16 @@ def test_copies_of_shared_parameters_meet_while_the_workers_run():
     assert 4 <= seen["stale_updates"] <= 40 <= seen["stale_examples"] * 40
 
 
+def test_weights_are_merged_with_those_as_common_as_they():
+    """Tier k: features of more than one row in 2^(k + 1), up to one in 2^k; the intercept is in the first."""
+    x, n = np.zeros((64, 7)), 64
+    for j, degree in enumerate((3, 64, 20, 33, 0, 16, 40)):
+        x[:degree, j] = 1
+    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
+    assert linear.names.tolist() == [7, 1, 3, 6, 2, 5, 0] and linear.ends.tolist() == [4, 5, 6, 6, 7]
+    assert linear.updates.tolist() == [n + 64 + 33 + 40, 20, 16, 0, 3]
+
+
 def test_parameters_are_shared_where_there_are_many_of_them():
     x, y = on_the_slope(2000)
 
