@@ -275,6 +275,9 @@ class Run:
 
     def restore(self, tensors, state):
         """Go on from a checkpoint."""
+        if "at" not in state:
+            raise UserError("the checkpoint is of an older version: finish its run with that, or start again with another "
+                            "--checkpoint")
         self._put(tensors)
         best = {name.removeprefix("best."): x for name, x in tensors.items() if name.startswith("best.")}
         self.best = best or None

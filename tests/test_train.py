@@ -96,6 +96,11 @@ def test_a_worker_that_is_held_up_holds_up_no_other():
     assert team.done == 10_000 and sum(done) >= 10_000 - workers.LEAST and np.allclose(toy.theta, toy.targets / 2)
 
 
+def test_a_checkpoint_of_the_time_of_slices_is_refused():
+    with pytest.raises(UserError, match="older version"):
+        train(Toy(4), SGD(), Constant(0.5), resume=({}, {"epoch": 1, "t": 2, "cuts": [[4, [1, 1]]]}))
+
+
 def test_plateau_reads_the_first_metric():
     class Stuck(Toy):
         def evaluate(self):
