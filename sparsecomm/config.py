@@ -35,7 +35,8 @@ class Config:
     masking: bool = True
     """With momentum correction: forget the velocity of what was sent."""
     clip_local: float | None = None
-    """Clip each rank's gradient to this L2 norm over the root of the number of ranks, before it is accumulated."""
+    """Clip each rank's gradient before it is accumulated, to this L2 norm times the root of the number of ranks: the mean of
+    independent gradients then has this norm (Lin et al. 2018, whose gradients are parts of the mean)."""
     warmup: int = 0
     """Steps over which the kept share falls in stages from 25% to `keep`."""
     residual: bool = True

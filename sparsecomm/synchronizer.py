@@ -185,7 +185,7 @@ class Synchronizer:
     def _clip_local(self):
         flat = [g for bucket in self.gradients for g in bucket]
         norm = math.sqrt(sum(float(g @ g) for g in flat))
-        bound = self.config.clip_local / math.sqrt(self.size)
+        bound = self.config.clip_local * math.sqrt(self.size)
         if bound < norm < math.inf:
             for g in flat:
                 g *= bound / norm

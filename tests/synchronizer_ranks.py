@@ -223,9 +223,10 @@ def dgc(steps, m, share, masking, clip=None):
     for step in range(steps):
         total = {name: np.zeros(n) for name, n in SIZES.items()}
         for k in range(SIZE):
-            own = {name: g.astype(np.float64) for name, g in gradients(step, k).items()}
+            own = {name: g.astype(np.float64) / SIZE for name, g in gradients(step, k).items()}
             norm = np.sqrt(sum((g**2).sum() for g in own.values()))
             factor = min(1, clip * SIZE**-0.5 / norm) if clip else 1
+            assert clip is None or factor < 1
             for name, n in SIZES.items():
                 u[k][name] = m * u[k][name] + factor * own[name]
                 v[k][name] += u[k][name]
@@ -235,8 +236,8 @@ def dgc(steps, m, share, masking, clip=None):
                 if masking:
                     u[k][name][mask] = 0
         for name in SIZES:
-            w[name] -= total[name] / SIZE
-    return flat(w), flat(v[RANK])
+            w[name] -= total[name]
+    return flat(w), SIZE * flat(v[RANK])
 
 
 def check_dgc():
