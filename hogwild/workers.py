@@ -113,7 +113,7 @@ class Workers:
         self.agreed = self._take(-(-wanted // multiple) * multiple)
 
     def _next(self, k):
-        """As `_take`, for worker k. Alone, the chunks become shorter towards the end, so that all end at once."""
+        """As `_take`, for worker k. Where each goes by itself, chunks become shorter towards the end: all end at once."""
         if self.together is not None:
             self.together.wait()
             return self.agreed
