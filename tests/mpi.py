@@ -108,7 +108,8 @@ def mpirun(n, *program, timeout=120, env=None, launcher=(), during=None, cwd=Non
                                    start_new_session=True)
         try:
             if during:
-                during(lambda: started(mark))
+                # Asked again: a process that is just about to become another program shows no environment.
+                during(lambda: started(mark) or (time.sleep(0.2), started(mark))[1])
             code = process.wait(max(0.0, began + timeout - time.monotonic()))
             seconds = time.monotonic() - began
             while started(mark) and time.monotonic() < began + seconds + 2:
