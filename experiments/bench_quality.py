@@ -231,7 +231,10 @@ def main():
     options = parser.parse_args()
     if options.quick:
         options.rows, options.repeats, options.limit = min(options.rows, 50_000), 1, 10
-    trainers, sets, warm = ladders(options.C), options.sets.split(","), False
+    sets = options.sets.split(",")
+    if unknown := sorted(set(sets) - set(NAMES)):
+        parser.error(f"--sets: choose from {', '.join(NAMES)}, got {', '.join(unknown)}")
+    trainers, warm = ladders(options.C), False
     print(f"{describe()}\n\nC {options.C:g}; medians of {options.repeats} runs; hogwild: sgd where it names no rule\n\n"
           "| data | trainer | s to the objective | best peer's / its | gap | with | s to the accuracy | best peer's / its | "
           "accuracy | with |\n|---|---|---|---|---|---|---|---|---|---|")
