@@ -40,6 +40,7 @@ EPOCHS = 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 40
 RECIPES = {  # (rule, schedule(rows, epochs, l2)); 1/t as SGDClassifier's "optimal" falls (Bottou 2012)
     "linear from 1": (SGD(), lambda n, epochs, l2: Polynomial(1.0, epochs * n, 1.0)),
     "linear from 3": (SGD(), lambda n, epochs, l2: Polynomial(3.0, epochs * n, 1.0)),
+    "squared from 1": (SGD(), lambda n, epochs, l2: Polynomial(1.0, epochs * n, 2.0)),
     "1/t from 2": (SGD(), lambda n, epochs, l2: InverseTime(2.0, 1.6 * l2)),
     "adagrad, linear from 0.5": (AdaGrad(), lambda n, epochs, l2: Polynomial(0.5, epochs * n, 1.0))}
 

@@ -91,27 +91,44 @@ def copies(options, report):
     """Their speeds, added up, as one epoch."""
     rule, schedule = rule_of(options)
     if options.data:
-        dataset, names = data.read(options.data), transforms.parse(options.transform)
-        dataset = transforms.apply(names, transforms.fit(names, dataset), dataset)
+        whole, names = data.read(options.data), transforms.parse(options.transform)
+        whole = transforms.apply(names, transforms.fit(names, whole), whole)
     else:
-        dataset, _ = synthetic.rcv1_like(options.rows, options.seed)
-    classes = np.unique(dataset.labels)
-    _alone(dataset.subset(0, 2000), classes, rule, schedule, 1, 1, 0)  # compiles
+        whole, _ = synthetic.rcv1_like(options.rows * 10 // 9, options.seed)
+    order, held = np.random.default_rng(options.seed).permutation(whole.rows), whole.rows // 10
+    dataset, test = data.take(whole, np.sort(order[held:])), data.take(whole, np.sort(order[:held]))
+    classes = np.unique(whole.labels)
+    _alone(dataset.subset(0, 2000), test, classes, rule, schedule, 1, 1, 0)  # compiles
     report.start(workers=options.workers, rule=str(rule), data={"rows": dataset.rows, "nonzeros": dataset.nnz})
-    examples, speed = _alone(dataset, classes, rule, schedule, options.workers, options.epochs, options.seed)
+    examples, speed = _alone(dataset, test, classes, rule, schedule, options.workers, options.epochs, options.seed)
     report.event("epoch", epoch=1, examples=examples, seconds=examples / speed, examples_per_s=speed, metrics={})
     return {}
 
 
-def _alone(dataset, classes, rule, schedule, workers, epochs, seed):
+class InStep(Report):
+    """Has every copy begin its next epoch when all have been evaluated, as workers do that share."""
+
+    def __init__(self, gate):
+        super().__init__(quiet=True)
+        self.gate = gate
+
+    def epoch(self, epoch, epochs):
+        self.gate.wait()
+
+
+def _alone(dataset, test, classes, rule, schedule, workers, epochs, seed):
     """(examples, examples/s) of all copies together."""
-    problems = [linear.Linear(dataset, None, Logistic(), rule, rows=np.arange(k, dataset.rows, workers),
+    problems = [linear.Linear(dataset, test, Logistic(), rule, rows=np.arange(k, dataset.rows, workers),
                               classes=classes) for k in range(workers)]
     gate, histories = threading.Barrier(workers), [None] * workers
 
     def copy(k):
         gate.wait()
-        histories[k] = train(problems[k], rule, schedule, epochs=epochs, workers=1, seed=seed)
+        try:
+            histories[k] = train(problems[k], rule, schedule, epochs=epochs, workers=1, seed=seed, report=InStep(gate))
+        except BaseException:
+            gate.abort()  # leaves none waiting for one that failed
+            raise
 
     threads = [threading.Thread(target=copy, args=(k,)) for k in range(workers)]
     for thread in threads:

@@ -29,7 +29,7 @@ MODES = {
 }
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
-FRESH = 64.0  # most updates of a feature by all workers together that others may not know of
+FRESH = 256.0  # most updates of a feature by all workers together that others may not know of
 FEW = 6  # workers keep copies of parameters of which there are, times workers and this, no more than non-zeros
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.

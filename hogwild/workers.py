@@ -1,10 +1,11 @@
-"""Lock-free workers: one Python thread each, running a problem's nogil kernel on chunk after chunk of the examples."""
+"""Lock-free workers: threads, of which the caller's is one, that run a problem's nogil kernel on chunk after chunk."""
 
 import contextlib
-import ctypes
 import os
+import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from kernels.steps import aligned
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
 LEAST = 256  # examples of a chunk, if there are so many: a call takes 10 µs, so many examples some 100
-WATCH_SECONDS = 0.05  # between two looks at the workers from outside
+WATCH_SECONDS = 0.05  # between two looks at how far all are
 TALLIES = 8  # float64 a worker: one cache line each: loss, examples, non-zeros (or what the work is counted in), …
 BAD = 3  # … and an example whose loss was not finite, its number + 1
 
@@ -22,40 +23,42 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
+@contextlib.contextmanager
+def postponed(stop):
+    """Let Ctrl-C and SIGTERM set `stop` (an Event) at once, but raise what their handlers raise only at the end.
 
-
-class Seats:
-    """On which core each worker of a team has started."""
-
-    def __init__(self, count):
-        self.taken = [-1] * count
-
-    def take(self, k):
-        """Move the calling thread, worker k, from a core that an earlier worker has taken to one that none has.
-
-        The scheduler does so too, but after milliseconds, which is as long as a short epoch takes. The thread is not
-        bound there: it may be moved again at once where something else runs.
-        """
-        if _core is None:
-            return
-        self.taken[k] = here = _core()
-        if here in self.taken[:k]:
-            allowed = os.sched_getaffinity(0)
-            free = sorted(allowed - set(self.taken))
-            if free:
-                self.taken[k] = free[0]
-                with contextlib.suppress(OSError):  # forbidden: it is a hint
-                    os.sched_setaffinity(0, free[:1])
-                    os.sched_setaffinity(0, allowed)
+    Where the caller's thread is itself at work, they would else end a chunk that is counted and not done.
+    """
+    raised, ours = [], {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                def later(number, frame, handler=handler):
+                    try:
+                        handler(number, frame)
+                    except BaseException as error:
+                        raised.append(error)
+                        stop.set()
+                signal.signal(number, later)
+                ours[number] = handler, later
+    try:
+        yield
+    finally:
+        for number, (handler, later) in ours.items():
+            if signal.getsignal(number) is later:  # the handler may have set another
+                signal.signal(number, handler)
+    if raised:
+        raise raised[0]
 
 
 class Workers:
     """Runs chunks of examples in `count` threads; `tally[count, TALLIES]` float64 adds up what each has done.
 
     Each takes the next chunk when it has done one, so that a worker that the system let start late, or on a slower core,
-    keeps none of the others waiting. A problem that says `lockstep` has its workers call the kernel together: worker k on
-    every count-th example of a chunk from its k-th, or, where it says `whole`, each on all of it.
+    keeps none of the others waiting. Worker 0 is the caller: a thread more than cores that only waits has the system put
+    one worker behind another for milliseconds, which is as long as a short epoch takes. A problem that says `lockstep`
+    has its workers call the kernel together: worker k on every count-th example of a chunk from its k-th, or, where it
+    says `whole`, each on all of it.
     """
 
     def __init__(self, problem, count: int):
@@ -64,6 +67,8 @@ class Workers:
         self.tally = aligned((count, TALLIES), np.float64)
         self.chunk = [512] * count
         self.stop, self.failure, self.lock, self.done = threading.Event(), None, threading.Lock(), 0
+        self.look = 0.0  # when `watch` is next to be called
+        self.others = ThreadPoolExecutor(count - 1, "worker") if count > 1 else None
 
     def run(self, rule, schedule, order, t, watch=lambda: None):
         """Work through `order`, whose example i is step t + i; `watch` is called every WATCH_SECONDS, and true ends the run.
@@ -72,31 +77,41 @@ class Workers:
         raised here; so is KeyboardInterrupt. All have stopped when this returns or raises.
         """
         self.stop.clear()
-        self.done, self.failure, self.order, self.seats = 0, None, order, Seats(self.count)
+        self.done, self.failure, self.order, self.watch = 0, None, order, watch
+        running = set()
         self.problem.begin(t)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
-        threads = [threading.Thread(target=self._work, args=(k, rule, schedule, t), name=f"worker-{k}", daemon=True)
-                   for k in range(self.count)]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(WATCH_SECONDS)
-                    if watch():
-                        self.stop.set()
-        except BaseException:
-            self.stop.set()
-            if self.together is not None and not all(thread.ident for thread in threads):
-                self.together.abort()  # the others would wait for one that never came
-            for thread in threads:
-                if thread.ident:
-                    thread.join()
-            raise
-        finally:
+        with postponed(self.stop):
+            try:
+                for k in range(1, self.count):
+                    running.add(self.others.submit(self._work, k, rule, schedule, t))
+                self._work(0, rule, schedule, t)
+            except BaseException as error:  # a thread that could not be started
+                self._fail(error)
+            while running:
+                try:
+                    running = wait(running, WATCH_SECONDS).not_done
+                    self._look()
+                except BaseException as error:
+                    self._fail(error)
+            self.together = self.watch = None
             self.problem.end()
         if self.failure:
             raise self.failure
+
+    def _look(self):
+        """Ask whether to go on, every WATCH_SECONDS."""
+        if time.monotonic() >= self.look:
+            self.look = time.monotonic() + WATCH_SECONDS
+            if self.watch():
+                self.stop.set()
+
+    def _fail(self, error):
+        """Stop all."""
+        self.failure = self.failure or error
+        self.stop.set()
+        if self.together is not None:
+            self.together.abort()  # the others would wait for one that never comes
 
     def _take(self, wanted):
         """(start, stop) of the next examples, up to `wanted`; None at the end or when told to stop."""
@@ -124,7 +139,6 @@ class Workers:
     def _work(self, k, rule, schedule, t):
         first, stride = (k, self.count) if self.together is not None and not self.problem.whole else (0, 1)
         try:
-            self.seats.take(k)
             self.problem.enter(self.own[k])
             while bounds := self._next(k):
                 start, stop = bounds
@@ -134,14 +148,13 @@ class Workers:
                     self.stop.set()
                 speed = CHUNK_SECONDS / max(time.perf_counter() - begun, 1e-6)
                 self.chunk[k] = int(min(max(len(part) * min(speed, 8.0), 1), 1 << 20))
+                if k == 0:
+                    self._look()
             self.problem.leave(self.own[k])
         except threading.BrokenBarrierError:
             pass
         except BaseException as error:  # a thread has no caller to raise to
-            self.failure = error
-            self.stop.set()
-            if self.together is not None:
-                self.together.abort()
+            self._fail(error)
 
 
 def spread(function, n: int, count: int):

@@ -1,7 +1,7 @@
 """The loop and the workers, driven by a problem family of ten lines."""
 
 import json
-import os
+import signal
 import threading
 
 import numpy as np
@@ -109,20 +109,33 @@ def test_plateau_reads_the_first_metric():
     assert [e.lr for e in history] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
 
 
-@pytest.mark.skipif(not workers._core or workers.cores() < 2, reason="needs Linux and two cores")
-def test_a_worker_leaves_a_core_that_another_has_taken():
-    seats, before = workers.Seats(2), os.sched_getaffinity(0)
-    try:
-        seats.take(0)
-        os.sched_setaffinity(0, {seats.taken[0]})  # so that it is still there
-        seats.take(1)
-        assert seats.taken[1] == seats.taken[0]  # nowhere else to go
-        os.sched_setaffinity(0, before)
-        seats.taken[0] = workers._core()
-        seats.take(1)
-        assert len({*seats.taken}) == 2 and os.sched_getaffinity(0) == before
-    finally:
-        os.sched_setaffinity(0, before)
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupt_waits_for_the_chunk_that_the_callers_own_thread_is_at(count):
+    class Interrupted(Toy):
+        def run(self, rule, schedule, own, order, t, stride, tally):
+            if len(order) and threading.current_thread() is threading.main_thread():
+                signal.raise_signal(signal.SIGINT)
+                at_work.append(len(order))
+            super().run(rule, schedule, own, order, t, stride, tally)
+            if own == 0:
+                done.append(len(order))
+    at_work, done, handler = [], [], signal.getsignal(signal.SIGINT)
+    team = workers.Workers(Interrupted(1 << 22), count)
+    with pytest.raises(KeyboardInterrupt):
+        team.run(SGD(), Constant(0.5), np.arange(1 << 22), 0)
+    assert len(at_work) == 1 and done == at_work  # one chunk, whole
+    assert team.tally[:, 1].sum() == team.done < 1 << 22 and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_what_the_caller_is_shown_can_stop_the_workers_and_its_mistakes_do():
+    def shown():
+        raise ZeroDivisionError("shown")
+    team = workers.Workers(Toy(1 << 22), 2)
+    with pytest.raises(ZeroDivisionError, match="shown"):
+        team.run(SGD(), Constant(0.5), np.arange(1 << 22), 0, shown)
+    assert 0 < team.done < 1 << 22
+    team.run(SGD(), Constant(0.5), np.arange(1 << 22), 0, lambda: True)
+    assert 0 < team.done < 1 << 22
 
 
 def test_an_exception_in_a_worker_is_raised_and_stops_the_others():
