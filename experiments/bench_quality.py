@@ -1,6 +1,7 @@
 """Seconds to a result: hogwild against scikit-learn, snapml and vowpalwabbit (where installed) on logistic regression.
 
-python -m experiments.bench_quality [--sets imdb,kddcup99] [--rows 1000000] [--repeats 5] [--C 1] [--data FOLDER] [--quick]
+python -m experiments.bench_quality [--sets imdb,kddcup99] [--rows 1000000] [--repeats 5] [--C 1] [--trainers a,b] [--data FOLDER]
+[--quick]
 
 The objective is mean log-loss + l2/2 |w|² with l2 = 1 / (C rows), the intercept free, taken in float64 of the weights that
 a trainer returns. Its optimum is the best of converged LogisticRegressions; liblinear, which penalises the intercept, may
@@ -226,6 +227,7 @@ def main():
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the synthetic data")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sets", default=",".join(NAMES))
+    parser.add_argument("--trainers", default="", help="only those whose name begins so: hogwild,lbfgs")
     parser.add_argument("--C", type=float, default=1.0)
     parser.add_argument("--limit", type=float, default=120, help="seconds of one fit after which a ladder ends")
     parser.add_argument("--quick", action="store_true", help="50,000 synthetic rows, one repeat, fits of at most 10 s")
@@ -235,7 +237,10 @@ def main():
     sets = options.sets.split(",")
     if unknown := sorted(set(sets) - set(NAMES)):
         parser.error(f"--sets: choose from {', '.join(NAMES)}, got {', '.join(unknown)}")
-    trainers, warm = ladders(options.C), False
+    wanted = tuple(options.trainers.split(","))
+    trainers, warm = {who: rungs for who, rungs in ladders(options.C).items() if who.startswith(wanted)}, False
+    if not trainers:
+        parser.error(f"--trainers: choose from {'; '.join(ladders(options.C))}, got {options.trainers}")
     print(f"{describe()}\n\nC {options.C:g}; medians of {options.repeats} runs; hogwild: sgd where it names no rule\n\n"
           "| data | trainer | s to the objective | best peer's / its | gap | with | s to the accuracy | best peer's / its | "
           "accuracy | with |\n|---|---|---|---|---|---|---|---|---|---|")
@@ -247,7 +252,10 @@ def main():
             for recipe in RECIPES:
                 ours(W, recipe, 1, rows, 0)  # compile
         warm = True
-        results = {who: climb(rungs, rows, judge, options.repeats, options.limit) for who, rungs in trainers.items()}
+        results = {}
+        for who, rungs in trainers.items():
+            print(f"{name}: {who}", file=sys.stderr, flush=True)
+            results[who] = climb(rungs, rows, judge, options.repeats, options.limit)
         for trainer, found in results.items():
             cells = []
             for target, value in (("objective", "{0.gap:.3%}"), ("accuracy", "{0.accuracy:.4f}")):

@@ -30,6 +30,9 @@ MODES = {
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
 FRESH = 256.0  # most updates of a feature by all workers together that others may not know of
+PAYS = 10.0  # updates of others between two merges from which on these pay
+SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
+NEVER = 2.0**62
 FEW = 6  # workers keep copies of parameters of which there are, times workers and this, no more than non-zeros
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
@@ -231,11 +234,24 @@ class Linear(Problem):
         if worker.private:
             if not np.isfinite(worker.private.state).all():  # from before a rollback
                 worker.private.state[:], worker.private.due[:] = 0, 0
+            worker.private.state[1] = min(worker.private.state[1], worker.private.state[0])
             pack(self.flat, self.names, worker.private.seen)
             if self.copies:
                 worker.place.flat[:] = self.shared.ravel()
             else:
                 spread_out(worker.place.flat, worker.private.rows, worker.private.seen)
+
+    def pays(self):
+        """Not where a step turns the others' gradients so much that copies are merged every few updates."""
+        if not self.copies:
+            return True
+        state = self.kept[0].state
+        return state[0] < SETTLED or (self.workers - 1) * state[4] >= PAYS * self.bend * state[3]
+
+    def alone(self, own):
+        """There is nobody to merge with before the next time."""
+        if self.copies:
+            own[1].private.state[1] = NEVER
 
     def leave(self, own):
         worker = own[1]
@@ -282,10 +298,11 @@ class Linear(Problem):
             return {} if lost is None else {"stale_examples": self.workers - 1.0, "lost_updates": lost}
         if not self.copies:
             return {}
-        others, share = self.workers - 1, self.updates / self.updates.sum()
-        period = np.mean([kept.state[0] / np.maximum(kept.merges, 1)[:len(share)] for kept in self.kept.values()], axis=0)
+        share, done = self.updates / self.updates.sum(), np.array([kept.state[0] for kept in self.kept.values()])
+        merges = np.maximum([kept.merges[:len(share)] for kept in self.kept.values()], 1)
+        unseen = done / max(done.sum(), 1) * (done.sum() - done) @ (1 / merges)
         often = self.updates / np.maximum(np.diff(self.ends, prepend=0), 1) / self.data.rows
-        return {"stale_examples": others * float(share @ period), "stale_updates": others * float(share @ (period * often)),
+        return {"stale_examples": float(share @ unseen), "stale_updates": float(share @ (unseen * often)),
                 "lost_updates": 0.0}
 
     def parameters(self):

@@ -78,19 +78,19 @@ class Workers:
         """
         self.stop.clear()
         self.done, self.failure, self.order, self.watch = 0, None, order, watch
-        running = set()
+        self.running = set()
         self.problem.begin(t)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
         with postponed(self.stop):
             try:
                 for k in range(1, self.count):
-                    running.add(self.others.submit(self._work, k, rule, schedule, t))
+                    self.running.add(self.others.submit(self._work, k, rule, schedule, t))
                 self._work(0, rule, schedule, t)
             except BaseException as error:  # a thread that could not be started
                 self._fail(error)
-            while running:
+            while self.running:
                 try:
-                    running = wait(running, WATCH_SECONDS).not_done
+                    self.running = wait(self.running, WATCH_SECONDS).not_done
                     self._look()
                 except BaseException as error:
                     self._fail(error)
@@ -132,6 +132,10 @@ class Workers:
         if self.together is not None:
             self.together.wait()
             return self.agreed
+        if k and not self.problem.pays():
+            return None
+        if k == 0 and self.count > 1 and all(other.done() for other in self.running):
+            self.problem.alone(self.own[0])
         with self.lock:
             share = (len(self.order) - self.done) // (2 * self.count) if self.count > 1 else len(self.order)
             return self._take(min(self.chunk[k], max(share, LEAST)))

@@ -1,5 +1,6 @@
 """The five modes of sharing: what each promises, for any number of workers."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from hogwild.stopping import Stop
 from hogwild.train import train
 from hogwild.workers import Workers
 from kernels.hyper import checked
-from kernels.losses import Hinge, Logistic
+from kernels.losses import Hinge, Logistic, Squared
 from kernels.rules import SGD, AdaGrad, Adam, Momentum, RMSProp
 from kernels.schedules import Constant, InverseSqrt
 from kernels.steps import array_step
@@ -62,6 +63,19 @@ def test_no_update_of_copies_is_lost(workers, outputs):
     linear = trained(x, y, "wild", workers, AdaGrad(G0=1.0), copies=True, average=0)
     assert np.array_equal(linear.shared[:, :, 1], 1 + 2 * np.tile(np.append((x**2).sum(0), len(y))[:, None], outputs))
     assert (np.sign(linear.w.reshape(7, -1)) == np.sign(want)).all()
+
+
+def test_large_steps_on_dense_rows_leave_one_worker_which_loses_nothing(monkeypatch):
+    x, y = on_the_slope(20_000)
+    for lr, pays in ((1e-4, True), (0.5, False)):
+        linear = family.Linear(from_arrays(x, y), None, Squared(), SGD(), workers=2, copies=True)
+        train(linear, SGD(), Constant(lr), epochs=10, workers=2)
+        assert linear.pays() == pays
+    monkeypatch.setattr(family, "PAYS", math.nan)  # never
+    monkeypatch.setattr(family, "SETTLED", 0)
+    linear = trained(x, y, "wild", 3, SGD(), copies=True)
+    assert np.array_equal(linear.w, (2 * TINY * np.append(y @ x, y.sum())).astype(np.float32))
+    assert linear.exchanged()["stale_updates"] == 0 and [kept.state[0] for kept in linear.kept.values()] == [40_000, 0, 0]
 
 
 def test_copies_of_shared_parameters_meet_while_the_workers_run():

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -125,6 +126,26 @@ def test_an_interrupt_waits_for_the_chunk_that_the_callers_own_thread_is_at(coun
         team.run(SGD(), Constant(0.5), np.arange(1 << 22), 0)
     assert len(at_work) == 1 and done == at_work  # one chunk, whole
     assert team.tally[:, 1].sum() == team.done < 1 << 22 and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_where_several_do_not_pay_the_first_goes_on_alone():
+    class Crowded(Toy):
+        def run(self, rule, schedule, own, order, t, stride, tally):
+            if len(order):
+                time.sleep(0.01)
+            super().run(rule, schedule, own, order, t, stride, tally)
+            self.by.append((own, len(order)))
+
+        def pays(self):
+            return len(self.by) < 4
+
+        def alone(self, own):
+            self.left.append(own)
+    toy = Crowded(100_000)
+    toy.by, toy.left = [], []
+    train(toy, SGD(), Constant(0.5), epochs=3, workers=3)
+    assert np.allclose(toy.theta, toy.targets * (1 - 0.5**3)) and {*toy.left} == {0}
+    assert sum(n for own, n in toy.by if own) < 100_000 and {own for own, n in toy.by[-3:]} == {0}
 
 
 def test_what_the_caller_is_shown_can_stop_the_workers_and_its_mistakes_do():
