@@ -1,7 +1,7 @@
 """Seconds to a result: hogwild against scikit-learn, snapml and vowpalwabbit (where installed) on logistic regression.
 
-python -m experiments.bench_quality [--sets imdb,kddcup99] [--rows 1000000] [--repeats 5] [--C 1] [--trainers a,b] [--data FOLDER]
-[--quick]
+python -m experiments.bench_quality [--sets imdb,kddcup99] [--trainers hogwild,lbfgs] [--rows 1000000]
+[--repeats 5] [--limit 120] [--C 1] [--data FOLDER] [--quick]
 
 The objective is mean log-loss + l2/2 |w|² with l2 = 1 / (C rows), the intercept free, taken in float64 of the weights that
 a trainer returns. Its optimum is the best of converged LogisticRegressions; liblinear, which penalises the intercept, may
@@ -254,8 +254,9 @@ def main():
         warm = True
         results = {}
         for who, rungs in trainers.items():
-            print(f"{name}: {who}", file=sys.stderr, flush=True)
             results[who] = climb(rungs, rows, judge, options.repeats, options.limit)
+            reached = ", ".join(f"{target} in {run.seconds:.3f} s" for target, (run, _, _) in results[who].items())
+            print(f"{name}: {who}: {reached or 'neither reached'}", file=sys.stderr, flush=True)
         for trainer, found in results.items():
             cells = []
             for target, value in (("objective", "{0.gap:.3%}"), ("accuracy", "{0.accuracy:.4f}")):

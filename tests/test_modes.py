@@ -81,11 +81,11 @@ def test_large_steps_on_dense_rows_leave_one_worker_which_loses_nothing(monkeypa
 def test_copies_of_shared_parameters_meet_while_the_workers_run():
     """Both are brought together often enough that neither trains alone: what they know of each other is recorded."""
     x, y = on_the_slope(20_000)
-    linear = trained(x, y, "wild", 2, SGD(), copies=True, epochs=1)
+    linear = trained(x, y, "wild", 2, SGD(), copies=True, epochs=100)
     for kept in linear.kept.values():
         merges = kept.merges[:len(linear.ends)]
         assert len(merges) == 4 and (merges >= kept.state[0] * 2.0**-np.arange(4) / (1.25 * linear.most)).all()
-    assert sum(kept.state[0] for kept in linear.kept.values()) == 20_000
+    assert sum(kept.state[0] for kept in linear.kept.values()) == 2_000_000
     seen = linear.exchanged()
     assert linear.most / 8 <= seen["stale_updates"] <= 1.25 * linear.most and seen["stale_examples"] >= 1
 
