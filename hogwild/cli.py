@@ -70,7 +70,7 @@ class TrainLinear:
     workers: int | None = None
     """Threads; default: the cores this process may use."""
     mode: str = "wild"
-    """How workers share the parameters: wild (each trains a copy, merged every few updates of a weight; where there are
+    """How workers share the parameters: wild (each trains a copy, merged now and then; where there are
     too many parameters, or with --l1, plain stores to shared ones), atomic (no update is lost), locked (a lock a
     coordinate), round-robin (in strict turn), deterministic (same bits for any number of workers)."""
     early_stopping: str | None = None

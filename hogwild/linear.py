@@ -20,7 +20,7 @@ from kernels.steps import aligned
 
 # What each mode of sharing promises.
 MODES = {
-    "wild": "no worker waits for another: fastest; each trains a copy, whose changes are added up every few updates, or, "
+    "wild": "no worker waits for another: fastest; each trains a copy, whose changes are added up now and then, or, "
             "where the parameters are too many, with plain stores to shared ones, which may lose a change",
     "atomic": "compare-and-swap additions: no change is ever lost",
     "locked": "a spin lock per coordinate, held for a row's update (the paper's AIG)",
