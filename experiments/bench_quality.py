@@ -221,7 +221,8 @@ def files(name, rows, results, judge, repeats, limit, folder):
         print(f"| {name}, {path.stat().st_size / 1e6:,.0f} MB | {trainer} | {' | '.join(cells)} |", flush=True)
 
 
-def main():
+def arguments():
+    """(options, sets, trainers) of the command line; what is wrong with it ends the program in a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the synthetic data")
@@ -234,13 +235,29 @@ def main():
     options = parser.parse_args()
     if options.quick:
         options.rows, options.repeats, options.limit = min(options.rows, 50_000), 1, 10
-    sets = options.sets.split(",")
+    sets, wanted, found = options.sets.split(","), options.trainers.split(","), ladders(options.C)
     if unknown := sorted(set(sets) - set(NAMES)):
         parser.error(f"--sets: choose from {', '.join(NAMES)}, got {', '.join(unknown)}")
-    wanted = tuple(options.trainers.split(","))
-    trainers, warm = {who: rungs for who, rungs in ladders(options.C).items() if who.startswith(wanted)}, False
-    if not trainers:
-        parser.error(f"--trainers: choose from {'; '.join(ladders(options.C))}, got {options.trainers}")
+    if unknown := [name for name in wanted if not any(who.startswith(name) for who in found)]:
+        parser.error(f"--trainers: choose from {', '.join(sorted({who.partition(',')[0] for who in found}))}, got "
+                     f"{', '.join(unknown)}")
+    return options, sets, {who: rungs for who, rungs in found.items() if who.startswith(tuple(wanted))}
+
+
+def in_memory(name, results):
+    """The rows of one set of data."""
+    for trainer, found in results.items():
+        cells = []
+        for target, value in (("objective", "{0.gap:.3%}"), ("accuracy", "{0.accuracy:.4f}")):
+            peers = [r[target][0].seconds for t, r in results.items() if target in r and not t.startswith("hogwild")]
+            run, rung, _ = found.get(target, (None, "not reached", None))
+            ratio = f"{min(peers) / run.seconds:.2f}" if run and peers else "-"
+            cells += [f"{run.seconds:.3f}", ratio, value.format(run), rung] if run else ["-", "-", "-", rung]
+        print(f"| {name} | {trainer} | " + " | ".join(cells) + " |", flush=True)
+
+
+def main():
+    (options, sets, trainers), warm = arguments(), False
     print(f"{describe()}\n\nC {options.C:g}; medians of {options.repeats} runs; hogwild: sgd where it names no rule\n\n"
           "| data | trainer | s to the objective | best peer's / its | gap | with | s to the accuracy | best peer's / its | "
           "accuracy | with |\n|---|---|---|---|---|---|---|---|---|---|")
@@ -257,14 +274,7 @@ def main():
             results[who] = climb(rungs, rows, judge, options.repeats, options.limit)
             reached = ", ".join(f"{target} in {run.seconds:.3f} s" for target, (run, _, _) in results[who].items())
             print(f"{name}: {who}: {reached or 'neither reached'}", file=sys.stderr, flush=True)
-        for trainer, found in results.items():
-            cells = []
-            for target, value in (("objective", "{0.gap:.3%}"), ("accuracy", "{0.accuracy:.4f}")):
-                peers = [r[target][0].seconds for t, r in results.items() if target in r and not t.startswith("hogwild")]
-                run, rung, _ = found.get(target, (None, "not reached", None))
-                ratio = f"{min(peers) / run.seconds:.2f}" if run and peers else "-"
-                cells += [f"{run.seconds:.3f}", ratio, value.format(run), rung] if run else ["-", "-", "-", rung]
-            print(f"| {name} | {trainer} | " + " | ".join(cells) + " |", flush=True)
+        in_memory(name, results)
         texts.append((name, rows, results, judge))
     print("\nFrom a text file in the page cache (svmlight; Vowpal Wabbit its own format): reading and the fit together;\n"
           "cached: hogwild's parsed copy of an earlier run.\n\n"

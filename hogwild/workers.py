@@ -134,7 +134,7 @@ class Workers:
             return self.agreed
         if k and not self.problem.pays():
             return None
-        if k == 0 and self.count > 1 and all(other.done() for other in self.running):
+        if k == 0 and all(other.done() for other in self.running):
             self.problem.alone(self.own[0])
         with self.lock:
             share = (len(self.order) - self.done) // (2 * self.count) if self.count > 1 else len(self.order)

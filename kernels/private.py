@@ -1,7 +1,7 @@
 """What a worker keeps for itself of the parameters, and when it brings that together with the others'.
 
 A worker works on its own copy of some rows, or of all. What it has changed in them is added to the common ones now and
-then, and the others' changes are read: after each has had a handful of updates of its own, so that all are equally fresh.
+then, and the others' changes are read: after each has had as many updates of its own, so that all are equally fresh.
 Without this a core would fetch nearly every coordinate from the other's cache, however rarely both change one at a time.
 Rows as common as one another are a tier, merged together under a spin lock: no change is lost.
 """

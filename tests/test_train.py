@@ -154,14 +154,20 @@ def test_where_several_do_not_pay_the_first_goes_on_alone():
 
 
 def test_what_the_caller_is_shown_can_stop_the_workers_and_its_mistakes_do():
+    class Slow(Toy):
+        def run(self, *call):
+            time.sleep(0.01)
+            super().run(*call)
+
     def shown():
         raise ZeroDivisionError("shown")
-    team = workers.Workers(Toy(1 << 22), 2)
+    team = workers.Workers(Slow(1 << 20), 2)
     with pytest.raises(ZeroDivisionError, match="shown"):
-        team.run(SGD(), Constant(0.5), np.arange(1 << 22), 0, shown)
-    assert 0 < team.done < 1 << 22
-    team.run(SGD(), Constant(0.5), np.arange(1 << 22), 0, lambda: True)
-    assert 0 < team.done < 1 << 22
+        team.run(SGD(), Constant(0.5), np.arange(1 << 20), 0, shown)
+    assert 0 < team.done < 1 << 20
+    team = workers.Workers(Slow(1 << 20), 2)
+    team.run(SGD(), Constant(0.5), np.arange(1 << 20), 0, lambda: True)
+    assert 0 < team.done < 1 << 20
 
 
 def test_an_exception_in_a_worker_is_raised_and_stops_the_others():
