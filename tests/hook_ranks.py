@@ -17,10 +17,11 @@ from sparsecomm.hook import GradientDropping, gradient_dropping
 dist.init_process_group("gloo")
 RANK, SIZE = dist.get_rank(), dist.get_world_size()
 BATCH = 24
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class OnDevice(GradientDropping):
-    """The way that a GPU takes, on the CPU."""
+    """The way that a GPU takes, on the CPU too."""
 
     def _made(self, names, device):
         reducer = super()._made(names, device)
@@ -38,7 +39,8 @@ def model(seed=0):
 def loss(net, step, parts=SIZE, part=RANK):
     random = torch.Generator().manual_seed(step)
     x, y = torch.randn(BATCH, 12, generator=random), torch.randint(5, (BATCH,), generator=random)
-    return nn.functional.cross_entropy(net(x[part::parts]), y[part::parts])
+    device = next(net.parameters()).device
+    return nn.functional.cross_entropy(net(x[part::parts].to(device)), y[part::parts].to(device))
 
 
 def make(net, cls=GradientDropping, said=None, **options):
@@ -67,7 +69,7 @@ def sgd(net, lr=0.1):
 
 
 def flat(net):
-    return np.concatenate([p.detach().numpy().ravel() for p in net.parameters()])
+    return np.concatenate([p.detach().cpu().numpy().ravel() for p in net.parameters()])
 
 
 def everyone(x):
@@ -140,9 +142,11 @@ def check_device():
     for options in {}, {"value_code": "bfloat16", "warmup": 4}, {"residual": False}, {"exchange": "dense"}:
         runs = []
         for cls in GradientDropping, OnDevice:
-            net = model()
+            net = model() if cls is GradientDropping else model().to(DEVICE)
             runs.append(train(make(net, cls, **options)[0], sgd(net), range(6)))
-        assert np.array_equal(*runs), options
+        # A GPU rounds otherwise, and what is at the threshold may go a step later.
+        share, room = (0.98, 1e-5) if DEVICE.type == "cuda" else (1, 0)
+        assert np.quantile(np.abs(runs[0] - runs[1]), share) <= room, options
 
 
 def check_momentum():

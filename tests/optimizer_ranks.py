@@ -21,11 +21,12 @@ from sparsecomm.optimizer import DeviceSynchronizer
 COMM = MPI.COMM_WORLD
 RANK, SIZE = COMM.rank, COMM.size
 BATCH = 24  # of all ranks; a multiple of 2 and 3
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 optim = torch.optim
 
 
 class OnDevice(sparsecomm.DistributedOptimizer):
-    """The way that a GPU takes, on the CPU."""
+    """The way that a GPU takes, on the CPU too."""
 
     def _synchronizer(self, tensors, rule, schedule, comm, **options):
         return DeviceSynchronizer(tensors, rule, schedule, comm, self.config, **options)
@@ -67,7 +68,8 @@ def batch(step, parts=1, part=0, words=False):
 
 def loss(net, step, parts=1, part=0, words=False):
     x, y = batch(step, parts, part, words)
-    return nn.functional.cross_entropy(net(x), y)
+    device = next(net.parameters()).device
+    return nn.functional.cross_entropy(net(x.to(device)), y.to(device))
 
 
 def make(net, rule="sgd", schedule=0.1, cls=sparsecomm.DistributedOptimizer, parameters=None, **options):
@@ -85,7 +87,7 @@ def train(net, optimizer, steps, own=True, words=False):
 
 
 def flat(net):
-    return np.concatenate([p.detach().numpy().ravel() for p in net.parameters()])
+    return np.concatenate([p.detach().cpu().numpy().ravel() for p in net.parameters()])
 
 
 def close(a, b, room=3e-6):
@@ -294,23 +296,23 @@ def check_state():
 
 
 def check_device():
-    """What a GPU does, on the CPU: the steps of the kernels, to rounding."""
+    """What a GPU does, on the CPU where there is none: the steps of the kernels, to rounding."""
     for options in ({}, {"value_code": "float16", "clip": 0.5}, {"momentum": 0.7, "rule": "sgd"}, {"exchange": "dense"},
                     {"combine": "local", "average_every": 4}, {"lazy": True}, {"rule": "apollo"}, {"clip_local": 0.1},
                     {"rule": "sgd", "exchange": "balanced", "scope": "global"}):
         options = {"rule": "adam", "keep": 0.2, "threshold": "exact", **options}
-        nets = [model(seed=RANK) for _ in range(2)]
+        nets = [model(seed=RANK), model(seed=RANK).to(DEVICE)]
         runs = [train(net, make(net, schedule=0.01, cls=cls, **options), range(6))
                 for net, cls in zip(nets, (sparsecomm.DistributedOptimizer, OnDevice))]
         assert np.quantile(np.abs(runs[0] - runs[1]), 0.98) < 2e-6 and close(*runs, room=0.05), options
         if options.get("combine") != "local":
             same_everywhere(nets[1])
-    net = model()
+    net = model().to(DEVICE)
     optimizer = make(net, cls=OnDevice, keep=0.05, check_every=1)
     before, given = flat(net).astype(np.float64), 0
     for step in range(8):
         train(net, optimizer, [step])
-        given = given + np.concatenate([p.grad.numpy().ravel() for p in net.parameters()]).astype(np.float64)
+        given = given + np.concatenate([p.grad.cpu().numpy().ravel() for p in net.parameters()]).astype(np.float64)
     own = {name: bucket.reducer.state()["residual"][first:first + optimizer.named[name].numel()]
            for bucket in optimizer.synchronizer.buckets for name, first in zip(bucket.names, bucket.starts)}
     kept = np.concatenate([own[name] for name, _ in net.named_parameters()]).astype(np.float64)

@@ -14,6 +14,7 @@ from sparsecomm.residual import Nothing, Residual, Velocity, memory
 
 CODES = "float32", "bfloat16", "float16", "int8", "1bit"
 SIZES = (300, 1, 70, 900)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Alone:
@@ -43,7 +44,7 @@ def gradients(seed, sizes=SIZES):
 def sparse(size=1, kind=Sparse, sizes=SIZES, **options):
     config = Config(**{"keep": 0.1, "exchange": "allgather", **options})
     exchange = EXCHANGES[config.exchange](Alone(size), config)
-    return kind(sizes, exchange, config) if kind is Sparse else kind(sizes, exchange, config, torch.device("cpu"))
+    return kind(sizes, exchange, config) if kind is Sparse else kind(sizes, exchange, config, DEVICE)
 
 
 def residual(reducer):
@@ -51,7 +52,7 @@ def residual(reducer):
 
 
 def total(reducer):
-    return np.asarray(reducer.total).astype(np.float64)
+    return torch.as_tensor(reducer.total).cpu().numpy().astype(np.float64)
 
 
 def test_each_configuration_has_its_memory():
@@ -113,7 +114,7 @@ def test_sent_and_kept_is_all_there_was(kind, value_code, scope):
 
 
 def _for(kind, arrays):
-    return [torch.from_numpy(x) for x in arrays] if kind is DeviceSparse else arrays
+    return [torch.from_numpy(x).to(DEVICE) for x in arrays] if kind is DeviceSparse else arrays
 
 
 @pytest.mark.parametrize("kind", [Sparse, DeviceSparse])
@@ -173,7 +174,7 @@ def test_on_a_device_a_sample_keeps_about_the_share():
 
 def test_on_a_device_all_zeros_select_nothing():
     reducer = sparse(kind=DeviceSparse)
-    assert reducer.reduce(0, [torch.zeros(n) for n in SIZES]) == 0
+    assert reducer.reduce(0, [torch.zeros(n, device=DEVICE) for n in SIZES]) == 0
     reducer.commit()
     assert reducer.touched.size == 0 and not reducer.total.any()
 
@@ -196,7 +197,7 @@ def test_state_and_load(kind):
 def test_dense_sums_everything():
     config = Config(exchange="dense")
     for reducer in Dense(SIZES, EXCHANGES["dense"](Alone(3), config), config), \
-            DeviceDense(SIZES, EXCHANGES["dense"](Alone(3), config), config, torch.device("cpu")):
+            DeviceDense(SIZES, EXCHANGES["dense"](Alone(3), config), config, DEVICE):
         kind = DeviceSparse if isinstance(reducer, DeviceDense) else Sparse
         for step in range(2):
             assert reducer.reduce(step, _for(kind, gradients(step))) == 0
