@@ -14,7 +14,7 @@ from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees, sizes
 from kernels.hyper import checked
-from kernels.private import Private, merge_all, pack, spread_out
+from kernels.private import Private, merge_all, pack, spread_out, start_from
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
@@ -29,7 +29,8 @@ MODES = {
 }
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
-FRESH = 256.0  # most updates of a feature by all workers together that others may not know of
+FRESH = 256.0, 64.0  # updates of a feature by all workers together, and by each, of which others may know nothing
+ROWS, BLOCKS = 1024, 128  # rows that are merged at once: so many, or more, to have no more than so many blocks
 PAYS = 10.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 NEVER = 2.0**62
@@ -100,6 +101,14 @@ def overlap_of(size, square, pace) -> float:
     """How much two rows have in common: the mean product of their sizes over a row's with itself, up to 1."""
     itself = square.sum()
     return float((np.square(size).sum() + pace**2) / (itself + pace**2)) if itself else 1.0
+
+
+def blocks(tiers):
+    """(first row, tier) of each block of rows whose tiers are these, ascending."""
+    most = max(ROWS, len(tiers) // BLOCKS)
+    first, length = np.unique(tiers, return_index=True)[1], np.bincount(tiers)
+    starts = np.concatenate([np.arange(at, at + n, most) for at, n in zip(first, length[length > 0])])
+    return starts, tiers[starts].astype(np.float64)
 
 
 class Linear(Problem):
@@ -181,13 +190,14 @@ class Linear(Problem):
             self.places = [Place(self.sharing, self.flat, d + 1 + room * (k + 1) if apart else d)
                            for k in range(self.workers)]
         if apart:
-            number = np.bincount(tier, minlength=1)
-            self.ends, self.kept = 1 + np.cumsum(number), {}
-            self.updates = np.bincount(tier, degree[found], len(number))
-            self.updates[0] += self.data.rows  # the intercept's
-            self.spacing = 2.0 ** np.arange(len(number))
-            self.common, self.merge_locks = self._part(len(self.names)), np.zeros(16 * len(self.ends), np.uint32)
-            self.share, self.most = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers, FRESH / self.workers
+            starts, tiers = blocks(np.append(np.uint8(0), np.sort(tier)))
+            updates = np.append(self.data.rows, degree[self.names[1:]] if self.copies else [])
+            self.ends, self.kept = np.append(starts[1:], len(self.names)), {}
+            self.updates, self.spacing = np.add.reduceat(updates, starts), 2.0**tiers
+            self.common, self.fresh = self._part(len(self.names)), self._part(len(self.names))
+            self.merge_locks = aligned((16 * len(self.ends),), np.uint32)
+            self.share = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
+            self.most = max(FRESH[0] / self.workers, FRESH[1])
             self.bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1) * overlap
 
     def manner(self):
@@ -210,7 +220,7 @@ class Linear(Problem):
         longest = int(np.diff(self.data.indptr).max(initial=0)) + 1
         scratch = None if self.bare else new_scratch(self.columns - (self.average is not None), longest * self.outputs,
                                                      np.float32)
-        outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
+        outputs = Outputs(*(aligned((self.outputs,), np.float64) for _ in range(2))) if self.outputs > 1 else None
         kept = None
         if self.common is not None:
             rows = self.names if self.copies else np.array([place.first], np.uint32)
@@ -226,20 +236,14 @@ class Linear(Problem):
         if self.mode == "round-robin":
             self.sharing.turn[0] = t
         if self.common is not None:
-            pack(self.flat, self.names, self.common)
+            pack(self.flat, self.names, self.fresh)
+            self.common[:] = self.fresh
 
     def enter(self, own):
         """Private copies start from the shared parameters, which none changes before the end."""
         worker = own[1]
         if worker.private:
-            if not np.isfinite(worker.private.state).all():  # from before a rollback
-                worker.private.state[:], worker.private.due[:] = 0, 0
-            worker.private.state[1] = min(worker.private.state[1], worker.private.state[0])
-            pack(self.flat, self.names, worker.private.seen)
-            if self.copies:
-                worker.place.flat[:] = self.shared.ravel()
-            else:
-                spread_out(worker.place.flat, worker.private.rows, worker.private.seen)
+            start_from(worker.private, self.fresh, worker.place.flat, self.flat[:self.shared.size])
 
     def pays(self):
         """Not where a step turns the others' gradients so much that copies are merged every few updates."""
@@ -254,10 +258,10 @@ class Linear(Problem):
             own[1].private.state[1] = NEVER
 
     def leave(self, own):
-        worker = own[1]
+        k, worker, _ = own
         if worker.private:
             merge_all(worker.place.flat, worker.private, self.table.shape[1], self.columns,
-                      self.columns - 1 - (self.average is not None))
+                      self.columns - 1 - (self.average is not None), k * len(self.ends) // self.workers)
 
     def end(self):
         if self.common is not None:

@@ -96,13 +96,16 @@ def wait_for(array, index, value):
 @kernel
 def acquire(locks, index):
     """Take spin lock `index` of locks (uint32, 0 is free)."""
-    spins, free, taken = 0, locks.dtype.type(0), locks.dtype.type(1)
-    while not compare_swap(locks, index, free, taken):
-        spins += 1
-        if spins % 128:
-            _pause()
-        else:
-            _give_way()
+    free = locks.dtype.type(0)
+    while not compare_swap(locks, index, free, locks.dtype.type(1)):
+        wait_for(locks, index, free)  # by loads, which leave the cache line with the holder
+
+
+@kernel
+def try_acquire(locks, index):
+    """Whether the lock was free, and is now this thread's. A look comes first: only that leaves the line where it is."""
+    free = locks.dtype.type(0)
+    return atomic_load(locks, index) == free and compare_swap(locks, index, free, locks.dtype.type(1))
 
 
 @kernel

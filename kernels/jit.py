@@ -150,20 +150,28 @@ def by_type(generic):
     return call
 
 
-@intrinsic
-def prefetch(typingctx, array, index):
-    """Ask for the cache line of `array[index]`; harmless when the index is past the end."""
-
+def _prefetching(write):
     def codegen(context, builder, signature, args):
         struct = context.make_array(signature.args[0])(context, builder, args[0])
         pointer = builder.bitcast(builder.gep(struct.data, [args[1]]), cgutils.voidptr_t)
         i32 = cgutils.int32_t
         function = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t],
                                                     fnty=_prefetch_type(i32))
-        builder.call(function, [pointer, i32(0), i32(3), i32(1)])
+        builder.call(function, [pointer, i32(write), i32(3), i32(1)])
         return context.get_dummy_value()
+    return codegen
 
-    return types.void(array, types.intp), codegen
+
+@intrinsic
+def prefetch(typingctx, array, index):
+    """Ask for the cache line of `array[index]`; harmless when the index is past the end."""
+    return types.void(array, types.intp), _prefetching(0)
+
+
+@intrinsic
+def prefetch_to_write(typingctx, array, index):
+    """The same, and no other core may keep it: a line that was only read would have to be asked for again."""
+    return types.void(array, types.intp), _prefetching(1)
 
 
 def _prefetch_type(i32):

@@ -3,7 +3,8 @@
 A worker works on its own copy of some rows, or of all. What it has changed in them is added to the common ones now and
 then, and the others' changes are read: after each has had as many updates of its own, so that all are equally fresh.
 Without this a core would fetch nearly every coordinate from the other's cache, however rarely both change one at a time.
-Rows as common as one another are a tier, merged together under a spin lock: no change is lost.
+Rows as common as one another are a tier, and a tier consists of blocks that are merged under a spin lock each: no change
+is lost. They are small, so that workers seldom meet at one.
 """
 
 from typing import NamedTuple
@@ -12,8 +13,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from kernels.atomics import acquire, compare_swap, release
-from kernels.jit import LOOP, kernel
+from kernels.atomics import acquire, release, try_acquire
+from kernels.jit import LOOP, kernel, prefetch_to_write
 from kernels.outputs import score
 from kernels.sharing import count, part, width
 
@@ -21,16 +22,16 @@ MEASURE = 64.0  # examples between two looks at how far a step goes
 
 
 class Private(NamedTuple):
-    """A worker's copies. Arrays but `common` and `locks` are its own; T tiers of m rows, the commonest first."""
+    """A worker's copies. Arrays but `common` and `locks` are its own; T blocks of m rows, the commonest first."""
 
     rows: np.ndarray  # uint32[m]: each one's row in the worker's parameters
     common: np.ndarray  # [m x values a row]: what all have made of them, in the same order
     seen: np.ndarray  # the same when this worker last saw it
-    ends: np.ndarray  # int64[T]: the first row behind each tier
+    ends: np.ndarray  # int64[T]: the first row behind each block
     spacing: np.ndarray  # float64[T]: examples of this worker for an update of its rows
-    due: np.ndarray  # float64[T]: the worker's example after which the tier is merged
+    due: np.ndarray  # float64[T]: the worker's example after which the block is merged
     merges: np.ndarray  # float64[T]: how often it was
-    locks: np.ndarray  # uint32[16 T]: one a tier, a cache line apart
+    locks: np.ndarray  # uint32[16 T]: one a block, a cache line apart
     # float64[8]: examples; the one after which something is due, and at which a step is measured; changes of the scores,
     # and the gradients that made them
     state: np.ndarray
@@ -51,7 +52,7 @@ def _pause(private):
 
 
 def merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
-    """Count `done` more examples, the last of score z before its step, and merge the tiers that are due.
+    """Count `done` more examples, the last of score z before its step, and merge the blocks that are due.
 
     The others do not know of a worker's steps until a merge, and all are summed. Together they may not go too far: of
     what one step takes from its own gradient, the others' take as much from theirs as the rows overlap. So the number of
@@ -81,8 +82,8 @@ def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercep
 
 @kernel
 def _tiers(flat, private, size, columns, slots):
-    """Merge the tiers that are due; one that another worker is at may wait for as long again."""
-    state, due, locks, free, taken = private.state, private.due, private.locks, np.uint32(0), np.uint32(1)
+    """Merge the blocks that are due; one that another worker is at may wait for as long again."""
+    state, due, locks = private.state, private.due, private.locks
     now, turn = state[0], private.bend * state[3]
     own = private.most if turn * private.most <= state[4] else state[4] / turn
     soonest, first = state[2], 0
@@ -94,25 +95,48 @@ def _tiers(flat, private, size, columns, slots):
             late = now >= due[k] + period
             if late:
                 acquire(locks, 16 * k)
-            if late or compare_swap(locks, 16 * k, free, taken):
+            if late or try_acquire(locks, 16 * k):
                 _merge(flat, private, first, last, size, columns, slots)
                 release(locks, 16 * k)
                 due[k] = now + period
                 private.merges[k] += 1.0
-        soonest, first = min(soonest, due[k]), last
+            soonest = min(soonest, now + max(0.125 * period, 1.0))  # not at once again: to ask takes as long as an example
+        else:
+            soonest = min(soonest, due[k])
+        first = last
     state[1] = soonest
 
 
 @kernel
-def merge_all(flat, private, size, columns, slots):
-    """Merge every tier. size: values a row; columns: values a coordinate, its weight, `slots` slots, maybe one more."""
-    first = 0
-    for k in range(private.ends.shape[0]):
+def start_from(private, fresh, flat, shared):
+    """The worker's parameters `flat` begin as `shared`; `fresh`: the rows that are merged, in their order."""
+    state, finite = private.state, True
+    for x in state:
+        finite &= abs(x) < np.inf
+    if not finite:  # from before a rollback
+        state[:] = 0.0
+        private.due[:] = 0.0
+    state[1] = min(state[1], state[0])
+    private.seen[:] = fresh
+    if flat.size == shared.size:
+        flat[:] = shared
+    else:
+        spread_out(flat, private.rows, fresh)
+
+
+@kernel
+def merge_all(flat, private, size, columns, slots, turn):
+    """Merge every block, from number `turn` on: workers that began with the same would queue for each.
+
+    size: values a row; columns: values a coordinate, its weight, `slots` slots, maybe one more.
+    """
+    blocks = private.ends.shape[0]
+    for j in range(blocks):
+        k = (turn + j) % blocks
         acquire(private.locks, 16 * k)
-        _merge(flat, private, first, private.ends[k], size, columns, slots)
+        _merge(flat, private, private.ends[k - 1] if k else 0, private.ends[k], size, columns, slots)
         release(private.locks, 16 * k)
         private.merges[k] += 1.0
-        first = private.ends[k]
 
 
 @kernel
@@ -138,6 +162,8 @@ def _merge(flat, private, first, last, size, columns, slots):
     """The simplest loop for what is to be merged most often: four times faster than the last, which does it all."""
     rows, common, seen = private.rows, private.common, private.seen
     first, last, size, columns = np.uint64(first), np.uint64(last), np.uint64(size), np.uint64(columns)
+    for k in range(first * size, last * size, np.uint64(16)):  # all at once, as they come from another core
+        prefetch_to_write(common, k)
     if size == 1:
         for h in range(first, last):
             a = np.uint64(rows[h])

@@ -14,7 +14,7 @@ from numba.extending import overload
 from kernels import rules
 from kernels.atomics import acquire, atomic_add, atomic_store, release, wait_for
 from kernels.jit import INLINE, LOOP
-from kernels.steps import _cast, _decay_terms, _gradient, _most, _moved, _weighed, step
+from kernels.steps import _cast, _decay_terms, _gradient, _most, _moved, _weighed, aligned, step
 
 
 class Alone(NamedTuple):
@@ -77,8 +77,8 @@ class Scratch(NamedTuple):
 
 def new_scratch(columns, size, dtype) -> Scratch:
     """Scratch for rows of `size` coordinates with `columns` columns each."""
-    new = lambda: tuple(np.zeros(size, dtype) for _ in range(columns))  # noqa: E731
-    return Scratch(new(), new(), np.zeros(size, dtype), np.zeros(size, dtype))
+    new = lambda: tuple(aligned((size,), dtype) for _ in range(columns))  # noqa: E731
+    return Scratch(new(), new(), *(aligned((size,), dtype) for _ in range(2)))
 
 
 def count(outputs):

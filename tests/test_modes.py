@@ -52,8 +52,9 @@ def test_no_update_is_lost(mode, workers):
 
 @pytest.mark.parametrize("workers", [2, 3, 7])
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_no_update_of_copies_is_lost(workers, outputs):
+def test_no_update_of_copies_is_lost(workers, outputs, monkeypatch):
     """Wild: every worker trains a copy, and only sums of changes are shared. AdaGrad's slots too are sums."""
+    monkeypatch.setattr(family, "ROWS", workers)  # blocks of so many of the seven
     x, y = on_the_slope()
     y = y if outputs == 1 else np.arange(len(x)) % 3
     signs = y[:, None] if outputs == 1 else np.where(y[:, None] == np.arange(3), 1, -1)
@@ -84,20 +85,24 @@ def test_copies_of_shared_parameters_meet_while_the_workers_run():
     linear = trained(x, y, "wild", 2, SGD(), copies=True, epochs=100)
     for kept in linear.kept.values():
         merges = kept.merges[:len(linear.ends)]
-        assert len(merges) == 4 and (merges >= kept.state[0] * 2.0**-np.arange(4) / (1.25 * linear.most)).all()
+        assert linear.spacing.tolist() == [1, 8] and (merges >= kept.state[0] / linear.spacing / (1.25 * linear.most)).all()
     assert sum(kept.state[0] for kept in linear.kept.values()) == 2_000_000
     seen = linear.exchanged()
     assert linear.most / 8 <= seen["stale_updates"] <= 1.25 * linear.most and seen["stale_examples"] >= 1
 
 
-def test_weights_are_merged_with_those_as_common_as_they():
-    """Tier k: features of more than one row in 2^(k + 1), up to one in 2^k; the intercept is in the first."""
+def test_weights_are_merged_with_those_as_common_as_they(monkeypatch):
+    """Tier k: features of more than one row in 2^(k + 1), up to one in 2^k; the intercept is in the first. Blocks of it."""
     x, n = np.zeros((64, 7)), 64
     for j, degree in enumerate((3, 64, 20, 33, 0, 16, 40)):
         x[:degree, j] = 1
     linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
-    assert linear.names.tolist() == [7, 1, 3, 6, 2, 5, 0] and linear.ends.tolist() == [4, 5, 6, 6, 7]
-    assert linear.updates.tolist() == [n + 64 + 33 + 40, 20, 16, 0, 3]
+    assert linear.names.tolist() == [7, 1, 3, 6, 2, 5, 0] and linear.ends.tolist() == [4, 5, 6, 7]
+    assert linear.updates.tolist() == [n + 64 + 33 + 40, 20, 16, 3] and linear.spacing.tolist() == [1, 2, 4, 16]
+    monkeypatch.setattr(family, "ROWS", 3)
+    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
+    assert linear.ends.tolist() == [3, 4, 5, 6, 7] and linear.spacing.tolist() == [1, 1, 2, 4, 16]
+    assert linear.updates.tolist() == [n + 64 + 33, 40, 20, 16, 3]
 
 
 def test_parameters_are_shared_where_there_are_many_of_them():
