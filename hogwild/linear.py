@@ -34,6 +34,7 @@ ROWS, BLOCKS = 1024, 128  # rows that are merged at once: so many, or more, to h
 PAYS = 10.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 NEVER = 2.0**62
+BENT = 0.9  # share of the overlap of rows that is held to what the steps' size allows: see kernels/private.py
 FEW = 6  # workers keep copies of parameters of which there are, times workers and this, no more than non-zeros
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
@@ -97,10 +98,11 @@ def pace_of(square) -> float:
     return float(np.clip(strongest, 0.01, 1.0)) if strongest else 1.0
 
 
-def overlap_of(size, square, pace) -> float:
-    """How much two rows have in common: the mean product of their sizes over a row's with itself, up to 1."""
-    itself = square.sum()
-    return float((np.square(size).sum() + pace**2) / (itself + pace**2)) if itself else 1.0
+def overlaps(size, square, pace):
+    """How much two rows have in common of each feature, and of the intercept: the mean product of their sizes, float64
+    [n_features + 1], where a row has 1 in common with itself."""
+    own = square.sum()
+    return np.append(np.square(size), pace**2) / (own + pace**2) if own else np.append(0.0 * size, 1.0)
 
 
 def blocks(tiers):
@@ -146,7 +148,7 @@ class Linear(Problem):
             None if weights is None else np.ascontiguousarray(weights, np.float32),
             (self.data.rows / np.maximum(degree, 1)).astype(np.float32) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
-        self._lay_out(rule, degree, copies, overlap_of(size, square, pace))
+        self._lay_out(rule, degree, copies, overlaps(size, square, pace))
         if self.whole:
             total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
             self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)
@@ -198,7 +200,9 @@ class Linear(Problem):
             self.merge_locks = aligned((16 * len(self.ends),), np.uint32)
             self.share = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
             self.most = max(FRESH[0] / self.workers, FRESH[1])
-            self.bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1) * overlap
+            self.bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1) * overlap.sum()
+            common = np.cumsum(np.add.reduceat(overlap[self.names], starts))
+            self.bent = int(np.searchsorted(common, BENT * common[-1])) + 1
 
     def manner(self):
         """How the workers share, for a line on the console."""
@@ -226,7 +230,7 @@ class Linear(Problem):
             rows = self.names if self.copies else np.array([place.first], np.uint32)
             due, merges, state = aligned((3, max(len(self.ends), 8)), np.float64)
             self.kept[k] = kept = Private(rows, self.common, self._part(len(rows)), self.ends, self.spacing, due, merges,
-                                          self.merge_locks, state, self.share, self.most, self.bend)
+                                          self.merge_locks, state, self.share, self.most, self.bent, self.bend)
         worker = kernel.Worker(place, scratch, outputs, kept, self.clocks[k], self.workers)
         return k, worker, worker._replace(place=place._replace(mode=self.shadow.mode(k))) if self.shadow else None
 

@@ -37,6 +37,7 @@ class Private(NamedTuple):
     state: np.ndarray
     share: float  # what slots count by: running means that every worker has taken are not to be summed, sums of squares are
     most: float  # updates of its own that a row gets between two merges, at most and on average
+    bent: int  # the blocks for which that counts are so many, the first
     bend: float  # how much one worker's step turns the others' gradients: see `merge_due`
 
 
@@ -56,7 +57,8 @@ def merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept
 
     The others do not know of a worker's steps until a merge, and all are summed. Together they may not go too far: of
     what one step takes from its own gradient, the others' take as much from theirs as the rows overlap. So the number of
-    updates between two merges is what the steps' size allows.
+    updates between two merges is what the steps' size allows, in the features that make up most of the overlap. What the
+    rest adds to it may come late: x' = -a x(t) - b x(t - τ) is stable for any τ where b < a.
     """
 
 
@@ -91,7 +93,7 @@ def _tiers(flat, private, size, columns, slots):
         last = private.ends[k]
         if now >= due[k]:
             # At first every update matters: after half as many as before, at the latest.
-            period = max(min(own * private.spacing[k], 0.5 * now), 1.0)
+            period = max(min((own if k < private.bent else private.most) * private.spacing[k], 0.5 * now), 1.0)
             late = now >= due[k] + period
             if late:
                 acquire(locks, 16 * k)
