@@ -35,7 +35,7 @@ PAYS = 10.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 NEVER = 2.0**62
 BENT = 0.9  # share of the overlap of rows that is held to what the steps' size allows: see kernels/private.py
-FEW = 6  # workers keep copies of parameters of which there are, times workers and this, no more than non-zeros
+SMALL, SHARE = 64e6, 6  # bytes that copies of the parameters may take, or that share of the data's
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
 DEFAULT_LR = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
@@ -77,8 +77,12 @@ def targets(data, classes, outputs_ndim) -> np.ndarray:
 
 
 def few_enough(data, workers, size=1) -> bool:
-    """Whether each of `workers` may train a copy of the parameters, `size` a feature: a fifth of the data's memory."""
-    return workers > 1 and FEW * workers * size * data.n_features <= data.nnz
+    """Whether each of `workers` may train a copy of the parameters, `size` a feature.
+
+    An epoch has to be longer than what it takes to bring them together, and they may not take much memory.
+    """
+    copied = workers * size * data.n_features
+    return workers > 1 and copied <= data.nnz and (SHARE * copied <= data.nnz or 8 * copied <= SMALL)
 
 
 def sizes_of(data):

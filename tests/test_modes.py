@@ -1,6 +1,7 @@
 """The five modes of sharing: what each promises, for any number of workers."""
 
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -110,7 +111,10 @@ def test_parameters_are_shared_where_there_are_many_of_them():
 
     def copied(n=2000, **more):
         return family.Linear(from_arrays(x[:n], y[:n]), None, Hinge(), SGD(), workers=2, **more).copies
-    assert copied() and not copied(10) and not copied(l1=0.1) and not copied(mode="atomic")
+    assert copied() and not copied(2) and not copied(l1=0.1) and not copied(mode="atomic")
+    for features, nnz, few in ((1_000_000, 3_999_999, True), (1_000_000, 1_999_999, False), (5_000_000, 59_999_999, False),
+                               (5_000_000, 60_000_000, True)):
+        assert family.few_enough(SimpleNamespace(n_features=features, nnz=nnz), 2) == few
 
 
 def test_a_model_trained_again_keeps_its_parameters():
