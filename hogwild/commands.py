@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from hogwild import cli, linear, model, preflight, training, transforms
+from hogwild.copies import few_enough
 from hogwild.errors import UserError
 from hogwild.spec import build
 from hogwild.workers import cores
@@ -64,7 +65,7 @@ def inspect(options):
     shown = ", ".join(f"{label:g}: {k:,}" for label, k in zip(labels[:6], number[:6], strict=True))
     more = f", … ({len(labels):,} values)" if len(labels) > 6 else ""
     empty, longest = int((np.diff(d.indptr) == 0).sum()), int(np.diff(d.indptr).max(initial=0))
-    copies = linear.few_enough(d, cores())
+    copies = few_enough(d, cores())
     flight = preflight.examine(d, loses=not copies)
     print(f"{d.source}\n"
           f"rows        {d.rows:,} ({empty:,} without features)\n"

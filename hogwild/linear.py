@@ -6,13 +6,14 @@ import os
 import numpy as np
 
 from hogwild import formats, metrics
+from hogwild.copies import few_enough, plan, sizes_of
 from hogwild.errors import UserError
 from hogwild.shadow import Shadow
 from hogwild.train import Problem
 from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
-from kernels.csr import degrees, sizes
+from kernels.csr import degrees
 from kernels.hyper import checked
 from kernels.private import Private, merge_all, pack, spread_out, start_from
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
@@ -30,12 +31,9 @@ MODES = {
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
 FRESH = 256.0, 64.0  # updates of a feature by all workers together, and by each, of which others may know nothing
-ROWS, BLOCKS = 1024, 128  # rows that are merged at once: so many, or more, to have no more than so many blocks
 PAYS = 10.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 NEVER = 2.0**62
-BENT = 0.9  # share of the overlap of rows that is held to what the steps' size allows: see kernels/private.py
-SMALL, SHARE = 64e6, 6  # bytes that copies of the parameters may take, or that share of the data's
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
 DEFAULT_LR = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
@@ -76,22 +74,6 @@ def targets(data, classes, outputs_ndim) -> np.ndarray:
     return signs(data, classes) if outputs_ndim == 1 else numbers(data, classes)
 
 
-def few_enough(data, workers, size=1) -> bool:
-    """Whether each of `workers` may train a copy of the parameters, `size` a feature.
-
-    An epoch has to be longer than what it takes to bring them together, and they may not take much memory.
-    """
-    copied = workers * size * data.n_features
-    return workers > 1 and copied <= data.nnz and (SHARE * copied <= data.nnz or 8 * copied <= SMALL)
-
-
-def sizes_of(data):
-    """(mean of |x|, mean of x²) of each feature over all rows of a sample, float64[n_features] each."""
-    rows, total = min(data.rows, 1000), np.zeros((2, data.n_features))
-    sizes(data.csr, rows, *total)
-    return total / max(rows, 1)
-
-
 def pace_of(square) -> float:
     """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.01 to 1.
 
@@ -100,21 +82,6 @@ def pace_of(square) -> float:
     """
     strongest = square.max(initial=0)
     return float(np.clip(strongest, 0.01, 1.0)) if strongest else 1.0
-
-
-def overlaps(size, square, pace):
-    """How much two rows have in common of each feature, and of the intercept: the mean product of their sizes, float64
-    [n_features + 1], where a row has 1 in common with itself."""
-    own = square.sum()
-    return np.append(np.square(size), pace**2) / (own + pace**2) if own else np.append(0.0 * size, 1.0)
-
-
-def blocks(tiers):
-    """(first row, tier) of each block of rows whose tiers are these, ascending."""
-    most = max(ROWS, len(tiers) // BLOCKS)
-    first, length = np.unique(tiers, return_index=True)[1], np.bincount(tiers)
-    starts = np.concatenate([np.arange(at, at + n, most) for at, n in zip(first, length[length > 0])])
-    return starts, tiers[starts].astype(np.float64)
 
 
 class Linear(Problem):
@@ -152,7 +119,7 @@ class Linear(Problem):
             None if weights is None else np.ascontiguousarray(weights, np.float32),
             (self.data.rows / np.maximum(degree, 1)).astype(np.float32) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
-        self._lay_out(rule, degree, copies, overlaps(size, square, pace))
+        self._lay_out(rule, degree, copies, (size, square, pace))
         if self.whole:
             total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
             self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)
@@ -168,7 +135,7 @@ class Linear(Problem):
         degrees(self.data.csr, count)
         return count
 
-    def _lay_out(self, rule, degree, copies, overlap):
+    def _lay_out(self, rule, degree, copies, sample):
         """Make the parameters, and a Place in them for each worker."""
         d, size, several = self.data.n_features, self.outputs * self.columns, self.workers > 1
         self.start = (0.0, *rule.start(), *[0.0] * (self.average is not None))
@@ -185,28 +152,19 @@ class Linear(Problem):
         # A lasso's exact zeros would not survive the sums of changes.
         self.copies = several and self.mode == "wild" and copies and not self.lasso
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
-        self.common, found = None, np.zeros(0, np.int64)
         if self.copies:
-            found = np.flatnonzero(degree)
-            tier = np.floor(np.log2(self.data.rows / degree[found])).astype(np.uint8)
-            self.names = np.concatenate(([d], found[np.argsort(tier, kind="stable")])).astype(np.uint32)
             self.places = [Place(Alone(), self._new(d + 1), d) for _ in range(self.workers)]
         else:
-            self.names, tier = np.array([d], np.uint32), np.zeros(0, np.uint8)
             self.places = [Place(self.sharing, self.flat, d + 1 + room * (k + 1) if apart else d)
                            for k in range(self.workers)]
+        self.plan = plan(self.data, degree if self.copies else None, *sample) if apart else None
         if apart:
-            starts, tiers = blocks(np.append(np.uint8(0), np.sort(tier)))
-            updates = np.append(self.data.rows, degree[self.names[1:]] if self.copies else [])
-            self.ends, self.kept = np.append(starts[1:], len(self.names)), {}
-            self.updates, self.spacing = np.add.reduceat(updates, starts), 2.0**tiers
-            self.common, self.fresh = self._part(len(self.names)), self._part(len(self.names))
-            self.merge_locks = aligned((16 * len(self.ends),), np.uint32)
+            self.common, self.fresh = (self._part(len(self.plan.names)) for _ in range(2))
+            self.kept, self.merge_locks = {}, aligned((16 * len(self.plan.ends),), np.uint32)
             self.share = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
             self.most = max(FRESH[0] / self.workers, FRESH[1])
-            self.bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1) * overlap.sum()
-            common = np.cumsum(np.add.reduceat(overlap[self.names], starts))
-            self.bent = int(np.searchsorted(common, BENT * common[-1])) + 1
+            bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1)
+            self.bend, self.rest = bend * self.plan.overlap, bend * self.plan.rest
 
     def manner(self):
         """How the workers share, for a line on the console."""
@@ -230,11 +188,12 @@ class Linear(Problem):
                                                      np.float32)
         outputs = Outputs(*(aligned((self.outputs,), np.float64) for _ in range(2))) if self.outputs > 1 else None
         kept = None
-        if self.common is not None:
-            rows = self.names if self.copies else np.array([place.first], np.uint32)
-            due, merges, state = aligned((3, max(len(self.ends), 8)), np.float64)
-            self.kept[k] = kept = Private(rows, self.common, self._part(len(rows)), self.ends, self.spacing, due, merges,
-                                          self.merge_locks, state, self.share, self.most, self.bent, self.bend)
+        if self.plan:
+            rows, ends = self.plan.names if self.copies else np.array([place.first], np.uint32), self.plan.ends
+            due, merges, state = aligned((3, max(len(ends), 8)), np.float64)
+            self.kept[k] = kept = Private(rows, self.common, self._part(len(rows)), ends, self.plan.spacing, due, merges,
+                                          self.merge_locks, state, self.share, self.most, self.bend, self.plan.bent,
+                                          self.rest)
         worker = kernel.Worker(place, scratch, outputs, kept, self.clocks[k], self.workers)
         return k, worker, worker._replace(place=place._replace(mode=self.shadow.mode(k))) if self.shadow else None
 
@@ -243,8 +202,8 @@ class Linear(Problem):
         self.steps, self.clocks[:, 0] = t, self.lasso.clock[0] if self.lasso else 0
         if self.mode == "round-robin":
             self.sharing.turn[0] = t
-        if self.common is not None:
-            pack(self.flat, self.names, self.fresh)
+        if self.plan:
+            pack(self.flat, self.plan.names, self.fresh)
             self.common[:] = self.fresh
 
     def enter(self, own):
@@ -269,11 +228,11 @@ class Linear(Problem):
         k, worker, _ = own
         if worker.private:
             merge_all(worker.place.flat, worker.private, self.table.shape[1], self.columns,
-                      self.columns - 1 - (self.average is not None), k * len(self.ends) // self.workers)
+                      self.columns - 1 - (self.average is not None), k * len(self.plan.ends) // self.workers)
 
     def end(self):
-        if self.common is not None:
-            spread_out(self.flat, self.names, self.common)
+        if self.plan:
+            spread_out(self.flat, self.plan.names, self.common)
 
     def run(self, rule, schedule, own, order, t, stride, tally):
         k, worker, counting = own
@@ -310,10 +269,11 @@ class Linear(Problem):
             return {} if lost is None else {"stale_examples": self.workers - 1.0, "lost_updates": lost}
         if not self.copies:
             return {}
-        share, done = self.updates / self.updates.sum(), np.array([kept.state[0] for kept in self.kept.values()])
+        updates, ends = self.plan.updates, self.plan.ends
+        share, done = updates / updates.sum(), np.array([kept.state[0] for kept in self.kept.values()])
         merges = np.maximum([kept.merges[:len(share)] for kept in self.kept.values()], 1)
         unseen = done / max(done.sum(), 1) * (done.sum() - done) @ (1 / merges)
-        often = self.updates / np.maximum(np.diff(self.ends, prepend=0), 1) / self.data.rows
+        often = updates / np.diff(ends, prepend=0) / self.data.rows
         return {"stale_examples": float(share @ unseen), "stale_updates": float(share @ (unseen * often)),
                 "lost_updates": 0.0}
 

@@ -34,6 +34,35 @@ def sizes(csr, rows, size, square):
 
 
 @kernel
+def strongest(csr, rows, scale, steps=8):
+    """The largest eigenvalue of the covariance of sqrt(scale[j]) x_j in the first `rows` rows, by power iteration.
+
+    scale: float64[n_features], 0 for features that do not count. A few percent too small after 8 steps.
+    """
+    u, z, found = np.zeros(scale.size), np.zeros(rows), 0.0
+    for j in range(scale.size):  # anything without a pattern
+        u[j] = np.cos(float(j) * float(j)) if scale[j] > 0.0 else 0.0
+    for _ in range(steps):
+        norm = np.sqrt((u * u).sum())
+        if not norm > 0.0:
+            return 0.0
+        mean = 0.0
+        for i in range(rows):
+            z[i] = 0.0
+            for k in range(csr.indptr[i], csr.indptr[i + 1]):
+                j = csr.indices[k]
+                z[i] += csr.values[k] * np.sqrt(scale[j]) * (u[j] / norm)
+            mean += z[i] / rows
+        u[:] = 0.0
+        for i in range(rows):
+            for k in range(csr.indptr[i], csr.indptr[i + 1]):
+                j = csr.indices[k]
+                u[j] += csr.values[k] * np.sqrt(scale[j]) * ((z[i] - mean) / rows)
+        found = np.sqrt((u * u).sum())
+    return found
+
+
+@kernel
 def check(csr, n_features):
     """(status, row): the first row whose pointers, index order, index range or values are wrong; (OK, n) if none is."""
     n, nnz = csr.indptr.size - 1, min(csr.indices.size, csr.values.size)

@@ -37,8 +37,9 @@ class Private(NamedTuple):
     state: np.ndarray
     share: float  # what slots count by: running means that every worker has taken are not to be summed, sums of squares are
     most: float  # updates of its own that a row gets between two merges, at most and on average
-    bent: int  # the blocks for which that counts are so many, the first
-    bend: float  # how much one worker's step turns the others' gradients: see `merge_due`
+    bend: float  # how much one worker's step turns the others' gradients, in the first blocks: see `merge_due`
+    bent: int  # those are so many
+    rest: float  # `bend` of the others
 
 
 def pause(private):
@@ -57,8 +58,7 @@ def merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept
 
     The others do not know of a worker's steps until a merge, and all are summed. Together they may not go too far: of
     what one step takes from its own gradient, the others' take as much from theirs as the rows overlap. So the number of
-    updates between two merges is what the steps' size allows, in the features that make up most of the overlap. What the
-    rest adds to it may come late: x' = -a x(t) - b x(t - τ) is stable for any τ where b < a.
+    updates between two merges is what the steps' size allows. See hogwild/copies.py.
     """
 
 
@@ -83,17 +83,23 @@ def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercep
 
 
 @kernel
+def _allowed(state, bend, most):
+    """Updates of its own that a row may get between two merges."""
+    turn = bend * state[3]
+    return most if turn * most <= state[4] else state[4] / turn
+
+
+@kernel
 def _tiers(flat, private, size, columns, slots):
     """Merge the blocks that are due; one that another worker is at may wait for as long again."""
     state, due, locks = private.state, private.due, private.locks
-    now, turn = state[0], private.bend * state[3]
-    own = private.most if turn * private.most <= state[4] else state[4] / turn
-    soonest, first = state[2], 0
+    now, soonest, first = state[0], state[2], 0
+    first_blocks, others = _allowed(state, private.bend, private.most), _allowed(state, private.rest, private.most)
     for k in range(private.ends.shape[0]):
         last = private.ends[k]
         if now >= due[k]:
             # At first every update matters: after half as many as before, at the latest.
-            period = max(min((own if k < private.bent else private.most) * private.spacing[k], 0.5 * now), 1.0)
+            period = max(min((first_blocks if k < private.bent else others) * private.spacing[k], 0.5 * now), 1.0)
             late = now >= due[k] + period
             if late:
                 acquire(locks, 16 * k)

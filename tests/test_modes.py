@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from teams import COUNTS, sparse, within
 
+from hogwild import copies
 from hogwild import linear as family
 from hogwild.data import from_arrays
 from hogwild.stopping import Stop
@@ -55,7 +56,7 @@ def test_no_update_is_lost(mode, workers):
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_no_update_of_copies_is_lost(workers, outputs, monkeypatch):
     """Wild: every worker trains a copy, and only sums of changes are shared. AdaGrad's slots too are sums."""
-    monkeypatch.setattr(family, "ROWS", workers)  # blocks of so many of the seven
+    monkeypatch.setattr(copies, "ROWS", workers)  # blocks of so many of the seven
     x, y = on_the_slope()
     y = y if outputs == 1 else np.arange(len(x)) % 3
     signs = y[:, None] if outputs == 1 else np.where(y[:, None] == np.arange(3), 1, -1)
@@ -85,8 +86,8 @@ def test_copies_of_shared_parameters_meet_while_the_workers_run():
     x, y = on_the_slope(20_000)
     linear = trained(x, y, "wild", 2, SGD(), copies=True, epochs=100)
     for kept in linear.kept.values():
-        merges = kept.merges[:len(linear.ends)]
-        assert linear.spacing.tolist() == [1, 8] and (merges >= kept.state[0] / linear.spacing / (1.25 * linear.most)).all()
+        merges, spacing = kept.merges[:len(linear.plan.ends)], linear.plan.spacing
+        assert spacing.tolist() == [1, 8] and (merges >= kept.state[0] / spacing / (1.25 * linear.most)).all()
     assert sum(kept.state[0] for kept in linear.kept.values()) == 2_000_000
     seen = linear.exchanged()
     assert linear.most / 8 <= seen["stale_updates"] <= 1.25 * linear.most and seen["stale_examples"] >= 1
@@ -98,23 +99,24 @@ def test_weights_are_merged_with_those_as_common_as_they(monkeypatch):
     for j, degree in enumerate((3, 64, 20, 33, 0, 16, 40)):
         x[:degree, j] = 1
     linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
-    assert linear.names.tolist() == [7, 1, 3, 6, 2, 5, 0] and linear.ends.tolist() == [4, 5, 6, 7]
-    assert linear.updates.tolist() == [n + 64 + 33 + 40, 20, 16, 3] and linear.spacing.tolist() == [1, 2, 4, 16]
-    monkeypatch.setattr(family, "ROWS", 3)
+    assert linear.plan.names.tolist() == [7, 1, 3, 6, 2, 5, 0] and linear.plan.ends.tolist() == [4, 5, 6, 7]
+    assert linear.plan.updates.tolist() == [n + 64 + 33 + 40, 20, 16, 3] and linear.plan.spacing.tolist() == [1, 2, 4, 16]
+    monkeypatch.setattr(copies, "ROWS", 3)
     linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
-    assert linear.ends.tolist() == [3, 4, 5, 6, 7] and linear.spacing.tolist() == [1, 1, 2, 4, 16]
-    assert linear.updates.tolist() == [n + 64 + 33, 40, 20, 16, 3]
+    assert linear.plan.ends.tolist() == [3, 4, 5, 6, 7] and linear.plan.spacing.tolist() == [1, 1, 2, 4, 16]
+    assert linear.plan.updates.tolist() == [n + 64 + 33, 40, 20, 16, 3]
 
 
 def test_parameters_are_shared_where_there_are_many_of_them():
     x, y = on_the_slope(2000)
 
     def copied(n=2000, **more):
-        return family.Linear(from_arrays(x[:n], y[:n]), None, Hinge(), SGD(), workers=2, **more).copies
+        rows = np.append(np.flatnonzero(y > 0)[:n // 2], np.flatnonzero(y < 0)[:n // 2])
+        return family.Linear(from_arrays(x[rows], y[rows]), None, Hinge(), SGD(), workers=2, **more).copies
     assert copied() and not copied(2) and not copied(l1=0.1) and not copied(mode="atomic")
     for features, nnz, few in ((1_000_000, 3_999_999, True), (1_000_000, 1_999_999, False), (5_000_000, 59_999_999, False),
                                (5_000_000, 60_000_000, True)):
-        assert family.few_enough(SimpleNamespace(n_features=features, nnz=nnz), 2) == few
+        assert copies.few_enough(SimpleNamespace(n_features=features, nnz=nnz), 2) == few
 
 
 def test_a_model_trained_again_keeps_its_parameters():

@@ -1,0 +1,75 @@
+"""Where every worker trains a copy of the parameters: what is brought together with the others', and how often."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.csr import sizes, strongest
+
+SMALL, SHARE = 64e6, 6  # bytes that copies of the parameters may take, or that share of the data's
+ROWS, BLOCKS = 1024, 128  # rows that are merged at once: so many, or more, to have no more than so many blocks
+SAMPLE = 1000  # rows
+BENT = 0.9  # share of the overlap that is held to what the steps' size allows for it: see `Plan`
+
+
+def few_enough(data, workers, size=1) -> bool:
+    """Whether each of `workers` may train a copy of the parameters, `size` a feature.
+
+    An epoch has to be longer than what it takes to bring them together, and they may not take much memory.
+    """
+    copied = workers * size * data.n_features
+    return workers > 1 and copied <= data.nnz and (SHARE * copied <= data.nnz or 8 * copied <= SMALL)
+
+
+def sizes_of(data):
+    """(mean of |x|, mean of x²) of each feature over all rows of a sample, float64[n_features] each."""
+    rows, total = min(data.rows, SAMPLE), np.zeros((2, data.n_features))
+    sizes(data.csr, rows, *total)
+    return total / max(rows, 1)
+
+
+class Plan(NamedTuple):
+    """m rows of the parameters in T blocks, the commonest first.
+
+    What workers have not told each other bends their steps: of what one step takes from its own gradient, an unseen one
+    of another takes as much from that as two rows overlap, (mean of |x|)² in each feature, against x². Most of it comes
+    from few features, the first `bent` blocks, which are merged so often that unseen steps take no more than all of a
+    gradient. What the others add to that may come late: x' = -a x(t) - b x(t - τ) is stable for any τ where b < a. They
+    count by what they have in common beside it: the largest eigenvalue of their covariance, each feature weighted by the
+    number of examples in which it is updated once, since a block is merged after so many updates.
+    """
+
+    names: np.ndarray  # uint32[m]: each row, the intercept's first
+    ends: np.ndarray  # int64[T]: the first row behind each block
+    spacing: np.ndarray  # float64[T]: examples for an update of its rows
+    updates: np.ndarray  # float64[T]: of all its rows in an epoch
+    bent: int
+    overlap: float  # from 0 to 1
+    rest: float  # the same of the other blocks
+
+
+def plan(data, degree, size, square, pace) -> Plan:
+    """What there is to merge in data whose features have so many rows (int64[n_features]); None: the intercept alone.
+
+    size, square: as of `sizes_of`; pace: the intercept's x.
+    """
+    d, total = data.n_features, square.sum() + pace**2
+    overlap = np.append(np.square(size), pace**2) / total if square.any() else np.append(np.zeros(d), 1.0)
+    found = np.flatnonzero(degree) if degree is not None else np.zeros(0, np.int64)
+    often = degree[found] if degree is not None else found
+    tier = np.floor(np.log2(data.rows / often)).astype(np.uint8)
+    order = np.argsort(tier, kind="stable")
+    names, tiers = np.append(d, found[order]).astype(np.uint32), np.append(np.uint8(0), tier[order])
+    first, length = np.unique(tiers, return_index=True)[1], np.bincount(tiers)
+    step = max(ROWS, len(names) // BLOCKS)
+    starts = np.concatenate([np.arange(at, at + n, step) for at, n in zip(first, length[length > 0])])
+    spacing, ends = 2.0 ** tiers[starts], np.append(starts[1:], len(names))
+    common = np.cumsum(np.add.reduceat(overlap[names], starts))
+    bent = int(np.searchsorted(common, BENT * common[-1])) + 1
+    rows, late = min(data.rows, SAMPLE), np.zeros(d)
+    known = spacing[bent:] <= rows / 10  # the rarer ones are too few in a sample to tell
+    late[names[ends[bent - 1]:]] = np.repeat(spacing[bent:] * known, np.diff(ends[bent - 1:]))
+    alone = rows / max(data.indptr[rows] - data.indptr[0], 1)  # a feature's own share of a row
+    rest = max(strongest(data.csr, rows, late) / total, alone) if late.any() else alone
+    updates = np.add.reduceat(np.append(data.rows, often[order]), starts)
+    return Plan(names, ends, spacing, updates, bent, float(overlap.sum()), float(rest))
