@@ -276,7 +276,7 @@ def test_degrees():
 def test_strongest_eigenvalue():
     x = np.random.default_rng(3).standard_normal((60, 9)) * (np.random.default_rng(4).random((60, 9)) < 0.5) + np.eye(60, 9)
     scale = np.array([1.0, 4, 2, 0, 1, 1, 8, 0, 1])
-    dataset = from_arrays(x, np.ones(60))
+    dataset = data.from_arrays(x, np.ones(60))
     want = np.linalg.eigvalsh(np.cov(x[:50] * np.sqrt(scale), rowvar=False, bias=True))[-1]
     assert csr.strongest(dataset.csr, 50, scale, 300) == pytest.approx(want, rel=1e-4)
     assert 0.5 * want < csr.strongest(dataset.csr, 50, scale) <= want * 1.0001
