@@ -86,7 +86,7 @@ class DeviceSparse:
             above = int((bins.flip(0).cumsum(0) < rank).sum())
             found = np.int32((len(bins) - 1 - above) << SHIFT).view(np.float32)
         else:
-            found = abs(x).kthvalue(len(x) - rank + 1).values
+            found = abs(x).topk(rank, sorted=False).values.min()  # on a GPU 100 times faster than kthvalue
         return max(float(found), float(TINY))
 
     def commit(self):
