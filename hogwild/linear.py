@@ -157,7 +157,7 @@ class Linear(Problem):
         else:
             self.places = [Place(self.sharing, self.flat, d + 1 + room * (k + 1) if apart else d)
                            for k in range(self.workers)]
-        self.plan = plan(self.data, degree if self.copies else None, *sample) if apart else None
+        self.fresh, self.plan = None, plan(self.data, degree if self.copies else None, *sample) if apart else None
         if apart:
             self.common, self.fresh = (self._part(len(self.plan.names)) for _ in range(2))
             self.kept, self.merge_locks = {}, aligned((16 * len(self.plan.ends),), np.uint32)
@@ -210,7 +210,7 @@ class Linear(Problem):
         """Private copies start from the shared parameters, which none changes before the end."""
         worker = own[1]
         if worker.private:
-            start_from(worker.private, self.fresh, worker.place.flat, self.flat[:self.shared.size])
+            start_from(worker.place.flat, worker.private, self.fresh, self.flat[:self.shared.size])
 
     def pays(self):
         """Not where a step turns the others' gradients so much that copies are merged every few updates."""
@@ -235,18 +235,26 @@ class Linear(Problem):
             spread_out(self.flat, self.plan.names, self.common)
 
     def run(self, rule, schedule, own, order, t, stride, tally):
-        k, worker, counting = own
-        order = order if self.rows is None else self.rows[order]
+        k, worker, _ = own
         if self.whole:
             kernel.train_blocks(rule, schedule, self.model, worker, k, self.cuts, self.gate, self.slopes, self.lost, order,
                                 t, self.block, tally)
-        elif counting and len(order) and self.shadow.due():
-            with self.shadow.watch(k):
-                kernel.train(rule, schedule, self.model, counting, order, t, stride, tally)
         else:
             kernel.train(rule, schedule, self.model, worker, order, t, stride, tally)
-            if counting and not len(order):  # compile it too
-                kernel.train(rule, schedule, self.model, counting, order, t, stride, tally)
+
+    def work(self, rule, schedule, own, order, t, queue, most, first, tally):
+        k, worker, counting = own
+        turn = k * len(self.plan.ends) // self.workers if self.plan else 0
+
+        def call(worker):
+            return kernel.work(rule, schedule, self.model, worker, order, t, queue, most, first, self.fresh,
+                               self.flat[:self.shared.size], turn, tally)
+        if counting and len(order) and self.shadow.due():
+            with self.shadow.watch(k):
+                return call(counting)
+        if counting and not len(order):  # compile it too
+            call(counting)
+        return call(worker)
 
     def settle(self, rule, t):
         """Apply the L1 penalty that untouched features owe."""

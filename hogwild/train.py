@@ -8,7 +8,8 @@ import numpy as np
 
 from hogwild.errors import UserError
 from hogwild.stopping import Stop, Stopper
-from hogwild.workers import BAD, TALLIES, Workers
+from hogwild.workers import BAD, Workers
+from kernels.chunks import take
 from kernels.hyper import checked
 from kernels.schedules import observed, rate, scaled
 
@@ -22,7 +23,8 @@ class Problem:
     examples: int
 
     def run(self, rule, schedule, own, order, t, stride, tally) -> None:
-        """One kernel call without the GIL on the examples `order`; t: steps done before, raised by stride an example.
+        """One kernel call without the GIL on the examples `order`; t: steps done before, raised by stride an example. It is
+        also called with no examples, to compile it.
 
         Adds to tally[0:3]: loss, examples, non-zeros (or whatever the family's work is counted in). An example whose loss
         is not finite ends the call, and its number + 1 is then tally[3].
@@ -33,6 +35,21 @@ class Problem:
         """Metrics by name on the held-out part; empty where there is none."""
         return {}
 
+    def work(self, rule, schedule, own, order, t, queue, most, first, tally) -> bool:
+        """Take a chunk of up to `most` examples from the queue (kernels/chunks.py), and `run` it; whether none is left.
+
+        t: steps done before the order. first: the worker's first call for this order. A family may do several chunks.
+        """
+        if first:
+            self.enter(own)
+        start, stop = take(queue, len(order), most)
+        if start < stop or not len(order):
+            self.run(rule, schedule, own, order[start:stop], t + start, 1, tally)
+        if start == stop:
+            self.leave(own)
+        return start == stop
+
+    rows = None  # numbers of the examples to train on, where these are not all
     lockstep = False  # workers call the kernel together
     whole = False  # and each of them gets all examples of the call
 
@@ -134,15 +151,7 @@ class Run:
 
     def go(self):
         """Epoch after epoch, until the last or a reason to stop."""
-        # Compile before the clock starts: on no examples, into a tally that nobody reads.
-        self.problem.begin(self.t)
-        for own in self.team.own:
-            self.problem.enter(own)
-        self.problem.run(self.rule, self.schedule, self.team.own[0], np.zeros(0, np.int64), 0, self.team.count,
-                         np.zeros(TALLIES))
-        for own in self.team.own:
-            self.problem.leave(own)
-        self.problem.end()
+        self.team.compile(self.rule, self.schedule, self.t)  # before the clock starts
         if self.reason:
             self._say(f"stopped: {self.reason}")
         while self.epoch <= self.epochs and not self.reason:
@@ -158,7 +167,8 @@ class Run:
         """What is left of this epoch's permutation."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.problem.examples)[self.at:]
         most = self.stopper.stop.max_steps
-        return order if most is None else order[:max(most - self.t, 0)]
+        order = order if most is None else order[:max(most - self.t, 0)]
+        return order if self.problem.rows is None else self.problem.rows[order]
 
     def _one_epoch(self):
         while True:

@@ -16,8 +16,7 @@ GRID = 4.0 ** np.arange(-4, 4)  # factors of the rule's default; then twice and 
 def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[float, dict[float, float]]:
     """(best learning rate, {learning rate: mean loss}) after one pass over a sample of the row numbers `rows`.
 
-    make(rows): a fresh problem of one worker on these rows, whose `rows` may be replaced. Raises UserError when no rate
-    gives a finite loss.
+    make(rows): a fresh problem of one worker on these rows. Raises UserError when no rate gives a finite loss.
     """
     rule, rng = checked(rule), np.random.default_rng((seed, 0))
     chosen = rng.permutation(rows)[:SAMPLE] if len(rows) > SAMPLE else rng.permutation(rows)
@@ -29,9 +28,9 @@ def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[floa
         problem, tally = make(fitted), np.zeros(TALLIES)
         own = problem.private(0)
         problem.begin(0)
-        problem.run(rule, checked(Constant(lr)), own, np.arange(len(fitted)), 0, 1, tally)
-        problem.rows, found = held, np.zeros(TALLIES)
-        problem.run(rule, checked(Constant(0.0)), own, np.arange(len(held)), len(fitted), 1, found)  # lr 0: only measures
+        problem.run(rule, checked(Constant(lr)), own, fitted, 0, 1, tally)
+        found = np.zeros(TALLIES)
+        problem.run(rule, checked(Constant(0.0)), own, held, len(fitted), 1, found)  # lr 0: only measures
         good = tally[3] == found[3] == 0 and math.isfinite(found[0])
         losses[lr] = found[0] / max(found[1], 1) if good else math.inf
 

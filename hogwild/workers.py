@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
+from kernels.chunks import NEXT, STOP, WORKERS
 from kernels.steps import aligned
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
-LEAST = 256  # examples of a chunk, if there are so many: a call takes 10 µs, so many examples some 100
 WATCH_SECONDS = 0.05  # between two looks at how far all are
 TALLIES = 8  # float64 a worker: one cache line each: loss, examples, non-zeros (or what the work is counted in), …
 BAD = 3  # … and an example whose loss was not finite, its number + 1
@@ -51,11 +51,28 @@ def postponed(stop):
         raise raised[0]
 
 
+class Flag:
+    """An element of an array that kernels look at."""
+
+    def __init__(self, array, at):
+        self.array, self.at = array, at
+
+    def set(self):
+        self.array[self.at] = 1
+
+    def clear(self):
+        self.array[self.at] = 0
+
+    def is_set(self):
+        return bool(self.array[self.at])
+
+
 class Workers:
     """Runs chunks of examples in `count` threads; `tally[count, TALLIES]` float64 adds up what each has done.
 
-    Each takes the next chunk when it has done one, so that a worker that the system let start late, or on a slower core,
-    keeps none of the others waiting. Worker 0 is the caller: a thread more than cores that only waits has the system put
+    Each takes the next chunk from a queue when it has done one, so that a worker that the system let start late, or on a
+    slower core, keeps none of the others waiting, and does so in the kernel (kernels/chunks.py): a thread that asks for
+    Python's lock waits for 50 to 100 µs for it, and 16 of them for each other. Worker 0 is the caller: a thread more than cores that only waits has the system put
     one worker behind another for milliseconds, which is as long as a short epoch takes. A problem that says `lockstep`
     has its workers call the kernel together: worker k on every count-th example of a chunk from its k-th, or, where it
     says `whole`, each on all of it.
@@ -65,10 +82,27 @@ class Workers:
         self.problem, self.count = problem, count
         self.own = [problem.private(k) for k in range(count)]
         self.tally = aligned((count, TALLIES), np.float64)
-        self.chunk = [512] * count
-        self.stop, self.failure, self.lock, self.done = threading.Event(), None, threading.Lock(), 0
+        self.chunk = [512] * count  # examples of a call
+        self.queue = aligned((16,), np.int64)
+        self.queue[WORKERS] = count
+        self.stop, self.failure = Flag(self.queue, STOP), None
         self.look = 0.0  # when `watch` is next to be called
         self.others = ThreadPoolExecutor(count - 1, "worker") if count > 1 else None
+
+    @property
+    def done(self) -> int:
+        """Examples that were taken; all of them are done when `run` returns."""
+        return int(self.queue[NEXT])
+
+    def compile(self, rule, schedule, t):
+        """Call the kernel, on no examples and into a tally that nobody reads; t: steps done before."""
+        none, tally = np.zeros(0, np.int64), np.zeros(TALLIES)
+        self.problem.begin(t)
+        if self.problem.lockstep:
+            self.problem.run(rule, schedule, self.own[0], none, t, self.count, tally)
+        else:
+            self.problem.work(rule, schedule, self.own[0], none, t, np.zeros_like(self.queue), 1, True, tally)
+        self.problem.end()
 
     def run(self, rule, schedule, order, t, watch=lambda: None):
         """Work through `order`, whose example i is step t + i; `watch` is called every WATCH_SECONDS, and true ends the run.
@@ -77,7 +111,8 @@ class Workers:
         raised here; so is KeyboardInterrupt. All have stopped when this returns or raises.
         """
         self.stop.clear()
-        self.done, self.failure, self.order, self.watch = 0, None, order, watch
+        self.queue[NEXT], self.failure, self.watch = 0, None, watch
+        self.order = np.ascontiguousarray(order)
         self.running = set()
         self.problem.begin(t)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
@@ -113,52 +148,63 @@ class Workers:
         if self.together is not None:
             self.together.abort()  # the others would wait for one that never comes
 
-    def _take(self, wanted):
-        """(start, stop) of the next examples, up to `wanted`; None at the end or when told to stop."""
-        start = self.done
-        if self.stop.is_set() or start >= len(self.order):
-            return None
-        self.done = min(start + wanted, len(self.order))
-        return start, self.done
-
-    def _agree(self):
-        """In lockstep: one decision for all, on whether to stop and what to do next."""
-        multiple = getattr(self.problem, "block", 1)
-        wanted = min(self.chunk) * (1 if self.problem.whole else self.count)
-        self.agreed = self._take(-(-wanted // multiple) * multiple)
-
-    def _next(self, k):
-        """As `_take`, for worker k. Where each goes by itself, chunks become shorter towards the end: all end at once."""
-        if self.together is not None:
-            self.together.wait()
-            return self.agreed
-        if k and not self.problem.pays():
-            return None
-        if k == 0 and all(other.done() for other in self.running):
-            self.problem.alone(self.own[0])
-        with self.lock:
-            share = (len(self.order) - self.done) // (2 * self.count) if self.count > 1 else len(self.order)
-            return self._take(min(self.chunk[k], max(share, LEAST)))
-
     def _work(self, k, rule, schedule, t):
-        first, stride = (k, self.count) if self.together is not None and not self.problem.whole else (0, 1)
         try:
-            self.problem.enter(self.own[k])
-            while bounds := self._next(k):
-                start, stop = bounds
-                part, begun = np.ascontiguousarray(self.order[start + first:stop:stride]), time.perf_counter()
-                self.problem.run(rule, schedule, self.own[k], part, t + start + first, stride, self.tally[k])
-                if self.tally[k, BAD]:
-                    self.stop.set()
-                speed = CHUNK_SECONDS / max(time.perf_counter() - begun, 1e-6)
-                self.chunk[k] = int(min(max(len(part) * min(speed, 8.0), 1), 1 << 20))
-                if k == 0:
-                    self._look()
-            self.problem.leave(self.own[k])
+            if self.together is None:
+                self._by_itself(k, rule, schedule, t)
+            else:
+                self._in_step(k, rule, schedule, t)
         except threading.BrokenBarrierError:
             pass
         except BaseException as error:  # a thread has no caller to raise to
             self._fail(error)
+
+    def _by_itself(self, k, rule, schedule, t):
+        """Chunks from the queue until it is empty, or until others do better without this worker."""
+        own, tally, first, over = self.own[k], self.tally[k], True, False
+        while not over:
+            if k and not self.problem.pays():
+                return None if first else self.problem.leave(own)
+            if k == 0 and all(other.done() for other in self.running):
+                self.problem.alone(own)
+            done, begun = tally[1], time.perf_counter()
+            over = self.problem.work(rule, schedule, own, self.order, t, self.queue, self.chunk[k], first, tally)
+            self._called(k, tally[1] - done, begun)
+            first = False
+
+    def _in_step(self, k, rule, schedule, t):
+        """Every count-th example of chunks that all agree on, or all of them."""
+        first, stride = (0, 1) if self.problem.whole else (k, self.count)
+        self.problem.enter(self.own[k])
+        while bounds := self._next():
+            start, stop = bounds
+            part, begun = np.ascontiguousarray(self.order[start + first:stop:stride]), time.perf_counter()
+            self.problem.run(rule, schedule, self.own[k], part, t + start + first, stride, self.tally[k])
+            self._called(k, len(part), begun)
+        self.problem.leave(self.own[k])
+
+    def _next(self):
+        self.together.wait()
+        return self.agreed
+
+    def _agree(self):
+        """One decision for all, on whether to stop and what to do next."""
+        multiple, n, start = getattr(self.problem, "block", 1), len(self.order), self.done
+        wanted = min(self.chunk) * (1 if self.problem.whole else self.count)
+        self.agreed = None
+        if start < n and not self.stop.is_set():
+            self.queue[NEXT] = min(start + -(-wanted // multiple) * multiple, n)
+            self.agreed = start, self.done
+
+    def _called(self, k, done, begun):
+        """After a call of the kernel for `done` examples: the next is to take CHUNK_SECONDS."""
+        if self.tally[k, BAD]:
+            self.stop.set()
+        if done:
+            speed = CHUNK_SECONDS / max(time.perf_counter() - begun, 1e-6)
+            self.chunk[k] = int(min(max(done * min(speed, 8.0), 1), 1 << 20))
+        if k == 0:
+            self._look()
 
 
 def spread(function, n: int, count: int):

@@ -10,11 +10,12 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from kernels.atomics import barrier
+from kernels.atomics import atomic_store, barrier
+from kernels.chunks import STOP, take
 from kernels.jit import LOOP, kernel, prefetch
 from kernels.lazy import kept, pooled, shrink, tau_at
 from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
-from kernels.private import merge_due, pause
+from kernels.private import come, go, merge_due, pause
 from kernels.schedules import cycled, rate
 from kernels.sharing import again, count, enter, gather, leave, part, row_step
 from kernels.steps import by_value, shorten
@@ -104,6 +105,30 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
     tally[0] += total
     tally[1] += done
     tally[2] += nonzeros
+
+
+@kernel
+def work(rule, schedule, model, worker, order, t, queue, most, first, fresh, shared, turn, tally):
+    """`train` on chunk after chunk of the order, of which `most` examples; whether none is left.
+
+    t: steps done before the order. first: the worker is new to it, and what it has for itself begins as `shared`, which
+    is brought together at the end; fresh, turn: see kernels/private.py. So a worker needs Python, where one at a time may
+    pass, once in an epoch of milliseconds.
+    """
+    place, scratch, outputs, private, _, _ = worker
+    if first:
+        come(private, place.flat, fresh, shared)
+    done, n = 0, order.shape[0]
+    while done < most:
+        start, stop = take(queue, n, most - done)
+        if start == stop:
+            go(private, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), turn)
+            return True
+        train(rule, schedule, model, worker, order[start:stop], t + start, 1, tally)
+        if tally[3] > 0:
+            atomic_store(queue, STOP, 1)
+        done += stop - start
+    return False
 
 
 def given(x):

@@ -115,8 +115,34 @@ def _tiers(flat, private, size, columns, slots):
     state[1] = soonest
 
 
+def come(private, flat, fresh, shared):
+    """`start_from`, for one that has something of its own."""
+
+
+@overload(come, **LOOP)
+def _come(private, flat, fresh, shared):
+    if isinstance(private, types.NoneType):
+        return lambda private, flat, fresh, shared: None
+    return lambda private, flat, fresh, shared: start_from(flat, private, fresh, shared)
+
+
+def go(private, place, scratch, outputs, tau, turn):
+    """`merge_all`, for one that has something of its own."""
+
+
+@overload(go, **LOOP)
+def _go(private, place, scratch, outputs, tau, turn):
+    if isinstance(private, types.NoneType):
+        return lambda private, place, scratch, outputs, tau, turn: None
+
+    def merged(private, place, scratch, outputs, tau, turn):
+        columns = width(scratch, tau)
+        merge_all(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1, turn)
+    return merged
+
+
 @kernel
-def start_from(private, fresh, flat, shared):
+def start_from(flat, private, fresh, shared):
     """The worker's parameters `flat` begin as `shared`; `fresh`: the rows that are merged, in their order."""
     state, finite = private.state, True
     for x in state:

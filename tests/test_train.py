@@ -13,6 +13,7 @@ from hogwild.errors import UserError
 from hogwild.record import Report
 from hogwild.stopping import Stop
 from hogwild.train import Problem, train
+from kernels.chunks import LEAST
 from kernels.jit import kernel
 from kernels.rules import SGD
 from kernels.schedules import Constant, Plateau, rate
@@ -87,14 +88,14 @@ def test_a_worker_that_is_held_up_holds_up_no_other():
             super().run(rule, schedule, own, order, t, stride, tally)
             if len(order) and own == 1:
                 done.append(len(order))
-                if sum(done) >= 10_000 - workers.LEAST:
+                if sum(done) >= 10_000 - LEAST:
                     others.release()
     others, done = threading.Semaphore(0), []
     toy = Held(10_000)
     team = workers.Workers(toy, 2)
-    team.chunk = [workers.LEAST, 512]
+    team.chunk = [LEAST, 512]
     team.run(SGD(), Constant(0.5), np.random.default_rng(0).permutation(10_000), 0)
-    assert team.done == 10_000 and sum(done) >= 10_000 - workers.LEAST and np.allclose(toy.theta, toy.targets / 2)
+    assert team.done == 10_000 and sum(done) >= 10_000 - LEAST and np.allclose(toy.theta, toy.targets / 2)
 
 
 def test_a_checkpoint_of_the_time_of_slices_is_refused():

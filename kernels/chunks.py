@@ -1,0 +1,24 @@
+"""How workers divide an order of examples among them without asking Python, where one at a time may pass."""
+
+from kernels.atomics import atomic_load, compare_swap
+from kernels.jit import kernel
+
+LEAST = 64  # examples of a chunk, if there are so many
+NEXT, STOP, WORKERS = 0, 8, 9  # places in a queue, int64[16] on two cache lines
+
+
+@kernel
+def take(queue, n, most):
+    """(start, stop) of the next of n examples, up to `most`; start == stop at the end, or when queue[STOP] is not 0.
+
+    Chunks become shorter towards the end, so that all workers come to it at once.
+    """
+    while True:
+        start = atomic_load(queue, NEXT)
+        if start >= n or atomic_load(queue, STOP) != 0:
+            return start, start
+        left = n - start
+        share = max(left // (2 * queue[WORKERS]), LEAST) if queue[WORKERS] > 1 else left
+        stop = start + min(min(share, most), left)
+        if compare_swap(queue, NEXT, start, stop):
+            return start, stop
