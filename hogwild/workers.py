@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+import weakref
+from functools import partial
 
 import numpy as np
 
@@ -67,15 +68,53 @@ class Flag:
         return bool(self.array[self.at])
 
 
+class Helper:
+    """A thread that waits for something to call, twice as quick to start and to end it as one of a ThreadPoolExecutor."""
+
+    def __init__(self):
+        self.call, self.given, self.idle = None, threading.Lock(), threading.Lock()
+        self.given.acquire()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            self.given.acquire()
+            if self.call is None:
+                return
+            try:
+                self.call()
+            finally:
+                self.call = None
+                self.idle.release()
+
+    def start(self, call):
+        """Have the idle thread call `call`, which raises nothing; None ends the thread."""
+        self.idle.acquire()
+        self.call = call
+        self.given.release()
+
+    def busy(self, seconds=0.0) -> bool:
+        """Whether it is at work, for so many seconds from now on."""
+        free = self.idle.acquire(timeout=seconds)
+        if free:
+            self.idle.release()
+        return not free
+
+
+def _dismiss(helpers):
+    for helper in helpers:
+        helper.start(None)
+
+
 class Workers:
     """Runs chunks of examples in `count` threads; `tally[count, TALLIES]` float64 adds up what each has done.
 
     Each takes the next chunk from a queue when it has done one, so that a worker that the system let start late, or on a
     slower core, keeps none of the others waiting, and does so in the kernel (kernels/chunks.py): a thread that asks for
-    Python's lock waits for 50 to 100 µs for it, and 16 of them for each other. Worker 0 is the caller: a thread more than cores that only waits has the system put
-    one worker behind another for milliseconds, which is as long as a short epoch takes. A problem that says `lockstep`
-    has its workers call the kernel together: worker k on every count-th example of a chunk from its k-th, or, where it
-    says `whole`, each on all of it.
+    Python's lock waits for 50 to 100 µs for it, and 16 of them for each other. Worker 0 is the caller: a thread more than
+    cores that only waits has the system put one worker behind another for milliseconds, which is as long as a short epoch
+    takes. A problem that says `lockstep` has its workers call the kernel together: worker k on every count-th example of a
+    chunk from its k-th, or, where it says `whole`, each on all of it.
     """
 
     def __init__(self, problem, count: int):
@@ -87,7 +126,8 @@ class Workers:
         self.queue[WORKERS] = count
         self.stop, self.failure = Flag(self.queue, STOP), None
         self.look = 0.0  # when `watch` is next to be called
-        self.others = ThreadPoolExecutor(count - 1, "worker") if count > 1 else None
+        self.helpers = []
+        weakref.finalize(self, _dismiss, self.helpers)
 
     @property
     def done(self) -> int:
@@ -113,22 +153,20 @@ class Workers:
         self.stop.clear()
         self.queue[NEXT], self.failure, self.watch = 0, None, watch
         self.order = np.ascontiguousarray(order)
-        self.running = set()
         self.problem.begin(t)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
         with postponed(self.stop):
             try:
-                for k in range(1, self.count):
-                    self.running.add(self.others.submit(self._work, k, rule, schedule, t))
+                while len(self.helpers) < self.count - 1:
+                    self.helpers.append(Helper())
+                for k, helper in enumerate(self.helpers, 1):
+                    helper.start(partial(self._work, k, rule, schedule, t))
                 self._work(0, rule, schedule, t)
             except BaseException as error:  # a thread that could not be started
                 self._fail(error)
-            while self.running:
-                try:
-                    self.running = wait(self.running, WATCH_SECONDS).not_done
+            for helper in self.helpers:
+                while helper.busy(WATCH_SECONDS):
                     self._look()
-                except BaseException as error:
-                    self._fail(error)
             self.together = self.watch = None
             self.problem.end()
         if self.failure:
@@ -138,8 +176,11 @@ class Workers:
         """Ask whether to go on, every WATCH_SECONDS."""
         if time.monotonic() >= self.look:
             self.look = time.monotonic() + WATCH_SECONDS
-            if self.watch():
-                self.stop.set()
+            try:
+                if self.watch():
+                    self.stop.set()
+            except BaseException as error:  # first all end their chunks, and bring them together
+                self._fail(error)
 
     def _fail(self, error):
         """Stop all."""
@@ -165,7 +206,7 @@ class Workers:
         while not over:
             if k and not self.problem.pays():
                 return None if first else self.problem.leave(own)
-            if k == 0 and all(other.done() for other in self.running):
+            if k == 0 and not any(helper.busy() for helper in self.helpers):
                 self.problem.alone(own)
             done, begun = tally[1], time.perf_counter()
             over = self.problem.work(rule, schedule, own, self.order, t, self.queue, self.chunk[k], first, tally)
