@@ -15,7 +15,7 @@ from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.private import Private, merge_all, pack, spread_out, start_from
+from kernels.private import NEVER, Private, merge_all, pack, spread_out, start_from
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
@@ -33,7 +33,6 @@ MOST_CLASSES = 1000
 FRESH = 256.0, 64.0  # updates of a feature by all workers together, and by each, of which others may know nothing
 PAYS = 10.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
-NEVER = 2.0**62
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
 DEFAULT_LR = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
@@ -191,6 +190,7 @@ class Linear(Problem):
         if self.plan:
             rows, ends = self.plan.names if self.copies else np.array([place.first], np.uint32), self.plan.ends
             due, merges, state = aligned((3, max(len(ends), 8)), np.float64)
+            due[:len(ends)] = self.plan.spacing
             self.kept[k] = kept = Private(rows, self.common, self._part(len(rows)), ends, self.plan.spacing, due, merges,
                                           self.merge_locks, state, self.share, self.most, self.bend, self.plan.bent,
                                           self.rest)

@@ -18,6 +18,7 @@ from kernels.jit import LOOP, kernel, prefetch_to_write
 from kernels.outputs import score
 from kernels.sharing import count, part, width
 
+NEVER = 2.0**62
 MEASURE = 64.0  # examples between two looks at how far a step goes
 
 
@@ -33,7 +34,7 @@ class Private(NamedTuple):
     merges: np.ndarray  # float64[T]: how often it was
     locks: np.ndarray  # uint32[16 T]: one a block, a cache line apart
     # float64[8]: examples; the one after which something is due, and at which a step is measured; changes of the scores,
-    # and the gradients that made them
+    # and the gradients that made them; the one after which a block is due that is not of the first
     state: np.ndarray
     share: float  # what slots count by: running means that every worker has taken are not to be summed, sums of squares are
     most: float  # updates of its own that a row gets between two merges, at most and on average
@@ -78,7 +79,7 @@ def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercep
             state[4] = 0.9 * state[4] + push
         if state[0] >= state[1]:
             columns = width(scratch, tau)
-            _tiers(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1)
+            _blocks(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1)
     return due
 
 
@@ -90,29 +91,34 @@ def _allowed(state, bend, most):
 
 
 @kernel
-def _tiers(flat, private, size, columns, slots):
+def _blocks(flat, private, size, columns, slots):
     """Merge the blocks that are due; one that another worker is at may wait for as long again."""
     state, due, locks = private.state, private.due, private.locks
-    now, soonest, first = state[0], state[2], 0
+    now, soonest, later, first = state[0], state[2], NEVER, 0
     first_blocks, others = _allowed(state, private.bend, private.most), _allowed(state, private.rest, private.most)
-    for k in range(private.ends.shape[0]):
-        last = private.ends[k]
-        if now >= due[k]:
+    every = now >= state[5]
+    for k in range(private.ends.shape[0] if every else private.bent):
+        last, again = private.ends[k], due[k]
+        if now >= again:
             # At first every update matters: after half as many as before, at the latest.
-            period = max(min((first_blocks if k < private.bent else others) * private.spacing[k], 0.5 * now), 1.0)
+            updates = min(first_blocks if k < private.bent else others, max(0.5 * now / private.spacing[k], 1.0))
+            period = max(updates * private.spacing[k], 1.0)
             late = now >= due[k] + period
             if late:
                 acquire(locks, 16 * k)
             if late or try_acquire(locks, 16 * k):
                 _merge(flat, private, first, last, size, columns, slots, True)
                 release(locks, 16 * k)
-                due[k] = now + period
+                due[k] = again = now + period
                 private.merges[k] += 1.0
-            soonest = min(soonest, now + max(0.125 * period, 1.0))  # not at once again: to ask takes as long as an example
-        else:
-            soonest = min(soonest, due[k])
+            else:
+                again = now + max(0.125 * period, 1.0)  # not at once: to ask takes as long as an example
+        soonest = min(soonest, again)
+        later = min(later, again) if k >= private.bent else later
         first = last
-    state[1] = soonest
+    if every:
+        state[5] = later
+    state[1] = min(soonest, state[5])
 
 
 def come(private, flat, fresh, shared):
