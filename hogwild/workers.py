@@ -127,7 +127,7 @@ class Workers:
         self.stop, self.failure = Flag(self.queue, STOP), None
         self.look = 0.0  # when `watch` is next to be called
         self.helpers = []
-        weakref.finalize(self, _dismiss, self.helpers)
+        weakref.finalize(self, _dismiss, self.helpers).atexit = False
 
     @property
     def done(self) -> int:

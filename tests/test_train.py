@@ -7,13 +7,14 @@ import time
 
 import numpy as np
 import pytest
+from teams import team
 
 from hogwild import record, workers
 from hogwild.errors import UserError
 from hogwild.record import Report
 from hogwild.stopping import Stop
 from hogwild.train import Problem, train
-from kernels.chunks import LEAST
+from kernels.chunks import LEAST, NEXT, STOP, WORKERS, take
 from kernels.jit import kernel
 from kernels.rules import SGD
 from kernels.schedules import Constant, Plateau, rate
@@ -92,10 +93,32 @@ def test_a_worker_that_is_held_up_holds_up_no_other():
                     others.release()
     others, done = threading.Semaphore(0), []
     toy = Held(10_000)
-    team = workers.Workers(toy, 2)
-    team.chunk = [LEAST, 512]
-    team.run(SGD(), Constant(0.5), np.random.default_rng(0).permutation(10_000), 0)
-    assert team.done == 10_000 and sum(done) >= 10_000 - LEAST and np.allclose(toy.theta, toy.targets / 2)
+    crew = workers.Workers(toy, 2)
+    crew.chunk = [LEAST, 512]
+    crew.run(SGD(), Constant(0.5), np.random.default_rng(0).permutation(10_000), 0)
+    assert crew.done == 10_000 and sum(done) >= 10_000 - LEAST and np.allclose(toy.theta, toy.targets / 2)
+
+
+@pytest.mark.parametrize("count, n, most", [(1, 0, 9), (1, 1000, 300), (2, 5, 100), (3, 10_000, 1 << 20), (7, 10_000, 100)])
+def test_a_queue_gives_every_example_to_one_worker(count, n, most):
+    queue, taken, sizes = np.zeros(16, np.int64), np.zeros(n, np.int64), []
+    queue[WORKERS] = count
+
+    def worker(k):
+        while (part := take(queue, n, most))[0] < part[1]:
+            taken[slice(*part)] += 1
+            sizes.append(part[1] - part[0])
+    team(count, worker)
+    assert (taken == 1).all() and max(sizes, default=0) <= most and queue[NEXT] == n
+    queue[NEXT], queue[STOP] = 0, 1
+    assert take(queue, n, most) == (0, 0)
+
+
+def test_chunks_become_shorter_towards_the_end():
+    queue = np.zeros(16, np.int64)
+    queue[WORKERS] = 4
+    sizes = [stop - start for start, stop in iter(lambda: take(queue, 10_000, 2000), (10_000, 10_000))]
+    assert sizes[:2] == [1250, 1093] and sizes == sorted(sizes, reverse=True) and sizes[-2] == LEAST
 
 
 def test_a_checkpoint_of_the_time_of_slices_is_refused():
@@ -122,16 +145,16 @@ def test_an_interrupt_waits_for_the_chunk_that_the_callers_own_thread_is_at(coun
             if own == 0:
                 done.append(len(order))
     at_work, done = [], []
-    team = workers.Workers(Interrupted(1 << 22), count)
+    crew = workers.Workers(Interrupted(1 << 22), count)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            team.run(SGD(), Constant(0.5), np.arange(1 << 22), 0)
+            crew.run(SGD(), Constant(0.5), np.arange(1 << 22), 0)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(at_work) == 1 and done == at_work  # one chunk, whole
-    assert team.tally[:, 1].sum() == team.done < 1 << 22
+    assert crew.tally[:, 1].sum() == crew.done < 1 << 22
 
 
 def test_where_several_do_not_pay_the_first_goes_on_alone():
@@ -162,13 +185,13 @@ def test_what_the_caller_is_shown_can_stop_the_workers_and_its_mistakes_do():
 
     def shown():
         raise ZeroDivisionError("shown")
-    team = workers.Workers(Slow(1 << 20), 2)
+    crew = workers.Workers(Slow(1 << 20), 2)
     with pytest.raises(ZeroDivisionError, match="shown"):
-        team.run(SGD(), Constant(0.5), np.arange(1 << 20), 0, shown)
-    assert 0 < team.done < 1 << 20
-    team = workers.Workers(Slow(1 << 20), 2)
-    team.run(SGD(), Constant(0.5), np.arange(1 << 20), 0, lambda: True)
-    assert 0 < team.done < 1 << 20
+        crew.run(SGD(), Constant(0.5), np.arange(1 << 20), 0, shown)
+    assert 0 < crew.done < 1 << 20
+    crew = workers.Workers(Slow(1 << 20), 2)
+    crew.run(SGD(), Constant(0.5), np.arange(1 << 20), 0, lambda: True)
+    assert 0 < crew.done < 1 << 20
 
 
 def test_an_exception_in_a_worker_is_raised_and_stops_the_others():
