@@ -31,8 +31,8 @@ def test_one_worker_at_a_time_loses_nothing(rule, columns, l1):
             problem.shadow.due = lambda: False
         problem.begin(0)
         own = problem.private(0)
-        problem.enter(own)
-        problem.run(rule, Constant(0.1), own, np.arange(300), 0, 1, np.zeros(8))
+        queue = np.zeros(16, np.int64)
+        problem.work(rule, Constant(0.1), own, np.arange(300), 0, queue, 300, True, np.zeros(8))
         made, seen = problem.shadow.made[0, 0], problem.shadow.shadow.sum()
         assert made == seen and (made >= (np.count_nonzero(x) + 300) * columns if counted else made == 0)
         assert l1 or not counted or made == (np.count_nonzero(x) + 300) * columns
