@@ -4,6 +4,9 @@ import threading
 
 import numpy as np
 
+from hogwild.workers import TALLIES
+from kernels.hyper import checked
+
 COUNTS = 1, 2, 3, 7  # of workers
 
 
@@ -42,3 +45,23 @@ def sparse(n, d, seed, density=0.3):
     x[:, 0] = rng.choice([-1.0, 1.0], n)
     x[::9] = 0
     return x.round(3), np.where(x @ rng.standard_normal(d) + 0.2 * rng.standard_normal(n) > 0, 1.0, -1.0)
+
+
+def in_turn(linear, rule, schedule, epochs, burst):
+    """Each epoch's training loss when the workers take `burst` examples each in turn: as if each had a core of its own."""
+    own, tally, losses, t = [linear.private(k) for k in range(linear.workers)], np.zeros(TALLIES), [], 0
+    for epoch in range(epochs):
+        order, tally[:] = np.random.default_rng(epoch).permutation(linear.examples), 0
+        linear.begin(t)
+        for one in own:
+            linear.enter(one)
+        for i, start in enumerate(range(0, len(order), burst)):
+            part = order[start:start + burst]
+            linear.run(checked(rule), checked(schedule), own[i % len(own)], part, t, 1, tally)
+            t += len(part)
+        for one in own:
+            linear.leave(one)
+        linear.end()
+        linear.settle(checked(rule), t)
+        losses.append(tally[0] / tally[1])
+    return np.array(losses)

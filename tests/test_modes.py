@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from teams import COUNTS, sparse, within
+from teams import COUNTS, in_turn, sparse, within
 
 from hogwild import copies
 from hogwild import linear as family
 from hogwild.data import from_arrays
 from hogwild.stopping import Stop
 from hogwild.train import train
-from hogwild.workers import TALLIES, Workers
+from hogwild.workers import Workers
 from kernels.hyper import checked
 from kernels.losses import Hinge, Logistic, Squared
 from kernels.rules import SGD, AdaGrad, Adam, Momentum, RMSProp
@@ -238,25 +238,6 @@ def test_more_workers_than_examples(mode):
 
 
 # Common features.
-
-
-def in_turn(linear, rule, schedule, epochs, burst):
-    """Each epoch's training loss when the workers take `burst` examples each in turn: as if each had a core of its own."""
-    own, tally, losses, t = [linear.private(k) for k in range(linear.workers)], np.zeros(TALLIES), [], 0
-    for epoch in range(epochs):
-        order, tally[:] = np.random.default_rng(epoch).permutation(linear.examples), 0
-        linear.begin(t)
-        for one in own:
-            linear.enter(one)
-        for i, start in enumerate(range(0, len(order), burst)):
-            part = order[start:start + burst]
-            linear.run(checked(rule), checked(schedule), own[i % len(own)], part, t, 1, tally)
-            t += len(part)
-        for one in own:
-            linear.leave(one)
-        linear.end()
-        losses.append(tally[0] / tally[1])
-    return np.array(losses)
 
 
 @pytest.mark.parametrize("intercept", [True, False])
