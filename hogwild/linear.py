@@ -30,7 +30,7 @@ MODES = {
 }
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
-FRESH = 256.0, 64.0  # updates of a feature by all workers together, and by each, of which others may know nothing
+FRESH = 256.0, 64.0  # of a feature, updates of all workers together or of each, the larger share, that others may not know
 PAYS = 10.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 
