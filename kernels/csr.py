@@ -34,30 +34,32 @@ def sizes(csr, rows, size, square):
 
 
 @kernel
-def strongest(csr, rows, scale, steps=8):
+def strongest(csr, rows, scale, steps=4):
     """The largest eigenvalue of the covariance of sqrt(scale[j]) x_j in the first `rows` rows, by power iteration.
 
-    scale: float64[n_features], 0 for features that do not count. A few percent too small after 8 steps.
+    scale: float64[n_features], 0 for features that do not count. Up to a tenth too small after 4 steps.
     """
-    u, z, found = np.zeros(scale.size), np.zeros(rows), 0.0
+    root, u, z, found = np.sqrt(scale), np.zeros(scale.size), np.zeros(rows), 0.0
     for j in range(scale.size):  # anything without a pattern
-        u[j] = np.cos(float(j) * float(j)) if scale[j] > 0.0 else 0.0
+        u[j] = root[j] * (float((j * 2654435761) % 65536) - 32767.5)
     for _ in range(steps):
         norm = np.sqrt((u * u).sum())
         if not norm > 0.0:
             return 0.0
-        mean = 0.0
+        for j in range(scale.size):
+            u[j] *= root[j] / norm
         for i in range(rows):
             z[i] = 0.0
             for k in range(csr.indptr[i], csr.indptr[i + 1]):
-                j = csr.indices[k]
-                z[i] += csr.values[k] * np.sqrt(scale[j]) * (u[j] / norm)
-            mean += z[i] / rows
+                z[i] += csr.values[k] * u[csr.indices[k]]
+        mean = z.sum() / rows
         u[:] = 0.0
         for i in range(rows):
+            change = (z[i] - mean) / rows
             for k in range(csr.indptr[i], csr.indptr[i + 1]):
-                j = csr.indices[k]
-                u[j] += csr.values[k] * np.sqrt(scale[j]) * ((z[i] - mean) / rows)
+                u[csr.indices[k]] += csr.values[k] * change
+        for j in range(scale.size):
+            u[j] *= root[j]
         found = np.sqrt((u * u).sum())
     return found
 
