@@ -15,7 +15,7 @@ from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.private import NEVER, Private, merge_all, pack, spread_out, start_from
+from kernels.private import NEVER, Private, merge_all, pack, spread_out
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
@@ -205,12 +205,6 @@ class Linear(Problem):
         if self.plan:
             pack(self.flat, self.plan.names, self.fresh)
             self.common[:] = self.fresh
-
-    def enter(self, own):
-        """Private copies start from the shared parameters, which none changes before the end."""
-        worker = own[1]
-        if worker.private:
-            start_from(worker.place.flat, worker.private, self.fresh, self.flat[:self.shared.size])
 
     def pays(self):
         """Not where a step turns the others' gradients so much that copies are merged every few updates."""

@@ -40,12 +40,12 @@ class Problem:
 
         t: steps done before the order. first: the worker's first call for this order. A family may do several chunks.
         """
-        if first:
-            self.enter(own)
         start, stop = take(queue, len(order), most)
+        if first and start < stop:
+            self.enter(own)
         if start < stop or not len(order):
             self.run(rule, schedule, own, order[start:stop], t + start, 1, tally)
-        if start == stop:
+        if start == stop and not first:
             self.leave(own)
         return start == stop
 

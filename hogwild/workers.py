@@ -26,7 +26,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def postponed(stop):
-    """Let Ctrl-C and SIGTERM set `stop` (an Event) at once, but raise what their handlers raise only at the end.
+    """Let Ctrl-C and SIGTERM set `stop` (a Flag) at once, but raise what their handlers raise only at the end.
 
     Where the caller's thread is itself at work, they would else end a chunk that is counted and not done.
     """

@@ -129,7 +129,7 @@ def come(private, flat, fresh, shared):
 def _come(private, flat, fresh, shared):
     if isinstance(private, types.NoneType):
         return lambda private, flat, fresh, shared: None
-    return lambda private, flat, fresh, shared: start_from(flat, private, fresh, shared)
+    return lambda private, flat, fresh, shared: start_from(private, flat, fresh, shared)
 
 
 def go(private, place, scratch, outputs, tau, turn):
@@ -148,7 +148,7 @@ def _go(private, place, scratch, outputs, tau, turn):
 
 
 @kernel
-def start_from(flat, private, fresh, shared):
+def start_from(private, flat, fresh, shared):
     """The worker's parameters `flat` begin as `shared`; `fresh`: the rows that are merged, in their order."""
     state, finite = private.state, True
     for x in state:

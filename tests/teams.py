@@ -5,6 +5,7 @@ import threading
 import numpy as np
 
 from hogwild.workers import TALLIES
+from kernels.chunks import NEXT
 from kernels.hyper import checked
 
 COUNTS = 1, 2, 3, 7  # of workers
@@ -49,19 +50,19 @@ def sparse(n, d, seed, density=0.3):
 
 def in_turn(linear, rule, schedule, epochs, burst):
     """Each epoch's training loss when the workers take `burst` examples each in turn: as if each had a core of its own."""
-    own, tally, losses, t = [linear.private(k) for k in range(linear.workers)], np.zeros(TALLIES), [], 0
+    own, queue, losses, t = [linear.private(k) for k in range(linear.workers)], np.zeros(16, np.int64), [], 0
     for epoch in range(epochs):
-        order, tally[:] = np.random.default_rng(epoch).permutation(linear.examples), 0
+        order, tally, turn = np.random.default_rng(epoch).permutation(linear.examples), np.zeros(TALLIES), 0
         linear.begin(t)
-        for one in own:
-            linear.enter(one)
-        for i, start in enumerate(range(0, len(order), burst)):
-            part = order[start:start + burst]
-            linear.run(checked(rule), checked(schedule), own[i % len(own)], part, t, 1, tally)
-            t += len(part)
-        for one in own:
-            linear.leave(one)
+        queue[NEXT], left = 0, set()
+        while len(left) < len(own):
+            k = turn % len(own)
+            if k not in left and linear.work(checked(rule), checked(schedule), own[k], order, t, queue, burst,
+                                             turn == k, tally):
+                left.add(k)
+            turn += 1
+        t += len(order)
         linear.end()
         linear.settle(checked(rule), t)
-        losses.append(tally[0] / tally[1])
+        losses.append(tally[0] / max(tally[1], 1))
     return np.array(losses)
