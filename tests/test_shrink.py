@@ -1,9 +1,6 @@
 """After the death of ranks the others go on, and end with what all of them would have ended with."""
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
 import mpi
@@ -81,38 +78,33 @@ def test_not_available():
     assert ended.code == 2 and len(lines) == 1 and needed in lines[0]
 
 
-COMMAND = ("-c", "from sparsecomm.cli import command; command()", "train", "mlp", "--width", "64", "--seed", "3",
-           "--epochs", "8", "--keep", "0.1", "--exchange", "allgather", "--bucket-mb", "0.02", "--on-failure", "shrink")
+# Rank `name` of COMM_WORLD dies in the second epoch, before a step that the others make with it.
+PROGRAM_THAT_DIES = """
+import os, signal
+from sparsecomm import cli, training
+
+class Run(training.Run):
+    def _step(self):
+        if (self.epoch, self.k, os.environ["OMPI_COMM_WORLD_RANK"]) == (2, 3, "{name}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._step()
+
+training.Run = Run
+cli.command()
+"""
+COMMAND = ("train", "mlp", "--width", "64", "--seed", "3", "--epochs", "8", "--keep", "0.1", "--exchange", "allgather",
+           "--bucket-mb", "0.02", "--on-failure", "shrink")
 
 
 def events(path, kind):
-    """The events of that kind in a record that may just be written."""
-    lines = path.read_text().splitlines(True) if path.exists() else []
-    return [event for event in (json.loads(line) for line in lines if line.endswith("\n")) if event["event"] == kind]
-
-
-def processes(started):
-    """{rank: process id} of those that train, whose parents are only there to watch them."""
-    found = {}
-    for pid in started:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        rank = [x.split(b"=")[1] for x in environment if x.startswith(b"OMPI_COMM_WORLD_RANK=")]
-        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        if rank and parent in started and "train" in started[parent].split() and "prterun" not in started[parent]:
-            found[int(rank[0])] = pid
-    return found
+    """The events of that kind in a record."""
+    return [event for event in map(json.loads, path.read_text().splitlines()) if event["event"] == kind]
 
 
 def trained(n, record, victim=None):
-    """The accuracy that a job reaches of which that rank dies after an epoch, or nobody; and what it printed."""
-    def kill(started):
-        while not events(record, "epoch"):
-            assert started(), "the job has ended before its first epoch"
-            time.sleep(0.1)
-        os.kill(processes(started())[victim], signal.SIGKILL)
-
-    ended = mpi.mpirun(n, *COMMAND, "--record", record, launcher=("--with-ft", "ulfm"), timeout=240,
-                       during=kill if victim is not None else None)
+    """The accuracy that a job reaches of which that rank dies, or nobody; and what it printed."""
+    ended = mpi.mpirun(n, "-c", PROGRAM_THAT_DIES.format(name=victim), *COMMAND, "--record", record,
+                       launcher=("--with-ft", "ulfm"), timeout=240)
     assert ended.code == 0 and not ended.left, ended.err
     epochs = events(record, "epoch")
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, 9))
