@@ -15,7 +15,7 @@ from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.private import NEVER, Private, merge_all, pack, spread_out
+from kernels.private import CLOSED, DONE, NEVER, ROUND, SUMMED, Private, Team, put_back
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
@@ -151,15 +151,18 @@ class Linear(Problem):
         # A lasso's exact zeros would not survive the sums of changes.
         self.copies = several and self.mode == "wild" and copies and not self.lasso
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
+        copied = aligned((self.workers, -(-self.shared.size // 16) * 16)) if self.copies else np.zeros((0, 0), np.float32)
         if self.copies:
-            self.places = [Place(Alone(), self._new(d + 1), d) for _ in range(self.workers)]
+            self.places = [Place(Alone(), flat[:self.shared.size], d) for flat in copied]
         else:
             self.places = [Place(self.sharing, self.flat, d + 1 + room * (k + 1) if apart else d)
                            for k in range(self.workers)]
-        self.fresh, self.plan = None, plan(self.data, degree if self.copies else None, *sample) if apart else None
+        self.plan = plan(self.data, degree if self.copies else None, *sample) if apart else None
         if apart:
-            self.common, self.fresh = (self._part(len(self.plan.names)) for _ in range(2))
-            self.kept, self.merge_locks = {}, aligned((16 * len(self.plan.ends),), np.uint32)
+            locks, gate, came = (aligned((n,), kind) for n, kind in (
+                (16 * len(self.plan.ends), np.uint32), (32, np.int64), (self.workers, np.int64)))
+            self.team = Team(self.flat[:self.shared.size], copied, self._part(len(self.plan.names)), locks, gate, came)
+            self.kept = {}
             self.share = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
             self.most = max(FRESH[0] / self.workers, FRESH[1])
             bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1)
@@ -188,23 +191,23 @@ class Linear(Problem):
         outputs = Outputs(*(aligned((self.outputs,), np.float64) for _ in range(2))) if self.outputs > 1 else None
         kept = None
         if self.plan:
-            rows, ends = self.plan.names if self.copies else np.array([place.first], np.uint32), self.plan.ends
+            names, ends = self.plan.names, self.plan.ends
+            rows = names if self.copies else np.array([place.first], np.uint32)
             due, merges, state = aligned((3, max(len(ends), 8)), np.float64)
-            due[:len(ends)] = self.plan.spacing
-            self.kept[k] = kept = Private(rows, self.common, self._part(len(rows)), ends, self.plan.spacing, due, merges,
-                                          self.merge_locks, state, self.share, self.most, self.bend, self.plan.bent,
-                                          self.rest)
+            known = np.zeros(len(ends), np.int64)
+            self.kept[k] = kept = Private(k, self.team, rows, names, self._part(len(rows)), known, ends, self.plan.spacing,
+                                          due, merges, state, self.share, self.most, self.bend, self.plan.bent, self.rest)
         worker = kernel.Worker(place, scratch, outputs, kept, self.clocks[k], self.workers)
         return k, worker, worker._replace(place=place._replace(mode=self.shadow.mode(k))) if self.shadow else None
 
     def begin(self, t):
-        """What workers merge starts from the shared parameters; the turn from step t."""
+        """A round of the workers' copies; the turn from step t."""
         self.steps, self.clocks[:, 0] = t, self.lasso.clock[0] if self.lasso else 0
         if self.mode == "round-robin":
             self.sharing.turn[0] = t
         if self.plan:
-            pack(self.flat, self.plan.names, self.fresh)
-            self.common[:] = self.fresh
+            self.team.gate[ROUND] += 1
+            self.team.gate[CLOSED:] = 0
 
     def pays(self):
         """Not where a step turns the others' gradients so much that copies are merged every few updates."""
@@ -219,14 +222,16 @@ class Linear(Problem):
             own[1].private.state[1] = NEVER
 
     def leave(self, own):
-        k, worker, _ = own
-        if worker.private:
-            merge_all(worker.place.flat, worker.private, self.table.shape[1], self.columns,
-                      self.columns - 1 - (self.average is not None), k * len(self.plan.ends) // self.workers)
+        if self.plan:
+            kernel.leave_round(self.model, own[1], self.steps, True)
+
+    def ended(self):
+        return self.copies and self.team.gate[DONE] == self.workers and self.team.gate[SUMMED] >= self.shared.size
 
     def end(self):
-        if self.plan:
-            spread_out(self.flat, self.plan.names, self.common)
+        if self.plan and self.kept:
+            slots = self.columns - 1 - (self.average is not None)
+            put_back(self.kept[0], self.table.shape[1], self.columns, slots)
 
     def run(self, rule, schedule, own, order, t, stride, tally):
         k, worker, _ = own
@@ -238,16 +243,15 @@ class Linear(Problem):
 
     def work(self, rule, schedule, own, order, t, queue, most, first, tally):
         k, worker, counting = own
-        turn = k * len(self.plan.ends) // self.workers if self.plan else 0
 
         def call(worker):
-            return kernel.work(rule, schedule, self.model, worker, order, t, queue, most, first, self.fresh,
-                               self.flat[:self.shared.size], turn, tally)
+            return kernel.work(rule, schedule, self.model, worker, order, t, queue, most, first, tally)
         if counting and len(order) and self.shadow.due():
             with self.shadow.watch(k):
                 return call(counting)
-        if counting and not len(order):  # compile it too
-            call(counting)
+        if not len(order):  # compile these too
+            self.leave(own)
+            call(counting) if counting else None
         return call(worker)
 
     def settle(self, rule, t):

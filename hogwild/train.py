@@ -68,6 +68,10 @@ class Problem:
     def end(self) -> None:
         """Called when all have stopped."""
 
+    def ended(self) -> bool:
+        """Whether there is nothing left to do for any worker, although its last call may not have returned."""
+        return False
+
     def pays(self) -> bool:
         """Whether several workers get on faster than one. Where not, all but the first leave before their next chunk."""
         return True
@@ -125,7 +129,8 @@ def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, repo
     if resume:
         run.restore(*resume)
     try:
-        run.go()
+        with run.team.signals:
+            run.go()
     except KeyboardInterrupt:
         if run.good and (run.bad or not _finite(problem.parameters())):
             run.back()
@@ -196,13 +201,14 @@ class Run:
         try:
             self.team.run(self.rule, self.schedule, order, self.t, lambda: self._watch(start))
         finally:
+            seconds = time.perf_counter() - start
             self.t, self.at = self.t + self.team.done, self.at + self.team.done
             total = self.team.tally[:, :3].sum(0)
             self.bad = not np.isfinite(total).all() or self.team.tally[:, BAD].any()
             if np.isfinite(total).all():
                 self.done[:3] += total - self.base
-            self.done[3] += time.perf_counter() - start
-            self.seconds += time.perf_counter() - start
+            self.done[3] += seconds
+            self.seconds += seconds
 
     def _watch(self, start):
         """Whether the workers should stop."""

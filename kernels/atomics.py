@@ -11,6 +11,8 @@ from numba.extending import intrinsic
 
 from kernels.jit import kernel
 
+PATIENCE = 4096
+
 
 def _pointer(context, builder, array_type, array, index):
     struct = context.make_array(array_type)(context, builder, array)
@@ -91,6 +93,19 @@ def wait_for(array, index, value):
             _pause()
         else:
             _give_way()
+
+
+@kernel
+def reached(array, index, value):
+    """Whether `array[index]` comes to be `value` or more, within about 0.1 ms where there is a core to spare."""
+    for spins in range(PATIENCE):
+        if atomic_load(array, index) >= value:
+            return True
+        if spins % 128:
+            _pause()
+        else:
+            _give_way()
+    return False
 
 
 @kernel

@@ -116,12 +116,15 @@ class _Cache(caching.FunctionCache):
         return found and found._replace(signature=found.signature.replace(args=tuple(sig)))
 
 
-def kernel(function):
+def kernel(function=None, *, inline=False):
     """Compile `function` for nogil use, cached on disk. It must be at the top level of a module.
 
-    Rules, schedules and losses reach it as NamedTuple arguments, never as functions: those miss the disk cache.
+    Rules, schedules and losses reach it as NamedTuple arguments, never as functions: those miss the disk cache. inline: make
+    it a part of each kernel that calls it: a call with tuples of 20 arrays takes 100 ns, for they are passed by value.
     """
-    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    if function is None:
+        return functools.partial(kernel, inline=inline)
+    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=inline)(function)
     dispatcher._cache = _Cache(function)
     return dispatcher
 

@@ -108,29 +108,34 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
 
 
 @kernel
-def work(rule, schedule, model, worker, order, t, queue, most, first, fresh, shared, turn, tally):
+def work(rule, schedule, model, worker, order, t, queue, most, first, tally):
     """`train` on chunk after chunk of the order, of which `most` examples; whether none is left.
 
-    t: steps done before the order. first: the worker is new to it, and what it has for itself begins as `shared`, unless
-    nothing is left for it; that is brought together at the end. fresh, turn: see kernels/private.py. So a worker needs
-    Python, where one at a time may pass, once in an epoch of milliseconds.
+    t: steps done before the order. first: the worker is new to it. What it has for itself begins as the shared parameters
+    and is brought together with the others' at the end (kernels/private.py). So a worker needs Python, where one at a time
+    may pass, once in an epoch of milliseconds.
     """
-    place, scratch, outputs, private, _, _ = worker
     done, n = 0, order.shape[0]
     while done < most:
         start, stop = take(queue, n, most - done)
         if start == stop:
-            if not first:
-                go(private, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), turn)
+            leave_round(model, worker, t, False)
             return True
         if first:
-            come(private, place.flat, fresh, shared)
+            come(worker.private, worker.place.flat)
             first = False
         train(rule, schedule, model, worker, order[start:stop], t + start, 1, tally)
         if tally[3] > 0:
             atomic_store(queue, STOP, 1)
         done += stop - start
     return False
+
+
+@kernel
+def leave_round(model, worker, t, early):
+    """Bring together what the worker has for itself; early: the others go on."""
+    place, scratch, outputs, private, _, _ = worker
+    go(private, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), early)
 
 
 def given(x):

@@ -5,6 +5,10 @@ then, and the others' changes are read: after each has had as many updates of it
 Without this a core would fetch nearly every coordinate from the other's cache, however rarely both change one at a time.
 Rows as common as one another are a tier, and a tier consists of blocks that are merged under a spin lock each: no change
 is lost. They are small, so that workers seldom meet at one.
+
+Between two moments at which all workers stand still, a round, the shared parameters stay as they are. The common values of
+a block are taken from there when it is first merged, and put there at the end. Most blocks are not merged within a round:
+of these the workers sum up, each in its part of the parameters, what the copies have become.
 """
 
 from typing import NamedTuple
@@ -13,26 +17,44 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from kernels.atomics import acquire, release, try_acquire
-from kernels.jit import LOOP, kernel, prefetch_to_write
+from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reached, release, try_acquire
+from kernels.jit import INLINE, LOOP, kernel, prefetch_to_write
 from kernels.outputs import score
 from kernels.sharing import count, part, width
 
 NEVER = 2.0**62
 MEASURE = 64.0  # examples between two looks at how far a step goes
+ROUND, CLOSED, DONE, NEXT, SUMMED = 0, 1, 8, 16, 24  # places in a team's gate
+FIRST = 16.0  # updates of its own that a row may get before it is merged for the first time; 1 converges no better
+PART = 4096  # parameters that a worker sums up at a time
+
+
+class Team(NamedTuple):
+    """What W workers have in common."""
+
+    theta: np.ndarray  # [rows x values a row]: the shared parameters
+    copies: np.ndarray  # [W, as many or some more]: each worker's; none where they share
+    common: np.ndarray  # [m x values a row]: what all have made of the m rows that are merged, block after block
+    locks: np.ndarray  # uint32[16 T], a cache line a block: its lock, and the round in which it was merged
+    # int64[32]: the round; whether it has ended for one, so that no block may be merged for the first time; for how many it
+    # has; parameters of which some worker takes the sum, and has done so
+    gate: np.ndarray
+    came: np.ndarray  # int64[W]: the last round that each worker was in
 
 
 class Private(NamedTuple):
-    """A worker's copies. Arrays but `common` and `locks` are its own; T blocks of m rows, the commonest first."""
+    """A worker's copies. The arrays are its own; T blocks of m rows, the commonest first."""
 
+    number: int
+    team: Team
     rows: np.ndarray  # uint32[m]: each one's row in the worker's parameters
-    common: np.ndarray  # [m x values a row]: what all have made of them, in the same order
-    seen: np.ndarray  # the same when this worker last saw it
+    names: np.ndarray  # uint32[m]: and in the shared ones
+    seen: np.ndarray  # [m x values a row]: the common values when this worker last saw them
+    known: np.ndarray  # int64[T]: the round for which that holds
     ends: np.ndarray  # int64[T]: the first row behind each block
     spacing: np.ndarray  # float64[T]: examples of this worker for an update of its rows
     due: np.ndarray  # float64[T]: the worker's example after which the block is merged
     merges: np.ndarray  # float64[T]: how often it was
-    locks: np.ndarray  # uint32[16 T]: one a block, a cache line apart
     # float64[8]: examples; the one after which something is due, and at which a step is measured; changes of the scores,
     # and the gradients that made them; the one after which a block is due that is not of the first
     state: np.ndarray
@@ -63,7 +85,7 @@ def merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept
     """
 
 
-@overload(merge_due, **LOOP)
+@overload(merge_due, **INLINE)
 def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
     if isinstance(private, types.NoneType):
         return lambda private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done: None
@@ -83,34 +105,36 @@ def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercep
     return due
 
 
-@kernel
-def _allowed(state, bend, most):
-    """Updates of its own that a row may get between two merges."""
-    turn = bend * state[3]
-    return most if turn * most <= state[4] else state[4] / turn
+@kernel(inline=True)
+def _period(private, k, now):
+    """Examples between two merges of block k: as many as the steps' size allows updates of its own."""
+    state, spacing = private.state, private.spacing[k]
+    turn = (private.bend if k < private.bent else private.rest) * state[3]
+    allowed = private.most if turn * private.most <= state[4] else state[4] / turn
+    # The first ones change most: after half as many as before, at the latest.
+    return max(min(allowed, max(0.5 * now / spacing, FIRST)) * spacing, 1.0)
 
 
-@kernel
+@kernel(inline=True)
 def _blocks(flat, private, size, columns, slots):
     """Merge the blocks that are due; one that another worker is at may wait for as long again."""
-    state, due, locks = private.state, private.due, private.locks
+    state, due, locks = private.state, private.due, private.team.locks
     now, soonest, later, first = state[0], state[2], NEVER, 0
-    first_blocks, others = _allowed(state, private.bend, private.most), _allowed(state, private.rest, private.most)
-    every = now >= state[5]
+    every, round = now >= state[5], private.team.gate[ROUND]
     for k in range(private.ends.shape[0] if every else private.bent):
         last, again = private.ends[k], due[k]
         if now >= again:
-            # At first every update matters: after half as many as before, at the latest.
-            updates = min(first_blocks if k < private.bent else others, max(0.5 * now / private.spacing[k], 1.0))
-            period = max(updates * private.spacing[k], 1.0)
+            period = _period(private, k, now)
             late = now >= due[k] + period
             if late:
                 acquire(locks, 16 * k)
             if late or try_acquire(locks, 16 * k):
-                _merge(flat, private, first, last, size, columns, slots, True)
+                if private.known[k] == round or _opened(private, k, first, last, size, True):
+                    _merge(private.team.common, flat, private.seen, private.rows, first, last, size, columns, slots,
+                           private.share, True)
+                    private.merges[k] += 1.0
                 release(locks, 16 * k)
                 due[k] = again = now + period
-                private.merges[k] += 1.0
             else:
                 again = now + max(0.125 * period, 1.0)  # not at once: to ask takes as long as an example
         soonest = min(soonest, again)
@@ -121,110 +145,181 @@ def _blocks(flat, private, size, columns, slots):
     state[1] = min(soonest, state[5])
 
 
-def come(private, flat, fresh, shared):
-    """`start_from`, for one that has something of its own."""
+@kernel
+def _opened(private, k, first, last, size, new):
+    """Whether the block, whose lock this worker has, is one to merge in this round; new: also for the first time.
+
+    Not for the first time when a worker has ended: what it changed in the block is to be summed up.
+    """
+    team, names = private.team, private.names
+    now = team.gate[ROUND]
+    if team.locks[16 * k + 1] != now:
+        if not new or atomic_load(team.gate, CLOSED) != 0:
+            return False
+        pack(team.theta, names, first, last, size, team.common)
+        team.locks[16 * k + 1] = now
+    if private.known[k] != now:
+        pack(team.theta, names, first, last, size, private.seen)
+        private.known[k] = now
+    return True
+
+
+def come(private, flat):
+    """A round begins for the worker: its copies in `flat` are those of the shared parameters."""
 
 
 @overload(come, **LOOP)
-def _come(private, flat, fresh, shared):
+def _come(private, flat):
     if isinstance(private, types.NoneType):
-        return lambda private, flat, fresh, shared: None
-    return lambda private, flat, fresh, shared: start_from(private, flat, fresh, shared)
+        return lambda private, flat: None
+
+    def start(private, flat):
+        team, state, finite = private.team, private.state, True
+        for x in state:
+            finite &= abs(x) < np.inf
+        if not finite:  # from before a rollback
+            state[:] = 0.0
+        state[1] = state[5] = state[0]
+        for k in range(private.ends.shape[0]):
+            private.due[k] = state[0] + _period(private, k, state[0])
+        if team.copies.size:
+            flat[:] = team.theta
+        else:
+            size = team.common.size // private.rows.size
+            for h in range(private.rows.size):
+                for k in range(size):
+                    flat[private.rows[h] * size + k] = team.theta[private.names[h] * size + k]
+        team.came[private.number] = team.gate[ROUND]
+    return start
 
 
-def go(private, place, scratch, outputs, tau, turn):
-    """`merge_all`, for one that has something of its own."""
+def go(private, place, scratch, outputs, tau, early):
+    """The round ends for the worker, for all, or `early` for this one alone: bring what it has changed together with the
+    others' changes. It need not have come.
+    """
 
 
 @overload(go, **LOOP)
-def _go(private, place, scratch, outputs, tau, turn):
+def _go(private, place, scratch, outputs, tau, early):
     if isinstance(private, types.NoneType):
-        return lambda private, place, scratch, outputs, tau, turn: None
+        return lambda private, place, scratch, outputs, tau, early: None
 
-    def merged(private, place, scratch, outputs, tau, turn):
+    def merged(private, place, scratch, outputs, tau, early):
         columns = width(scratch, tau)
-        merge_all(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1, turn)
+        size, slots, team = count(outputs) * columns, width(scratch, None) - 1, private.team
+        if team.came[private.number] == team.gate[ROUND]:
+            merge_all(place.flat, private, size, columns, slots, early)
+        atomic_add(team.gate, DONE, 1)
+        if team.copies.size and not early and reached(team.gate, DONE, team.came.size):
+            sum_up(team, size, columns, slots, private.share)
     return merged
 
 
 @kernel
-def start_from(private, flat, fresh, shared):
-    """The worker's parameters `flat` begin as `shared`; `fresh`: the rows that are merged, in their order."""
-    state, finite = private.state, True
-    for x in state:
-        finite &= abs(x) < np.inf
-    if not finite:  # from before a rollback
-        state[:] = 0.0
-        private.due[:] = 0.0
-    state[1] = min(state[1], state[0])
-    private.seen[:] = fresh
-    if flat.size == shared.size:
-        flat[:] = shared
-    else:
-        spread_out(flat, private.rows, fresh)
-
-
-@kernel
-def merge_all(flat, private, size, columns, slots, turn):
-    """Merge every block, from number `turn` on: workers that began with the same would queue for each.
+def merge_all(flat, private, size, columns, slots, early):
+    """Merge every block that is merged in this round; others, if it is not over, too.
 
     size: values a row; columns: values a coordinate, its weight, `slots` slots, maybe one more.
     """
-    blocks = private.ends.shape[0]
+    team, blocks = private.team, private.ends.shape[0]
+    summed = team.copies.size > 0 and not early
+    if summed:
+        atomic_store(team.gate, CLOSED, 1)
+    turn = private.number * blocks // team.came.size  # or workers that began with the same would queue for each
     for j in range(blocks):
         k = (turn + j) % blocks
-        acquire(private.locks, 16 * k)
-        _merge(flat, private, private.ends[k - 1] if k else 0, private.ends[k], size, columns, slots, False)
-        release(private.locks, 16 * k)
+        first, last = private.ends[k - 1] if k else 0, private.ends[k]
+        acquire(team.locks, 16 * k)
+        if _opened(private, k, first, last, size, not summed):
+            _merge(team.common, flat, private.seen, private.rows, first, last, size, columns, slots, private.share, False)
+        release(team.locks, 16 * k)
         private.merges[k] += 1.0
 
 
 @kernel
-def spread_out(flat, rows, packed):
-    """Row rows[h] of flat, for each h, becomes row h of packed."""
-    size = np.uint64(packed.size // rows.size)
-    for h in range(np.uint64(rows.size)):
-        for k in range(size):
-            flat[np.uint64(rows[h]) * size + k] = packed[h * size + k]
+def sum_up(team, size, columns, slots, share):
+    """Add what the copies have changed to the shared parameters, part by part that no other worker has taken.
+
+    Not yet right for rows of blocks that were merged: `put_back`.
+    """
+    length = max(PART // size, 1) * size
+    before = np.empty(length, team.theta.dtype)
+    while True:
+        first = atomic_add(team.gate, NEXT, length)
+        if first >= team.theta.size:
+            return
+        theta = team.theta[first:min(first + length, team.theta.size)]
+        before[:theta.size] = theta
+        for k in range(team.came.size):
+            if team.came[k] == team.gate[ROUND]:
+                _merge(theta, team.copies[k, first:first + theta.size], before, None, 0, theta.size // size, size, columns,
+                       slots, share, False)
+        atomic_add(team.gate, SUMMED, theta.size)
 
 
 @kernel
-def pack(flat, rows, packed):
-    """The reverse."""
-    size = np.uint64(packed.size // rows.size)
-    for h in range(np.uint64(rows.size)):
+def put_back(private, size, columns, slots):
+    """When all workers stand still: sum up what they have not, and put the merged blocks to the shared parameters."""
+    team, first = private.team, 0
+    if team.copies.size:
+        sum_up(team, size, columns, slots, private.share)
+    for k in range(private.ends.shape[0]):
+        last = private.ends[k]
+        if team.locks[16 * k + 1] == team.gate[ROUND]:
+            for h in range(first, last):
+                for m in range(size):
+                    team.theta[private.names[h] * size + m] = team.common[h * size + m]
+        first = last
+
+
+@kernel
+def pack(flat, rows, first, last, size, packed):
+    """Row h of `packed` becomes row rows[h] of flat, for first <= h < last; `size` values a row."""
+    size = np.uint64(size)
+    for h in range(np.uint64(first), np.uint64(last)):
         for k in range(size):
             packed[h * size + k] = flat[np.uint64(rows[h]) * size + k]
 
 
+def _row(rows, h):
+    """Row h of those, or of all for None."""
+
+
+@overload(_row, **LOOP)
+def _row_impl(rows, h):
+    if isinstance(rows, types.NoneType):
+        return lambda rows, h: h
+    return lambda rows, h: np.uint64(rows[h])
+
+
 @kernel
-def _merge(flat, private, first, last, size, columns, slots, back):
+def _merge(common, flat, seen, rows, first, last, size, columns, slots, share, back):
     """Add the changes of the rows first … last - 1 to the common ones, and bring these `back`.
 
     The simplest loop for what is to be merged most often: four times faster than the last, which does it all.
     """
-    rows, common, seen = private.rows, private.common, private.seen
     first, last, size, columns = np.uint64(first), np.uint64(last), np.uint64(size), np.uint64(columns)
     for k in range(first * size, last * size, np.uint64(16)):  # all at once, as they come from another core
         prefetch_to_write(common, k)
     if size == 1:
         for h in range(first, last):
-            a = np.uint64(rows[h])
+            a = _row(rows, h)
             new = common[h] + (flat[a] - seen[h])
             common[h] = new
             if back:
                 seen[h] = flat[a] = new
-    elif private.share == 1.0:  # the first slot is a sum of squares, whose root has divided this worker's steps
+    elif share == 1.0:  # the first slot is a sum of squares, whose root has divided this worker's steps
         one = np.uint64(1)
         for h in range(first, last):
-            a, b = np.uint64(rows[h]) * size, h * size
+            a, b = _row(rows, h) * size, h * size
             for k in range(np.uint64(0), size, columns):
-                own = flat[a + k + one]
-                total = common[b + k + one] + (own - seen[b + k + one])
-                # With the others' squares in it the steps would have been so much shorter.
-                shorter = flat.dtype.type(np.sqrt(own / total) if own < total else 1.0)
-                common[b + k] += (flat[a + k] - seen[b + k]) * shorter
-                common[b + k + one] = total
+                own, change = flat[a + k + one], flat[a + k + one] - seen[b + k + one]
+                if change > 0 or flat[a + k] != seen[b + k]:
+                    total = common[b + k + one] + change
+                    # With the others' squares in it the steps would have been so much shorter.
+                    shorter = flat.dtype.type(np.sqrt(own / total) if own < total else 1.0)
+                    common[b + k] += (flat[a + k] - seen[b + k]) * shorter
+                    common[b + k + one] = total
                 for m in range(k + one + one, k + columns):
                     common[b + m] += flat[a + m] - seen[b + m]
                 if back:
@@ -233,10 +328,10 @@ def _merge(flat, private, first, last, size, columns, slots, back):
     else:
         like = flat.dtype.type
         for h in range(first, last):
-            a, b = np.uint64(rows[h]) * size, h * size
+            a, b = _row(rows, h) * size, h * size
             for k in range(size):
                 column = k % columns
-                share = like(private.share if np.uint64(0) < column and column <= np.uint64(slots) else 1.0)
-                common[b + k] += (flat[a + k] - seen[b + k]) * share
+                factor = like(share if np.uint64(0) < column and column <= np.uint64(slots) else 1.0)
+                common[b + k] += (flat[a + k] - seen[b + k]) * factor
                 if back:
                     seen[b + k] = flat[a + k] = common[b + k]

@@ -148,7 +148,7 @@ def test_an_interrupt_waits_for_the_chunk_that_the_callers_own_thread_is_at(coun
     crew = workers.Workers(Interrupted(1 << 22), count)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), crew.signals:
             crew.run(SGD(), Constant(0.5), np.arange(1 << 22), 0)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
