@@ -13,9 +13,10 @@ from hogwild.train import Problem
 from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
+from kernels.atomics import reached
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.private import CLOSED, DONE, NEVER, ROUND, SUMMED, Private, Team, put_back
+from kernels.private import CLOSED, NEVER, OUT, ROUND, Private, Team, put_back
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
@@ -226,7 +227,7 @@ class Linear(Problem):
             kernel.leave_round(self.model, own[1], self.steps, True)
 
     def ended(self):
-        return self.copies and self.team.gate[DONE] == self.workers and self.team.gate[SUMMED] >= self.shared.size
+        return self.copies and reached(self.team.gate, OUT, self.workers)
 
     def end(self):
         if self.plan and self.kept:
@@ -251,6 +252,7 @@ class Linear(Problem):
                 return call(counting)
         if not len(order):  # compile these too
             self.leave(own)
+            self.ended()
             call(counting) if counting else None
         return call(worker)
 

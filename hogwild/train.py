@@ -69,7 +69,8 @@ class Problem:
         """Called when all have stopped."""
 
     def ended(self) -> bool:
-        """Whether there is nothing left to do for any worker, although its last call may not have returned."""
+        """Whether there is nothing left to do for any worker, although its last call may not have returned. The caller
+        may be kept waiting for it for a moment, since that is shorter than for a thread to end."""
         return False
 
     def pays(self) -> bool:

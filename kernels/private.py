@@ -24,7 +24,7 @@ from kernels.sharing import count, part, width
 
 NEVER = 2.0**62
 MEASURE = 64.0  # examples between two looks at how far a step goes
-ROUND, CLOSED, DONE, NEXT, SUMMED = 0, 1, 8, 16, 24  # places in a team's gate
+ROUND, CLOSED, DONE, NEXT, OUT = 0, 1, 8, 16, 24  # places in a team's gate
 FIRST = 16.0  # updates of its own that a row may get before it is merged for the first time; 1 converges no better
 PART = 4096  # parameters that a worker sums up at a time
 
@@ -37,7 +37,7 @@ class Team(NamedTuple):
     common: np.ndarray  # [m x values a row]: what all have made of the m rows that are merged, block after block
     locks: np.ndarray  # uint32[16 T], a cache line a block: its lock, and the round in which it was merged
     # int64[32]: the round; whether it has ended for one, so that no block may be merged for the first time; for how many it
-    # has; parameters of which some worker takes the sum, and has done so
+    # has; parameters of which some worker takes the sum; workers that will not look here again in this round
     gate: np.ndarray
     came: np.ndarray  # int64[W]: the last round that each worker was in
 
@@ -212,6 +212,7 @@ def _go(private, place, scratch, outputs, tau, early):
         atomic_add(team.gate, DONE, 1)
         if team.copies.size and not early and reached(team.gate, DONE, team.came.size):
             sum_up(team, size, columns, slots, private.share)
+        atomic_add(team.gate, OUT, 1)
     return merged
 
 
@@ -254,7 +255,6 @@ def sum_up(team, size, columns, slots, share):
             if team.came[k] == team.gate[ROUND]:
                 _merge(theta, team.copies[k, first:first + theta.size], before, None, 0, theta.size // size, size, columns,
                        slots, share, False)
-        atomic_add(team.gate, SUMMED, theta.size)
 
 
 @kernel
