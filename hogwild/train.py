@@ -63,14 +63,16 @@ class Problem:
         """Called in each worker before its first call of `run`."""
 
     def leave(self, own) -> None:
-        """Called in each worker after its last."""
+        """Called in each worker after its last, and in one that leaves before its first because more do not pay."""
 
     def end(self) -> None:
         """Called when all have stopped."""
 
     def ended(self) -> bool:
-        """Whether there is nothing left to do for any worker, although its last call may not have returned. The caller
-        may be kept waiting for it for a moment, since that is shorter than for a thread to end."""
+        """Whether there is nothing left to do for any worker, although its last call may not have returned.
+
+        To wait here for a moment takes less time than to wait for the workers' threads.
+        """
         return False
 
     def pays(self) -> bool:

@@ -198,9 +198,9 @@ class Workers:
         for k, helper in enumerate(self.helpers, 1):
             helper.give(partial(self._work, k, rule, schedule, t))
         self._work(0, rule, schedule, t)
-        # What a helper still does when all examples are done and brought together does not matter to anyone, and it may take
-        # 0.1 ms until it has the interpreter.
-        for helper in self.helpers if self.failure or not self.problem.ended() else ():
+        # What a helper still does when all examples are done and brought together does not matter to anyone, unless it may
+        # set `stop` again, and it may take 0.1 ms until it has the interpreter.
+        for helper in self.helpers if self.stop.is_set() or not self.problem.ended() else ():
             while helper.busy(WATCH_SECONDS):
                 self._look()
 

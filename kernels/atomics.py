@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from kernels.jit import kernel
 
-PATIENCE = 4096
+PATIENCE = 4096  # looks until `reached` gives up
 
 
 def _pointer(context, builder, array_type, array, index):

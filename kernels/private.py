@@ -120,7 +120,7 @@ def _blocks(flat, private, size, columns, slots):
     """Merge the blocks that are due; one that another worker is at may wait for as long again."""
     state, due, locks = private.state, private.due, private.team.locks
     now, soonest, later, first = state[0], state[2], NEVER, 0
-    every, round = now >= state[5], private.team.gate[ROUND]
+    every, current = now >= state[5], private.team.gate[ROUND]
     for k in range(private.ends.shape[0] if every else private.bent):
         last, again = private.ends[k], due[k]
         if now >= again:
@@ -129,7 +129,7 @@ def _blocks(flat, private, size, columns, slots):
             if late:
                 acquire(locks, 16 * k)
             if late or try_acquire(locks, 16 * k):
-                if private.known[k] == round or _opened(private, k, first, last, size, True):
+                if private.known[k] == current or _opened(private, k, first, last, size, True):
                     _merge(private.team.common, flat, private.seen, private.rows, first, last, size, columns, slots,
                            private.share, True)
                     private.merges[k] += 1.0
@@ -152,15 +152,15 @@ def _opened(private, k, first, last, size, new):
     Not for the first time when a worker has ended: what it changed in the block is to be summed up.
     """
     team, names = private.team, private.names
-    now = team.gate[ROUND]
-    if team.locks[16 * k + 1] != now:
+    current = team.gate[ROUND]
+    if team.locks[16 * k + 1] != current:
         if not new or atomic_load(team.gate, CLOSED) != 0:
             return False
         pack(team.theta, names, first, last, size, team.common)
-        team.locks[16 * k + 1] = now
-    if private.known[k] != now:
+        team.locks[16 * k + 1] = current
+    if private.known[k] != current:
         pack(team.theta, names, first, last, size, private.seen)
-        private.known[k] = now
+        private.known[k] = current
     return True
 
 
@@ -185,10 +185,10 @@ def _come(private, flat):
         if team.copies.size:
             flat[:] = team.theta
         else:
-            size = team.common.size // private.rows.size
-            for h in range(private.rows.size):
-                for k in range(size):
-                    flat[private.rows[h] * size + k] = team.theta[private.names[h] * size + k]
+            last = private.rows.size
+            size = private.seen.size // last
+            pack(team.theta, private.names, 0, last, size, private.seen)
+            spread_out(private.seen, private.rows, 0, last, size, flat)
         team.came[private.number] = team.gate[ROUND]
     return start
 
@@ -266,9 +266,7 @@ def put_back(private, size, columns, slots):
     for k in range(private.ends.shape[0]):
         last = private.ends[k]
         if team.locks[16 * k + 1] == team.gate[ROUND]:
-            for h in range(first, last):
-                for m in range(size):
-                    team.theta[private.names[h] * size + m] = team.common[h * size + m]
+            spread_out(team.common, private.names, first, last, size, team.theta)
         first = last
 
 
@@ -279,6 +277,15 @@ def pack(flat, rows, first, last, size, packed):
     for h in range(np.uint64(first), np.uint64(last)):
         for k in range(size):
             packed[h * size + k] = flat[np.uint64(rows[h]) * size + k]
+
+
+@kernel
+def spread_out(packed, rows, first, last, size, flat):
+    """The reverse."""
+    size = np.uint64(size)
+    for h in range(np.uint64(first), np.uint64(last)):
+        for k in range(size):
+            flat[np.uint64(rows[h]) * size + k] = packed[h * size + k]
 
 
 def _row(rows, h):

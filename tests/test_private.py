@@ -38,7 +38,8 @@ def test_nothing_is_lost(rule, mode, options, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copies, "ROWS", data.draw(st.integers(1, 3), "rows of a block"))
         made = problem(rule, mode, workers := data.draw(st.integers(2, 4), "workers"), **options)
-    rule, lr, t = checked(rule), checked(Constant(TINY)), 0
+    random, t = np.random.default_rng(data.draw(st.integers(0, 99), "seed")), 0
+    rule, lr = checked(rule), checked(Constant(TINY))
     own, count = [made.private(k) for k in range(workers)], np.zeros(N)
     for _ in range(data.draw(st.integers(1, 3), "rounds")):
         made.begin(t)
@@ -51,7 +52,7 @@ def test_nothing_is_lost(rule, mode, options, data):
                 late.remove(k)
                 kernel.leave_round(made.model, own[k][1], t, data.draw(st.booleans(), "early"))
                 continue
-            part = rng.integers(0, N, data.draw(st.integers(1, 40), "examples"))
+            part = random.integers(0, N, data.draw(st.integers(1, 40), "examples"))
             if k not in came:  # a call that takes the first of them, and no more than that
                 queue = np.zeros(16, np.int64)
                 assert not made.work(rule, lr, own[k], part[:1], t, queue, 1, True, np.zeros(8))
