@@ -8,8 +8,9 @@ from kernels.csr import sizes, strongest
 
 SMALL, SHARE = 64e6, 6  # bytes that copies of the parameters may take, or that share of the data's
 ROWS, BLOCKS = 1024, 128  # rows that are merged at once: so many, or more, to have no more than so many blocks
-SAMPLE = 1000  # rows
+SAMPLE, TINY = 1000, 1e-30  # rows; a sum of squares of a block that none of them has
 BENT = 0.9  # share of the overlap that is held to what the steps' size allows for it: see `Plan`
+EASE = 8.0  # gradients that unseen steps may take, as they are toned down; they may take 1 that are not
 
 
 def few_enough(data, workers, size=1) -> bool:
@@ -22,8 +23,8 @@ def few_enough(data, workers, size=1) -> bool:
 
 
 def sizes_of(data):
-    """(mean of |x|, mean of x²) of each feature over all rows of a sample, float64[n_features] each."""
-    rows, total = min(data.rows, SAMPLE), np.zeros((2, data.n_features))
+    """Means of (x, |x|, x²) of each feature over all rows of a sample, float64[n_features] each."""
+    rows, total = min(data.rows, SAMPLE), np.zeros((3, data.n_features))
     sizes(data.csr, rows, *total)
     return total / max(rows, 1)
 
@@ -32,11 +33,13 @@ class Plan(NamedTuple):
     """m rows of the parameters in T blocks, the commonest first.
 
     What workers have not told each other bends their steps: of what one step takes from its own gradient, an unseen one
-    of another takes as much from that as two rows overlap, (mean of |x|)² in each feature, against x². Most of it comes
-    from few features, the first `bent` blocks, which are merged so often that unseen steps take no more than all of a
-    gradient. What the others add to that may come late: x' = -a x(t) - b x(t - τ) is stable for any τ where b < a. They
-    count by what they have in common beside it: the largest eigenvalue of their covariance, each feature weighted by the
-    number of examples in which it is updated once, since a block is merged after so many updates.
+    of another takes as much from that as two rows overlap, at most (mean of |x|)² in each feature, against x². Most of it
+    comes from few features, the first `bent` blocks. Part of it, (mean of x)², is along the mean row; this part is toned
+    down when copies are summed (kernels/private.py), so that it may be large. They are merged so often that unseen steps
+    take no more than all of a gradient beside it. What the other blocks add may come late: x' = -a x(t) - b x(t - τ) is
+    stable for any τ where b < a. They count by what they have in common beside the mean row: the largest eigenvalue of
+    their covariance, each feature weighted by the number of examples in which it is updated once, since a block is merged
+    after so many updates.
     """
 
     names: np.ndarray  # uint32[m]: each row, the intercept's first
@@ -44,16 +47,18 @@ class Plan(NamedTuple):
     spacing: np.ndarray  # float64[T]: examples for an update of its rows
     updates: np.ndarray  # float64[T]: of all its rows in an epoch
     bent: int
-    overlap: float  # from 0 to 1
-    rest: float  # the same of the other blocks
+    bend: float  # what an unseen step takes of a gradient, of what it takes of its own: in those, beside what is toned down
+    rest: float  # the same in the other blocks
+    alike: float  # the same along the mean row, which is toned down
+    along: np.ndarray  # float32[m]: the mean row, scaled to a length of 1 in each block
 
 
-def plan(data, degree, size, square, pace) -> Plan:
+def plan(data, degree, mean, size, square, pace) -> Plan:
     """What there is to merge in data whose features have so many rows (int64[n_features]); None: the intercept alone.
 
-    size, square: as of `sizes_of`; pace: the intercept's x.
+    mean, size, square: as of `sizes_of`; pace: the intercept's x.
     """
-    d, total = data.n_features, square.sum() + pace**2
+    d, total = data.n_features, square.sum() + pace**2 or 1.0
     overlap = np.append(np.square(size), pace**2) / total if square.any() else np.append(np.zeros(d), 1.0)
     found = np.flatnonzero(degree) if degree is not None else np.zeros(0, np.int64)
     often = degree[found] if degree is not None else found
@@ -66,10 +71,17 @@ def plan(data, degree, size, square, pace) -> Plan:
     spacing, ends = 2.0 ** tiers[starts], np.append(starts[1:], len(names))
     common = np.cumsum(np.add.reduceat(overlap[names], starts))
     bent = int(np.searchsorted(common, BENT * common[-1])) + 1
-    rows, late = min(data.rows, SAMPLE), np.zeros(d)
-    known = spacing[bent:] <= rows / 10  # the rarer ones are too few in a sample to tell
-    late[names[ends[bent - 1]:]] = np.repeat(spacing[bent:] * known, np.diff(ends[bent - 1:]))
-    alone = rows / max(data.indptr[rows] - data.indptr[0], 1)  # a feature's own share of a row
-    rest = max(strongest(data.csr, rows, late) / total, alone) if late.any() else alone
+    along, rows = np.append(mean, pace)[names], min(data.rows, SAMPLE)
+    alike, overlap = np.square(along).sum() / total, overlap.sum()  # BLAS would leave its threads beside the workers
+    late = np.repeat(spacing * (spacing <= rows / 10), np.diff(ends, prepend=0))  # rarer ones are too few in a sample to tell
+
+    def beside(first, last):
+        scale = np.zeros(d + 1)
+        scale[names[first:last]] = late[first:last]
+        return strongest(data.csr, rows, scale[:d]) / total if scale[:d].any() else 0.0
+    bend = np.clip(beside(0, ends[bent - 1]), overlap / EASE, overlap) if len(found) else overlap
+    rest = max(beside(ends[bent - 1], None), rows / max(data.indptr[rows] - data.indptr[0], 1))  # a feature's own share
+    along /= np.repeat(np.sqrt(np.maximum(np.add.reduceat(np.square(along), starts), TINY)), np.diff(ends, prepend=0))
     updates = np.add.reduceat(np.append(data.rows, often[order]), starts)
-    return Plan(names, ends, spacing, updates, bent, float(overlap.sum()), float(rest))
+    return Plan(names, ends, spacing, updates, bent, float(bend), float(rest), float(alike) if len(found) else 0.0,
+                along.astype(np.float32))

@@ -16,7 +16,7 @@ from kernels import linear as kernel
 from kernels.atomics import reached
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.private import CLOSED, NEVER, OUT, ROUND, Private, Team, put_back
+from kernels.private import CLOSED, OUT, ROUND, Private, Team, put_back
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
 
@@ -31,8 +31,8 @@ MODES = {
 }
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
-FRESH = 256.0, 64.0  # of a feature, updates of all workers together or of each, the larger share, that others may not know
-PAYS = 10.0  # updates of others between two merges from which on these pay
+FRESH = 512.0, 128.0  # of a feature, updates of all workers together or of each, the larger share, that others may not know
+PAYS = 20.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
@@ -109,8 +109,8 @@ class Linear(Problem):
         self.columns = 1 + len(rule.start()) + (average is not None)
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         degree = self._degrees() if decay or workers > 1 else None
-        size, square = sizes_of(data)
-        pace = pace_of(square) if intercept else 0.0
+        sample = sizes_of(data)
+        pace = pace_of(sample[2]) if intercept else 0.0
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
         self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
         self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
@@ -119,7 +119,7 @@ class Linear(Problem):
             None if weights is None else np.ascontiguousarray(weights, np.float32),
             (self.data.rows / np.maximum(degree, 1)).astype(np.float32) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
-        self._lay_out(rule, degree, copies, (size, square, pace))
+        self._lay_out(rule, degree, copies, (*sample, pace))
         if self.whole:
             total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
             self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)
@@ -166,8 +166,9 @@ class Linear(Problem):
             self.kept = {}
             self.share = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
             self.most = max(FRESH[0] / self.workers, FRESH[1])
+            self.pull = getattr(self.loss, "curvature", 1.0) * self.plan.alike
             bend = getattr(self.loss, "curvature", 1.0) * (self.workers - 1)
-            self.bend, self.rest = bend * self.plan.overlap, bend * self.plan.rest
+            self.bend, self.rest = bend * self.plan.bend, bend * self.plan.rest
 
     def manner(self):
         """How the workers share, for a line on the console."""
@@ -194,10 +195,11 @@ class Linear(Problem):
         if self.plan:
             names, ends = self.plan.names, self.plan.ends
             rows = names if self.copies else np.array([place.first], np.uint32)
-            due, merges, state = aligned((3, max(len(ends), 8)), np.float64)
+            due, merges, met, state = aligned((4, max(len(ends), 8)), np.float64)
             known = np.zeros(len(ends), np.int64)
             self.kept[k] = kept = Private(k, self.team, rows, names, self._part(len(rows)), known, ends, self.plan.spacing,
-                                          due, merges, state, self.share, self.most, self.bend, self.plan.bent, self.rest)
+                                          due, merges, met, state, self.share, self.most, self.bend, self.plan.bent,
+                                          self.rest, self.pull, self.plan.along)
         worker = kernel.Worker(place, scratch, outputs, kept, self.clocks[k], self.workers)
         return k, worker, worker._replace(place=place._replace(mode=self.shadow.mode(k))) if self.shadow else None
 
@@ -216,11 +218,6 @@ class Linear(Problem):
             return True
         state = self.kept[0].state
         return state[0] < SETTLED or (self.workers - 1) * state[4] >= PAYS * self.bend * state[3]
-
-    def alone(self, own):
-        """There is nobody to merge with before the next time."""
-        if self.copies:
-            own[1].private.state[1] = NEVER
 
     def leave(self, own):
         if self.plan:

@@ -79,9 +79,6 @@ class Problem:
         """Whether several workers get on faster than one. Where not, all but the first leave before their next chunk."""
         return True
 
-    def alone(self, own) -> None:
-        """Called in the first worker, before a chunk, when all others have left."""
-
     def settle(self, rule, t) -> None:
         """Called at the end of an epoch, after step t: apply what was put off."""
 

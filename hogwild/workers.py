@@ -240,8 +240,6 @@ class Workers:
         while not over:
             if k and not self.problem.pays():
                 return self.problem.leave(own)
-            if k == 0 and not any(helper.busy() for helper in self.helpers):
-                self.problem.alone(own)
             done, begun = tally[1], time.perf_counter()
             over = self.problem.work(rule, schedule, own, self.order, t, self.queue, self.chunk[k], first, tally)
             self._called(k, tally[1] - done, begun)

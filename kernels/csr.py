@@ -25,10 +25,11 @@ def degrees(csr, out):
 
 
 @kernel
-def sizes(csr, rows, size, square):
-    """Add to size[j] and square[j] (float64[n_features]) |x| and x² of feature j's values x in the first `rows` rows."""
+def sizes(csr, rows, total, size, square):
+    """Add to total, size, square (float64[n_features]) x, |x|, x² of each feature's values in the first `rows` rows."""
     for k in range(csr.indptr[0], csr.indptr[rows]):
         x = float(csr.values[k])
+        total[csr.indices[k]] += x
         size[csr.indices[k]] += abs(x)
         square[csr.indices[k]] += x * x
 

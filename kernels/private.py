@@ -9,8 +9,12 @@ is lost. They are small, so that workers seldom meet at one.
 Between two moments at which all workers stand still, a round, the shared parameters stay as they are. The common values of
 a block are taken from there when it is first merged, and put there at the end. Most blocks are not merged within a round:
 of these the workers sum up, each in its part of the parameters, what the copies have become.
+
+Where a worker's steps go far in the direction that all rows have in common, the sum of all workers' would go beyond what
+each of them aims at: `tone_down`.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +28,10 @@ from kernels.sharing import count, part, width
 
 NEVER = 2.0**62
 MEASURE = 64.0  # examples between two looks at how far a step goes
-ROUND, CLOSED, DONE, NEXT, OUT = 0, 1, 8, 16, 24  # places in a team's gate
+ROUND, CLOSED, EARLY, DONE, NEXT, OUT = 0, 1, 2, 8, 16, 24  # places in a team's gate
 FIRST = 16.0  # updates of its own that a row may get before it is merged for the first time; 1 converges no better
 PART = 4096  # parameters that a worker sums up at a time
+LITTLE = 1e-3  # of the way along what all rows have in common: too short to tone it down
 
 
 class Team(NamedTuple):
@@ -36,8 +41,9 @@ class Team(NamedTuple):
     copies: np.ndarray  # [W, as many or some more]: each worker's; none where they share
     common: np.ndarray  # [m x values a row]: what all have made of the m rows that are merged, block after block
     locks: np.ndarray  # uint32[16 T], a cache line a block: its lock, and the round in which it was merged
-    # int64[32]: the round; whether it has ended for one, so that no block may be merged for the first time; for how many it
-    # has; parameters of which some worker takes the sum; workers that will not look here again in this round
+    # int64[32]: the round; whether it has ended for one, so that no block may be merged for the first time; how many have
+    # left while the others go on; for how many it has ended; parameters of which some worker takes the sum; workers that
+    # will not look here again in this round
     gate: np.ndarray
     came: np.ndarray  # int64[W]: the last round that each worker was in
 
@@ -55,6 +61,7 @@ class Private(NamedTuple):
     spacing: np.ndarray  # float64[T]: examples of this worker for an update of its rows
     due: np.ndarray  # float64[T]: the worker's example after which the block is merged
     merges: np.ndarray  # float64[T]: how often it was
+    met: np.ndarray  # float64[T]: the example after which it last was, of the first `bent`
     # float64[8]: examples; the one after which something is due, and at which a step is measured; changes of the scores,
     # and the gradients that made them; the one after which a block is due that is not of the first
     state: np.ndarray
@@ -63,6 +70,8 @@ class Private(NamedTuple):
     bend: float  # how much one worker's step turns the others' gradients, in the first blocks: see `merge_due`
     bent: int  # those are so many
     rest: float  # `bend` of the others
+    pull: float  # how much a step turns the worker's own next gradients, along `along`
+    along: np.ndarray  # float32[m]: what all rows have in common, of length 1 in each block
 
 
 def pause(private):
@@ -101,8 +110,19 @@ def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercep
             state[4] = 0.9 * state[4] + push
         if state[0] >= state[1]:
             columns = width(scratch, tau)
-            _blocks(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1)
+            _blocks(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1, _number(tau))
     return due
+
+
+def _number(tau):
+    """0 for None."""
+
+
+@overload(_number, **LOOP)
+def _number_impl(tau):
+    if isinstance(tau, types.NoneType):
+        return lambda tau: 0.0
+    return lambda tau: tau
 
 
 @kernel(inline=True)
@@ -116,9 +136,12 @@ def _period(private, k, now):
 
 
 @kernel(inline=True)
-def _blocks(flat, private, size, columns, slots):
+def _blocks(flat, private, size, columns, slots, tau):
     """Merge the blocks that are due; one that another worker is at may wait for as long again."""
     state, due, locks = private.state, private.due, private.team.locks
+    if _present(private.team) < 2:
+        state[1] = NEVER
+        return
     now, soonest, later, first = state[0], state[2], NEVER, 0
     every, current = now >= state[5], private.team.gate[ROUND]
     for k in range(private.ends.shape[0] if every else private.bent):
@@ -130,6 +153,8 @@ def _blocks(flat, private, size, columns, slots):
                 acquire(locks, 16 * k)
             if late or try_acquire(locks, 16 * k):
                 if private.known[k] == current or _opened(private, k, first, last, size, True):
+                    if k < private.bent:
+                        tone_down(flat, private, k, first, last, size, columns, tau)
                     _merge(private.team.common, flat, private.seen, private.rows, first, last, size, columns, slots,
                            private.share, True)
                     private.merges[k] += 1.0
@@ -143,6 +168,40 @@ def _blocks(flat, private, size, columns, slots):
     if every:
         state[5] = later
     state[1] = min(soonest, state[5])
+
+
+@kernel(inline=True)
+def _present(team):
+    """Workers that have not left early."""
+    return team.came.size - atomic_load(team.gate, EARLY)
+
+
+@kernel
+def tone_down(flat, private, k, first, last, size, columns, tau):
+    """Shorten what this worker has changed in block k along what all rows have in common, for all changes are summed.
+
+    If its n steps have gone 1 - e^-κ of the way to where the gradients along it vanish, κ = n `pull` |step| / |gradient|,
+    W workers' steps one after another would have gone 1 - e^-Wκ, not W times as far. tau: the averaging column's, or 0.
+    """
+    state, team, along = private.state, private.team, private.along
+    if private.known[k] != team.gate[ROUND]:
+        pack(team.theta, private.names, first, last, size, private.seen)  # what it began with
+    n, private.met[k] = (state[0] - private.met[k]) / private.spacing[k], state[0]
+    workers = _present(team)
+    kappa = private.pull * state[3] * n / state[4]
+    if workers < 2 or not LITTLE < kappa < np.inf:
+        return
+    like = flat.dtype.type
+    excess = like(1.0 - math.expm1(-workers * kappa) / (workers * math.expm1(-kappa)))
+    first, last, columns = np.uint64(first), np.uint64(last), np.uint64(columns)
+    for o in range(np.uint64(0), np.uint64(size), columns):
+        far = like(0.0)
+        for h in range(first, last):
+            far += (flat[private.rows[h] * np.uint64(size) + o] - private.seen[h * np.uint64(size) + o]) * along[h]
+        for h in range(first, last):
+            a, back = private.rows[h] * np.uint64(size) + o, excess * far * along[h]
+            flat[a] -= back
+            flat[a + columns - np.uint64(1)] += like(tau) * back
 
 
 @kernel
@@ -182,6 +241,7 @@ def _come(private, flat):
         state[1] = state[5] = state[0]
         for k in range(private.ends.shape[0]):
             private.due[k] = state[0] + _period(private, k, state[0])
+            private.met[k] = state[0]
         if team.copies.size:
             flat[:] = team.theta
         else:
@@ -208,7 +268,9 @@ def _go(private, place, scratch, outputs, tau, early):
         columns = width(scratch, tau)
         size, slots, team = count(outputs) * columns, width(scratch, None) - 1, private.team
         if team.came[private.number] == team.gate[ROUND]:
-            merge_all(place.flat, private, size, columns, slots, early)
+            merge_all(place.flat, private, size, columns, slots, early, _number(tau))
+        if early:
+            atomic_add(team.gate, EARLY, 1)
         atomic_add(team.gate, DONE, 1)
         if team.copies.size and not early and reached(team.gate, DONE, team.came.size):
             sum_up(team, size, columns, slots, private.share)
@@ -217,8 +279,8 @@ def _go(private, place, scratch, outputs, tau, early):
 
 
 @kernel
-def merge_all(flat, private, size, columns, slots, early):
-    """Merge every block that is merged in this round; others, if it is not over, too.
+def merge_all(flat, private, size, columns, slots, early, tau):
+    """Merge every block that is merged in this round; others, if it is not over, too. What is summed is toned down as well.
 
     size: values a row; columns: values a coordinate, its weight, `slots` slots, maybe one more.
     """
@@ -230,6 +292,8 @@ def merge_all(flat, private, size, columns, slots, early):
     for j in range(blocks):
         k = (turn + j) % blocks
         first, last = private.ends[k - 1] if k else 0, private.ends[k]
+        if k < private.bent:
+            tone_down(flat, private, k, first, last, size, columns, tau)
         acquire(team.locks, 16 * k)
         if _opened(private, k, first, last, size, not summed):
             _merge(team.common, flat, private.seen, private.rows, first, last, size, columns, slots, private.share, False)

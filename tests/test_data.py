@@ -268,9 +268,9 @@ def test_degrees():
     count = np.zeros(30, np.int64)
     csr.degrees(dataset.csr, count)
     np.testing.assert_array_equal(count, (X.toarray() != 0).sum(axis=0))
-    total, x = np.ones((2, 30)), X.toarray()[:-1].astype(float)
+    total, x = np.ones((3, 30)), X.toarray()[:-1].astype(float)
     csr.sizes(dataset.csr, dataset.rows - 1, *total)
-    np.testing.assert_allclose(total, [1 + abs(x).sum(0), 1 + (x**2).sum(0)])
+    np.testing.assert_allclose(total, [1 + x.sum(0), 1 + abs(x).sum(0), 1 + (x**2).sum(0)])
 
 
 def test_strongest_eigenvalue():

@@ -1,4 +1,6 @@
-"""Copies that are brought together now and then: nothing is lost, whoever comes, merges, leaves or ends when."""
+"""Copies that are brought together now and then: nothing is lost, whoever comes, merges, leaves or ends when; and nobody
+goes too far.
+"""
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hogwild import copies, linear
 from hogwild.data import from_arrays
 from kernels import linear as kernel
 from kernels.hyper import checked
-from kernels.losses import Hinge
+from kernels.losses import Hinge, Squared
+from kernels.private import Private, Team, tone_down
 from kernels.rules import SGD, AdaGrad
 from kernels.schedules import Constant
 
@@ -70,3 +73,104 @@ def test_nothing_is_lost(rule, mode, options, data):
         assert np.array_equal(made.shared[:, 0, 0], want.astype(np.float32))
     else:
         assert np.array_equal(made.shared[:, 0, 1], 1 + np.append(count @ X**2, count.sum()))
+
+
+def test_who_is_left_alone_does_not_merge():
+    made = problem(SGD(), "wild", 3, copies=True)
+    rule, lr, order = checked(SGD()), checked(Constant(TINY)), np.arange(N)
+    own = [made.private(k) for k in range(3)]
+    made.begin(0)
+    queue = np.zeros(16, np.int64)
+    for k in range(3):
+        made.work(rule, lr, own[k], order, 0, queue, 30, True, np.zeros(8))
+    merges = own[0][1].private.merges
+    before = merges.sum()
+    made.run(rule, lr, own[0], order[90:120], 90, 1, np.zeros(8))
+    assert merges.sum() > before
+    for k in (1, 2):
+        kernel.leave_round(made.model, own[k][1], 90, True)
+    before = merges.copy()
+    made.run(rule, lr, own[0], order[120:], 120, 1, np.zeros(8))
+    assert np.array_equal(merges, before)
+    kernel.leave_round(made.model, own[0][1], N, False)
+    made.end()
+    assert np.array_equal(made.shared[:, 0, 0], (TINY * np.append(Y @ X, Y.sum())).astype(np.float32))
+
+
+def alike(workers, step, average=None):
+    """Least squares on rows that are all the same, so that each step takes `step` of what is left of the error."""
+    made = linear.Linear(from_arrays(np.ones((N, 3)), np.ones(N)), None, Squared(), SGD(), workers=workers, copies=True,
+                         average=average)
+    return made, checked(Constant(step / (3 + made.model.intercept**2)))
+
+
+def in_rounds(made, lr, rounds, bursts, examples):
+    """Rounds in which the workers train in turn, so many times so many examples each."""
+    own, t, error = [made.private(k) for k in range(made.workers)], 0, []
+    for _ in range(rounds):
+        made.begin(t)
+        queue, order = np.zeros(16, np.int64), np.zeros(2 * bursts * examples * made.workers, np.int64)
+        for turn in range(bursts * made.workers):
+            k = turn % made.workers
+            assert not made.work(checked(SGD()), lr, own[k], order, t, queue, examples, turn < made.workers, np.zeros(8))
+        for k in range(made.workers):
+            kernel.leave_round(made.model, own[k][1], t + bursts * examples * made.workers, False)
+        t += bursts * examples * made.workers
+        made.end()
+        made.steps = t
+        error.append(1 - made.shared[:3, 0, 0].sum() - made.model.intercept * made.shared[3, 0, 0])
+    return np.array(error)
+
+
+@settings(max_examples=40, deadline=None)
+@given(workers=st.integers(2, 9), examples=st.integers(1, 15), step=st.floats(0.001, 0.05), rounds=st.integers(1, 4))
+def test_workers_go_as_far_as_as_many_steps_one_after_another(workers, examples, step, rounds):
+    """A round without merges: a part r of the error is left after each one's steps, r^W of all."""
+    made, lr = alike(workers, step)
+    error = in_rounds(made, lr, rounds, 1, examples)
+    want = (1 - step) ** (workers * examples * np.arange(1, rounds + 1))
+    np.testing.assert_allclose(error, want, atol=0.03)
+
+
+@settings(max_examples=20, deadline=None)
+@given(workers=st.integers(2, 9), step=st.floats(0.02, 0.5), examples=st.integers(1, 30))
+def test_large_steps_of_many_workers_do_not_overshoot(workers, step, examples):
+    made, lr = alike(workers, step)
+    error = np.append(1.0, in_rounds(made, lr, 5, 8, examples))
+    assert np.all(np.abs(error[1:]) <= np.maximum(0.75 * np.abs(error[:-1]), 0.01))
+
+
+def test_what_is_taken_back_at_the_end_leaves_the_average_as_it_was():
+    averages, errors = [], []
+    for pull in (0.0, 1.0):
+        made, lr = alike(9, 0.05, average=0)
+        made.pull = pull
+        errors += in_rounds(made, lr, 1, 1, 15).tolist()
+        averages.append(made.w)
+    assert errors[0] < -3 and abs(errors[1]) < 0.02
+    np.testing.assert_allclose(*averages, rtol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_toning_down_is_a_projection(data):
+    """The twin: a share of what is along a direction is taken from each output's weights, and from nothing else."""
+    workers, rows, outputs, slots = (data.draw(st.integers(*bounds)) for bounds in ((2, 9), (1, 6), (1, 3), (0, 2)))
+    columns, total = slots + 2, 9
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    flat, seen = rng.standard_normal((total, outputs, columns)), rng.standard_normal((rows, outputs, columns))
+    along = rng.standard_normal(rows)
+    along /= np.linalg.norm(along)
+    names, n, pull, tau = rng.permutation(total)[:rows].astype(np.uint32), 20.0, rng.random(), rng.random()
+    private = Private(0, Team(np.zeros(0), np.zeros((0, 0)), np.zeros(0), np.zeros(16, np.uint32), np.zeros(32, np.int64),
+                              np.zeros(workers, np.int64)), names, names, seen.ravel(), np.zeros(1, np.int64),
+                      np.array([rows]), np.full(1, 2.0), np.zeros(1), np.zeros(1), np.array([8.0]),
+                      np.array([8 + 2 * n, 0, 0, 0.3, 5.0, 0, 0, 0]), 1.0, 1.0, 1.0, 1, 1.0, pull, along)
+    want, kappa = flat.copy(), n * pull * 0.3 / 5
+    share = 1 - (1 - np.exp(-workers * kappa)) / (workers * (1 - np.exp(-kappa)))
+    back = share * np.einsum("h,g,go->ho", along, along, flat[names, :, 0] - seen[..., 0])
+    want[names, :, 0] -= back
+    want[names, :, -1] += tau * back
+    tone_down(flat.reshape(-1), private, 0, 0, rows, outputs * columns, columns, tau)
+    np.testing.assert_allclose(flat, want, atol=1e-9)
+    assert private.met[0] == 8 + 2 * n
