@@ -16,9 +16,10 @@ from kernels import linear as kernel
 from kernels.atomics import reached
 from kernels.csr import degrees
 from kernels.hyper import checked
-from kernels.private import CLOSED, OUT, ROUND, Private, Team, put_back
+from kernels.private import Private, put_back
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
+from kernels.team import CLOSED, OUT, ROUND, Team
 
 # What each mode of sharing promises.
 MODES = {
@@ -32,6 +33,7 @@ MODES = {
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
 FRESH = 512.0, 128.0  # of a feature, updates of all workers together or of each, the larger share, that others may not know
+PAID = 2  # float32 that a feature's account of the L1 penalty takes
 PAYS = 20.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 
@@ -97,7 +99,7 @@ class Linear(Problem):
 
     def __init__(self, data, test, loss, rule, decay=None, clip=None, intercept=True, workers=1, rows=None,
                  mode="wild", l1=0.0, average=None, weights=None, classes=None, copies=None, block=BLOCK):
-        self.loss, self.workers, self.mode = checked(loss), workers, mode
+        self.loss, self.rule, self.workers, self.mode = checked(loss), checked(rule), workers, mode
         if mode not in MODES:
             raise UserError(f"unknown mode '{mode}': choose from {', '.join(MODES)}")
         softmax = type(loss).__name__ == "SoftmaxCrossEntropy"
@@ -115,7 +117,7 @@ class Linear(Problem):
         self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
         self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
         self.model = kernel.Model(
-            self.loss, checked(decay), checked(clip), self.lasso, average, data.csr, self._targets(data),
+            self.loss, checked(decay), checked(clip), average, data.csr, self._targets(data),
             None if weights is None else np.ascontiguousarray(weights, np.float32),
             (self.data.rows / np.maximum(degree, 1)).astype(np.float32) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
@@ -148,9 +150,9 @@ class Linear(Problem):
                  "atomic": Atomic()}
         self.sharing = locks.get(self.mode, Wild() if apart else Alone())
         if copies is None:
-            copies = few_enough(self.data, self.workers, size)
-        # A lasso's exact zeros would not survive the sums of changes.
-        self.copies = several and self.mode == "wild" and copies and not self.lasso
+            copies = few_enough(self.data, self.workers, size + PAID * bool(self.lasso))
+        # The average does not see what `kernels.private._summed` holds at zero.
+        self.copies = several and self.mode == "wild" and copies and not (self.lasso and self.average is not None)
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
         copied = aligned((self.workers, -(-self.shared.size // 16) * 16)) if self.copies else np.zeros((0, 0), np.float32)
         if self.copies:
@@ -162,7 +164,8 @@ class Linear(Problem):
         if apart:
             locks, gate, came = (aligned((n,), kind) for n, kind in (
                 (16 * len(self.plan.ends), np.uint32), (32, np.int64), (self.workers, np.int64)))
-            self.team = Team(self.flat[:self.shared.size], copied, self._part(len(self.plan.names)), locks, gate, came)
+            self.team = Team(self.flat[:self.shared.size], copied, self._part(len(self.plan.names)), locks, gate, came,
+                             np.zeros(self.workers if self.copies and self.lasso else 0))
             self.kept = {}
             self.share = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
             self.most = max(FRESH[0] / self.workers, FRESH[1])
@@ -190,6 +193,7 @@ class Linear(Problem):
         longest = int(np.diff(self.data.indptr).max(initial=0)) + 1
         scratch = None if self.bare else new_scratch(self.columns - (self.average is not None), longest * self.outputs,
                                                      np.float32)
+        self.scratch = scratch
         outputs = Outputs(*(aligned((self.outputs,), np.float64) for _ in range(2))) if self.outputs > 1 else None
         kept = None
         if self.plan:
@@ -200,7 +204,10 @@ class Linear(Problem):
             self.kept[k] = kept = Private(k, self.team, rows, names, self._part(len(rows)), known, ends, self.plan.spacing,
                                           due, merges, met, state, self.share, self.most, self.bend, self.plan.bent,
                                           self.rest, self.pull, self.plan.along)
-        worker = kernel.Worker(place, scratch, outputs, kept, self.clocks[k], self.workers)
+        lasso = self.lasso
+        if lasso and self.copies:
+            lasso = lasso._replace(paid=np.zeros_like(lasso.paid), clock=np.zeros_like(lasso.clock))
+        worker = kernel.Worker(place, scratch, outputs, lasso, kept, self.clocks[k], self.workers)
         return k, worker, worker._replace(place=place._replace(mode=self.shadow.mode(k))) if self.shadow else None
 
     def begin(self, t):
@@ -221,7 +228,7 @@ class Linear(Problem):
 
     def leave(self, own):
         if self.plan:
-            kernel.leave_round(self.model, own[1], self.steps, True)
+            kernel.leave_round(self.rule, self.model, own[1], self.steps, True)
 
     def ended(self):
         return self.copies and reached(self.team.gate, OUT, self.workers)
@@ -229,7 +236,8 @@ class Linear(Problem):
     def end(self):
         if self.plan and self.kept:
             slots = self.columns - 1 - (self.average is not None)
-            put_back(self.kept[0], self.table.shape[1], self.columns, slots)
+            penalty = self.lasso and kernel_lazy.Penalty(self.lasso, self.rule, self.scratch, float(self.steps))
+            put_back(self.kept[0], penalty if self.copies else None, self.table.shape[1], self.columns, slots)
 
     def run(self, rule, schedule, own, order, t, stride, tally):
         k, worker, _ = own
@@ -258,8 +266,8 @@ class Linear(Problem):
         self.steps = t
         if self.lasso:
             worker = self.private(0)[1]
-            alone = worker._replace(place=Place(Alone(), self.flat, self.data.n_features))
-            kernel.settle(rule, self.model, alone, np.arange(self.data.n_features, dtype=np.uint32), t)
+            alone = worker._replace(place=Place(Alone(), self.flat, self.data.n_features), lasso=self.lasso)
+            kernel.settle(rule, self.model, alone, t)
             self.lasso.paid[:], self.lasso.clock[:] = 0, 0
 
     def exchanged(self):

@@ -20,7 +20,16 @@ class Lasso(NamedTuple):
 
     l1: float
     paid: np.ndarray  # float64[d]: the sum of learning rates up to which each feature has been shrunk
-    clock: np.ndarray  # float64[8], [0]: the sum of all workers' learning rates
+    clock: np.ndarray  # float64[8], [0]: the sum of learning rates of all workers that share the weights
+
+
+class Penalty(NamedTuple):
+    """What there is to know for a weight that is to shrink by itself."""
+
+    lasso: Lasso
+    rule: tuple
+    scratch: tuple  # Scratch, or None
+    t: float
 
 
 class Average(NamedTuple):
@@ -98,18 +107,44 @@ def _shrink(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now
                     here = (at + o) * columns
                     w = flat[here]
                     if w != 0:
-                        change = -like(min(owed * rules.pace(rule, c, _slots(scratch, flat, here)), abs(w)))
+                        change = -like(min(owed * rules.pace(rule, c, slots_at(scratch, flat, here)), abs(w)))
                         change = change if w > 0 else -change
                         add(place.mode, flat, here, change)
                         _average(scratch, place.mode, flat, here, tau, change)
     return soft
 
 
-def _slots(scratch, flat, at):
+def flush(lasso, rule, place, scratch, outputs, tau, t):
+    """Have all features pay what they owe after step t."""
+
+
+@overload(flush, **LOOP)
+def _flush(lasso, rule, place, scratch, outputs, tau, t):
+    if isinstance(lasso, types.NoneType):
+        return lambda lasso, rule, place, scratch, outputs, tau, t: None
+
+    def all_of_them(lasso, rule, place, scratch, outputs, tau, t):
+        features = lasso.paid.shape[0]
+        shrink(lasso, rule, place, scratch, outputs, tau, np.arange(features), 0, features, lasso.clock[0], t)
+    return all_of_them
+
+
+def due_of(lasso, rule, scratch, t):
+    """The Penalty; None without one."""
+
+
+@overload(due_of, **LOOP)
+def _due_of(lasso, rule, scratch, t):
+    if isinstance(lasso, types.NoneType):
+        return lambda lasso, rule, scratch, t: None
+    return lambda lasso, rule, scratch, t: Penalty(lasso, rule, scratch, t)
+
+
+def slots_at(scratch, flat, at):
     """The slots of the coordinate at flat[at]."""
 
 
-@overload(_slots, **LOOP)
+@overload(slots_at, **LOOP)
 def _slots_impl(scratch, flat, at):
     number = 0 if isinstance(scratch, types.NoneType) else len(scratch.types[0]) - 1
     names = ", ".join(f"flat[at + np.uint64({s})]" for s in range(1, number + 1))

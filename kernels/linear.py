@@ -13,9 +13,9 @@ from numba.extending import overload
 from kernels.atomics import atomic_store, barrier
 from kernels.chunks import STOP, take
 from kernels.jit import LOOP, kernel, prefetch
-from kernels.lazy import kept, pooled, shrink, tau_at
+from kernels.lazy import due_of, flush, kept, pooled, shrink, tau_at
 from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
-from kernels.private import come, go, merge_due, pause
+from kernels.private import come, copied, go, merge_due, owe, pause
 from kernels.schedules import cycled, rate
 from kernels.sharing import again, count, enter, gather, leave, part, row_step
 from kernels.steps import by_value, shorten
@@ -27,7 +27,6 @@ class Model(NamedTuple):
     loss: tuple
     decay: tuple  # Decay or None
     clip: tuple  # Clip or None
-    lasso: tuple  # Lasso or None
     average: tuple  # Average or None
     csr: tuple
     labels: np.ndarray  # float32[n]: ±1, a target, or a class number
@@ -42,6 +41,7 @@ class Worker(NamedTuple):
     place: tuple
     scratch: tuple  # Scratch, or None
     outputs: tuple  # Outputs, or None
+    lasso: tuple  # Lasso or None; the others' too where they share parameters
     private: tuple  # Private; or None: it works on the shared parameters alone
     clock: np.ndarray  # float64[8], [0]: the sum of learning rates
     workers: int
@@ -54,8 +54,8 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
     t: steps done before, raised by `stride` per example; tally [8] float64: adds loss, examples, non-zeros. It stops at
     the first example whose loss is not finite, without a step: tally[3] is then its row + 1.
     """
-    loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
-    place, scratch, outputs, private, clock, workers = worker
+    loss, decay, clip, average, csr, labels, weights, decay_weight, intercept = model
+    place, scratch, outputs, lasso, private, clock, workers = worker
     indptr, indices, values = csr
     mode, like = place.mode, place.flat.dtype.type
     last, total, nonzeros, done = order.shape[0] - 1, 0.0, 0, 0
@@ -119,7 +119,7 @@ def work(rule, schedule, model, worker, order, t, queue, most, first, tally):
     while done < most:
         start, stop = take(queue, n, most - done)
         if start == stop:
-            leave_round(model, worker, t, False)
+            leave_round(rule, model, worker, t, False)
             return True
         if first:
             come(worker.private, worker.place.flat)
@@ -132,10 +132,14 @@ def work(rule, schedule, model, worker, order, t, queue, most, first, tally):
 
 
 @kernel
-def leave_round(model, worker, t, early):
+def leave_round(rule, model, worker, t, early):
     """Bring together what the worker has for itself; early: the others go on."""
-    place, scratch, outputs, private, _, _ = worker
-    go(private, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), early)
+    if copied(worker.private):
+        settle(rule, model, worker, t)
+        owe(worker.private, worker.lasso)
+    tau = tau_at(model.average, worker.place.flat.dtype.type, t)
+    go(worker.private, worker.place, worker.scratch, worker.outputs, tau, due_of(worker.lasso, rule, worker.scratch, t),
+       early)
 
 
 def given(x):
@@ -166,8 +170,8 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
     (cuts [workers + 1]). gate: as `barrier` wants it; slopes float64[block K], lost float64[block]: shared. A block
     rule's updates are all made by worker 0. t, tally: as in `train`, with stride 1; worker 0 alone adds to the tally.
     """
-    loss, decay, clip, lasso, average, csr, labels, weights, decay_weight, intercept = model
-    place, scratch, outputs, private, clock, workers = worker
+    loss, decay, clip, average, csr, labels, weights, decay_weight, intercept = model
+    place, scratch, outputs, lasso, private, clock, workers = worker
     indptr, indices, values = csr
     like, outs = place.flat.dtype.type, count(outputs)
     low, high, owner = cuts[me], cuts[me + 1], me == workers - 1
@@ -213,11 +217,10 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
 
 
 @kernel
-def settle(rule, model, worker, features, t):
-    """Apply the L1 penalty that the features (uint32[m]) still owe after step t; `worker` is alone."""
-    place, scratch, outputs, private, clock, workers = worker
-    shrink(model.lasso, rule, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), features, 0,
-           features.shape[0], model.lasso.clock[0], t)
+def settle(rule, model, worker, t):
+    """Apply the L1 penalty that features still owe after step t to parameters at which no other worker is."""
+    place, scratch, outputs, lasso, _, _, _ = worker
+    flush(lasso, rule, place, scratch, outputs, tau_at(model.average, place.flat.dtype.type, t), t)
 
 
 @kernel

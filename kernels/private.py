@@ -22,37 +22,22 @@ from numba import types
 from numba.extending import overload
 
 from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reached, release, try_acquire
-from kernels.jit import INLINE, LOOP, kernel, prefetch_to_write
+from kernels.jit import INLINE, LOOP, kernel
 from kernels.outputs import score
 from kernels.sharing import count, part, width
+from kernels.team import CLOSED, DONE, EARLY, OUT, ROUND, merge, pack, spread_out, sum_up
 
 NEVER = 2.0**62
 MEASURE = 64.0  # examples between two looks at how far a step goes
-ROUND, CLOSED, EARLY, DONE, NEXT, OUT = 0, 1, 2, 8, 16, 24  # places in a team's gate
 FIRST = 16.0  # updates of its own that a row may get before it is merged for the first time; 1 converges no better
-PART = 4096  # parameters that a worker sums up at a time
 LITTLE = 1e-3  # of the way along what all rows have in common: too short to tone it down
-
-
-class Team(NamedTuple):
-    """What W workers have in common."""
-
-    theta: np.ndarray  # [rows x values a row]: the shared parameters
-    copies: np.ndarray  # [W, as many or some more]: each worker's; none where they share
-    common: np.ndarray  # [m x values a row]: what all have made of the m rows that are merged, block after block
-    locks: np.ndarray  # uint32[16 T], a cache line a block: its lock, and the round in which it was merged
-    # int64[32]: the round; whether it has ended for one, so that no block may be merged for the first time; how many have
-    # left while the others go on; for how many it has ended; parameters of which some worker takes the sum; workers that
-    # will not look here again in this round
-    gate: np.ndarray
-    came: np.ndarray  # int64[W]: the last round that each worker was in
 
 
 class Private(NamedTuple):
     """A worker's copies. The arrays are its own; T blocks of m rows, the commonest first."""
 
     number: int
-    team: Team
+    team: tuple  # Team
     rows: np.ndarray  # uint32[m]: each one's row in the worker's parameters
     names: np.ndarray  # uint32[m]: and in the shared ones
     seen: np.ndarray  # [m x values a row]: the common values when this worker last saw them
@@ -155,8 +140,8 @@ def _blocks(flat, private, size, columns, slots, tau):
                 if private.known[k] == current or _opened(private, k, first, last, size, True):
                     if k < private.bent:
                         tone_down(flat, private, k, first, last, size, columns, tau)
-                    _merge(private.team.common, flat, private.seen, private.rows, first, last, size, columns, slots,
-                           private.share, True)
+                    merge(private.team, private.team.common, flat, private.seen, private.rows, first, last, size, columns,
+                          slots, private.share, True)
                     private.merges[k] += 1.0
                 release(locks, 16 * k)
                 due[k] = again = now + period
@@ -200,8 +185,9 @@ def tone_down(flat, private, k, first, last, size, columns, tau):
             far += (flat[private.rows[h] * np.uint64(size) + o] - private.seen[h * np.uint64(size) + o]) * along[h]
         for h in range(first, last):
             a, back = private.rows[h] * np.uint64(size) + o, excess * far * along[h]
-            flat[a] -= back
-            flat[a + columns - np.uint64(1)] += like(tau) * back
+            if flat[a] != 0:  # where a penalty holds it, it stays
+                flat[a] -= back
+                flat[a + columns - np.uint64(1)] += like(tau) * back
 
 
 @kernel
@@ -221,6 +207,17 @@ def _opened(private, k, first, last, size, new):
         pack(team.theta, names, first, last, size, private.seen)
         private.known[k] = current
     return True
+
+
+def copied(private):
+    """Whether the worker has copies of all parameters, and has come to this round."""
+
+
+@overload(copied, **LOOP)
+def _copied(private):
+    if isinstance(private, types.NoneType):
+        return lambda private: False
+    return lambda private: private.team.copies.size > 0 and private.team.came[private.number] == private.team.gate[ROUND]
 
 
 def come(private, flat):
@@ -253,18 +250,33 @@ def _come(private, flat):
     return start
 
 
-def go(private, place, scratch, outputs, tau, early):
+def owe(private, lasso):
+    """Tell the others what the L1 penalty has asked of the worker's weights in this round, all of which have paid it."""
+
+
+@overload(owe, **LOOP)
+def _owe(private, lasso):
+    if isinstance(private, types.NoneType) or isinstance(lasso, types.NoneType):
+        return lambda private, lasso: None
+
+    def tell(private, lasso):
+        private.team.owed[private.number] = lasso.l1 * (lasso.clock[0] - lasso.clock[1])
+        lasso.clock[1] = lasso.clock[0]
+    return tell
+
+
+def go(private, place, scratch, outputs, tau, penalty, early):
     """The round ends for the worker, for all, or `early` for this one alone: bring what it has changed together with the
     others' changes. It need not have come.
     """
 
 
 @overload(go, **LOOP)
-def _go(private, place, scratch, outputs, tau, early):
+def _go(private, place, scratch, outputs, tau, penalty, early):
     if isinstance(private, types.NoneType):
-        return lambda private, place, scratch, outputs, tau, early: None
+        return lambda private, place, scratch, outputs, tau, penalty, early: None
 
-    def merged(private, place, scratch, outputs, tau, early):
+    def merged(private, place, scratch, outputs, tau, penalty, early):
         columns = width(scratch, tau)
         size, slots, team = count(outputs) * columns, width(scratch, None) - 1, private.team
         if team.came[private.number] == team.gate[ROUND]:
@@ -273,7 +285,7 @@ def _go(private, place, scratch, outputs, tau, early):
             atomic_add(team.gate, EARLY, 1)
         atomic_add(team.gate, DONE, 1)
         if team.copies.size and not early and reached(team.gate, DONE, team.came.size):
-            sum_up(team, size, columns, slots, private.share)
+            sum_up(team, penalty, size, columns, slots, private.share)
         atomic_add(team.gate, OUT, 1)
     return merged
 
@@ -296,113 +308,20 @@ def merge_all(flat, private, size, columns, slots, early, tau):
             tone_down(flat, private, k, first, last, size, columns, tau)
         acquire(team.locks, 16 * k)
         if _opened(private, k, first, last, size, not summed):
-            _merge(team.common, flat, private.seen, private.rows, first, last, size, columns, slots, private.share, False)
+            merge(team, team.common, flat, private.seen, private.rows, first, last, size, columns, slots, private.share,
+                  False)
         release(team.locks, 16 * k)
         private.merges[k] += 1.0
 
 
 @kernel
-def sum_up(team, size, columns, slots, share):
-    """Add what the copies have changed to the shared parameters, part by part that no other worker has taken.
-
-    Not yet right for rows of blocks that were merged: `put_back`.
-    """
-    length = max(PART // size, 1) * size
-    before = np.empty(length, team.theta.dtype)
-    while True:
-        first = atomic_add(team.gate, NEXT, length)
-        if first >= team.theta.size:
-            return
-        theta = team.theta[first:min(first + length, team.theta.size)]
-        before[:theta.size] = theta
-        for k in range(team.came.size):
-            if team.came[k] == team.gate[ROUND]:
-                _merge(theta, team.copies[k, first:first + theta.size], before, None, 0, theta.size // size, size, columns,
-                       slots, share, False)
-
-
-@kernel
-def put_back(private, size, columns, slots):
+def put_back(private, penalty, size, columns, slots):
     """When all workers stand still: sum up what they have not, and put the merged blocks to the shared parameters."""
     team, first = private.team, 0
     if team.copies.size:
-        sum_up(team, size, columns, slots, private.share)
+        sum_up(team, penalty, size, columns, slots, private.share)
     for k in range(private.ends.shape[0]):
         last = private.ends[k]
         if team.locks[16 * k + 1] == team.gate[ROUND]:
             spread_out(team.common, private.names, first, last, size, team.theta)
         first = last
-
-
-@kernel
-def pack(flat, rows, first, last, size, packed):
-    """Row h of `packed` becomes row rows[h] of flat, for first <= h < last; `size` values a row."""
-    size = np.uint64(size)
-    for h in range(np.uint64(first), np.uint64(last)):
-        for k in range(size):
-            packed[h * size + k] = flat[np.uint64(rows[h]) * size + k]
-
-
-@kernel
-def spread_out(packed, rows, first, last, size, flat):
-    """The reverse."""
-    size = np.uint64(size)
-    for h in range(np.uint64(first), np.uint64(last)):
-        for k in range(size):
-            flat[np.uint64(rows[h]) * size + k] = packed[h * size + k]
-
-
-def _row(rows, h):
-    """Row h of those, or of all for None."""
-
-
-@overload(_row, **LOOP)
-def _row_impl(rows, h):
-    if isinstance(rows, types.NoneType):
-        return lambda rows, h: h
-    return lambda rows, h: np.uint64(rows[h])
-
-
-@kernel
-def _merge(common, flat, seen, rows, first, last, size, columns, slots, share, back):
-    """Add the changes of the rows first … last - 1 to the common ones, and bring these `back`.
-
-    The simplest loop for what is to be merged most often: four times faster than the last, which does it all.
-    """
-    first, last, size, columns = np.uint64(first), np.uint64(last), np.uint64(size), np.uint64(columns)
-    for k in range(first * size, last * size, np.uint64(16)):  # all at once, as they come from another core
-        prefetch_to_write(common, k)
-    if size == 1:
-        for h in range(first, last):
-            a = _row(rows, h)
-            new = common[h] + (flat[a] - seen[h])
-            common[h] = new
-            if back:
-                seen[h] = flat[a] = new
-    elif share == 1.0:  # the first slot is a sum of squares, whose root has divided this worker's steps
-        one = np.uint64(1)
-        for h in range(first, last):
-            a, b = _row(rows, h) * size, h * size
-            for k in range(np.uint64(0), size, columns):
-                own, change = flat[a + k + one], flat[a + k + one] - seen[b + k + one]
-                if change > 0 or flat[a + k] != seen[b + k]:
-                    total = common[b + k + one] + change
-                    # With the others' squares in it the steps would have been so much shorter.
-                    shorter = flat.dtype.type(np.sqrt(own / total) if own < total else 1.0)
-                    common[b + k] += (flat[a + k] - seen[b + k]) * shorter
-                    common[b + k + one] = total
-                for m in range(k + one + one, k + columns):
-                    common[b + m] += flat[a + m] - seen[b + m]
-                if back:
-                    for m in range(k, k + columns):
-                        seen[b + m] = flat[a + m] = common[b + m]
-    else:
-        like = flat.dtype.type
-        for h in range(first, last):
-            a, b = _row(rows, h) * size, h * size
-            for k in range(size):
-                column = k % columns
-                factor = like(share if np.uint64(0) < column and column <= np.uint64(slots) else 1.0)
-                common[b + k] += (flat[a + k] - seen[b + k]) * factor
-                if back:
-                    seen[b + k] = flat[a + k] = common[b + k]

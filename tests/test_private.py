@@ -12,9 +12,10 @@ from hogwild.data import from_arrays
 from kernels import linear as kernel
 from kernels.hyper import checked
 from kernels.losses import Hinge, Squared
-from kernels.private import Private, Team, tone_down
+from kernels.private import Private, tone_down
 from kernels.rules import SGD, AdaGrad
 from kernels.schedules import Constant
+from kernels.team import Team, merge
 
 N, D, TINY = 400, 7, 2.0**-20  # so small a rate that a hinge stays on its slope, and sums of it are exact
 rng = np.random.default_rng(0)
@@ -31,7 +32,8 @@ def problem(rule, mode, workers, **options):
 
 @pytest.mark.parametrize("rule, mode, options", [
     (SGD(), "wild", {"copies": True}), (AdaGrad(G0=1.0), "wild", {"copies": True}),
-    (AdaGrad(G0=1.0), "wild", {"copies": True, "average": 0}), (SGD(), "atomic", {})])
+    (AdaGrad(G0=1.0), "wild", {"copies": True, "average": 0}), (SGD(), "atomic", {}),
+    (SGD(), "wild", {"copies": True, "l1": 0.25})])
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_nothing_is_lost(rule, mode, options, data):
@@ -41,6 +43,7 @@ def test_nothing_is_lost(rule, mode, options, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copies, "ROWS", data.draw(st.integers(1, 3), "rows of a block"))
         made = problem(rule, mode, workers := data.draw(st.integers(2, 4), "workers"), **options)
+    made.shared[..., 0] = start = 2.0**-6 * ("l1" in options)  # too far from 0 to be shrunk to it
     random, t = np.random.default_rng(data.draw(st.integers(0, 99), "seed")), 0
     rule, lr = checked(rule), checked(Constant(TINY))
     own, count = [made.private(k) for k in range(workers)], np.zeros(N)
@@ -53,7 +56,7 @@ def test_nothing_is_lost(rule, mode, options, data):
                 continue
             if k in came and data.draw(st.integers(0, 3), "ends") == 0:
                 late.remove(k)
-                kernel.leave_round(made.model, own[k][1], t, data.draw(st.booleans(), "early"))
+                kernel.leave_round(made.rule, made.model, own[k][1], t, data.draw(st.booleans(), "early"))
                 continue
             part = random.integers(0, N, data.draw(st.integers(1, 40), "examples"))
             if k not in came:  # a call that takes the first of them, and no more than that
@@ -66,10 +69,10 @@ def test_nothing_is_lost(rule, mode, options, data):
             np.add.at(count, part, 1)
             t += len(part)
         for k in late:
-            kernel.leave_round(made.model, own[k][1], t, False)
+            kernel.leave_round(made.rule, made.model, own[k][1], t, False)
         made.end()
     if type(rule).__name__ == "SGD":
-        want = TINY * np.append((count * Y) @ X, count @ Y)
+        want = start + TINY * np.append((count * Y) @ X - options.get("l1", 0.0) * count.sum(), count @ Y)
         assert np.array_equal(made.shared[:, 0, 0], want.astype(np.float32))
     else:
         assert np.array_equal(made.shared[:, 0, 1], 1 + np.append(count @ X**2, count.sum()))
@@ -88,13 +91,53 @@ def test_who_is_left_alone_does_not_merge():
     made.run(rule, lr, own[0], order[90:120], 90, 1, np.zeros(8))
     assert merges.sum() > before
     for k in (1, 2):
-        kernel.leave_round(made.model, own[k][1], 90, True)
+        kernel.leave_round(made.rule, made.model, own[k][1], 90, True)
     before = merges.copy()
     made.run(rule, lr, own[0], order[120:], 120, 1, np.zeros(8))
     assert np.array_equal(merges, before)
-    kernel.leave_round(made.model, own[0][1], N, False)
+    kernel.leave_round(made.rule, made.model, own[0][1], N, False)
     made.end()
     assert np.array_equal(made.shared[:, 0, 0], (TINY * np.append(Y @ X, Y.sum())).astype(np.float32))
+
+
+@pytest.mark.parametrize("rule, lr", [(SGD(), 0.1), (AdaGrad(G0=1.0), 0.1)])
+@pytest.mark.parametrize("workers", [2, 5])
+def test_a_weight_of_one_worker_alone_shrinks_for_all(rule, lr, workers):
+    """Each row has a feature of its own, so that only one worker has its weight, which shrinks at all workers' steps."""
+    x, y = np.eye(20 * workers, 20 * workers), np.ones(20 * workers)
+    weights = []
+    for w in (1, workers):
+        made = linear.Linear(from_arrays(x, y), None, Hinge(), rule, workers=w, copies=w > 1, l1=0.005,
+                             classes=[-1.0, 1.0])
+        made.pull = 0.0
+        own, queue, order = [made.private(k) for k in range(w)], np.zeros(16, np.int64), np.arange(20 * workers)
+        made.begin(0)
+        for k in range(w):
+            made.work(checked(rule), checked(Constant(lr)), own[k], order, 0, queue, 20 if w > 1 else 1000, True, np.zeros(8))
+        for k in range(w if w > 1 else 0):
+            kernel.leave_round(made.rule, made.model, own[k][1], 20, False)
+        made.end()
+        made.settle(checked(rule), 20 * workers)
+        weights.append(made.w)
+    first = 20 * np.arange(workers)
+    np.testing.assert_allclose(weights[1][first], weights[0][0] * np.ones(workers), rtol=1e-5)  # what owes for all the steps
+    assert np.all(weights[1][:-1] >= 0) and weights[1][-1] > 0 and (weights[1] == 0).sum() >= (weights[0] == 0).sum()
+
+
+@given(*[st.floats(-1, 1, width=32) for _ in range(2)], st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_no_weight_is_shrunk_beyond_zero(start, other, own):
+    """Copies of a weight, some of them nearer to 0 than it was: the sum is on its side, unless one has gone to the other."""
+    team = Team(*[np.zeros(0)] * 6, np.zeros(len(own)))
+    common, seen = np.array([start], np.float32), np.array([start], np.float32)
+    for w in own:
+        merge(team, common, np.array([w], np.float32), seen, None, 0, 1, 1, 1, 0, 1.0, False)
+    if start >= 0 and min(own) >= 0:
+        assert common[0] >= 0
+    if start <= 0 and max(own) <= 0:
+        assert common[0] <= 0
+    if all(abs(w) >= abs(start) and w * start >= 0 for w in own):
+        assert common[0] == pytest.approx(start + sum(w - start for w in own), abs=1e-5)
 
 
 def alike(workers, step, average=None):
@@ -114,7 +157,7 @@ def in_rounds(made, lr, rounds, bursts, examples):
             k = turn % made.workers
             assert not made.work(checked(SGD()), lr, own[k], order, t, queue, examples, turn < made.workers, np.zeros(8))
         for k in range(made.workers):
-            kernel.leave_round(made.model, own[k][1], t + bursts * examples * made.workers, False)
+            kernel.leave_round(made.rule, made.model, own[k][1], t + bursts * examples * made.workers, False)
         t += bursts * examples * made.workers
         made.end()
         made.steps = t
@@ -163,7 +206,7 @@ def test_toning_down_is_a_projection(data):
     along /= np.linalg.norm(along)
     names, n, pull, tau = rng.permutation(total)[:rows].astype(np.uint32), 20.0, rng.random(), rng.random()
     private = Private(0, Team(np.zeros(0), np.zeros((0, 0)), np.zeros(0), np.zeros(16, np.uint32), np.zeros(32, np.int64),
-                              np.zeros(workers, np.int64)), names, names, seen.ravel(), np.zeros(1, np.int64),
+                              np.zeros(workers, np.int64), np.zeros(0)), names, names, seen.ravel(), np.zeros(1, np.int64),
                       np.array([rows]), np.full(1, 2.0), np.zeros(1), np.zeros(1), np.array([8.0]),
                       np.array([8 + 2 * n, 0, 0, 0.3, 5.0, 0, 0, 0]), 1.0, 1.0, 1.0, 1, 1.0, pull, along)
     want, kappa = flat.copy(), n * pull * 0.3 / 5
