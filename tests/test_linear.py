@@ -39,8 +39,8 @@ def run_kernel(rule, schedule, loss, decay, clip, intercept, csr, labels, weight
     theta[:, 0], theta[:, 1:] = 0, rule.start()
     bare = size == 1 and clip is None
     scratch = None if bare else new_scratch(size, int(np.diff(csr.indptr).max()) + 1, flat.dtype)
-    model = kernel.Model(loss, decay, clip, None, None, csr, labels, None, weight, float(intercept))
-    worker = kernel.Worker(Place(Alone(), flat, D), scratch, None, None, np.zeros(8), 1)
+    model = kernel.Model(loss, decay, clip, None, csr, labels, None, weight, float(intercept))
+    worker = kernel.Worker(Place(Alone(), flat, D), scratch, None, None, None, np.zeros(8), 1)
     kernel.train(rule, schedule, model, worker, order, t, stride, tally)
     assert np.all(around[:room] == 7) and np.all(around[len(around) - room:] == 7)
     return theta, tally
