@@ -71,8 +71,8 @@ class TrainLinear:
     """Threads; default: the cores this process may use."""
     mode: str = "wild"
     """How workers share the parameters: wild (each trains a copy, merged now and then; where there are
-    too many parameters, or for --l1 with --average, plain stores to shared ones), atomic (no update is lost), locked (a lock a
-    coordinate), round-robin (in strict turn), deterministic (same bits for any number of workers)."""
+    too many parameters, or for --l1 with --average, plain stores to shared ones), atomic (no update is lost), locked (a
+    lock a coordinate), round-robin (in strict turn), deterministic (same bits for any number of workers)."""
     early_stopping: str | None = None
     """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, auc, log_loss,
     rmse, mae, r2."""
