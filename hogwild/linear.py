@@ -151,7 +151,7 @@ class Linear(Problem):
         self.sharing = locks.get(self.mode, Wild() if apart else Alone())
         if copies is None:
             copies = few_enough(self.data, self.workers, size + PAID * bool(self.lasso))
-        # The average does not see what `kernels.private._summed` holds at zero.
+        # The average does not see what `kernels.team._summed` holds at zero.
         self.copies = several and self.mode == "wild" and copies and not (self.lasso and self.average is not None)
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
         copied = aligned((self.workers, -(-self.shared.size // 16) * 16)) if self.copies else np.zeros((0, 0), np.float32)
