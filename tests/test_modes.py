@@ -113,7 +113,7 @@ def test_parameters_are_shared_where_there_are_many_of_them():
     def copied(n=2000, **more):
         rows = np.append(np.flatnonzero(y > 0)[:n // 2], np.flatnonzero(y < 0)[:n // 2])
         return family.Linear(from_arrays(x[rows], y[rows]), None, Hinge(), SGD(), workers=2, **more).copies
-    assert copied() and not copied(2) and not copied(l1=0.1) and not copied(mode="atomic")
+    assert copied() and copied(l1=0.1) and not copied(2) and not copied(mode="atomic") and not copied(l1=0.1, average=0)
     for features, nnz, few in ((1_000_000, 3_999_999, True), (1_000_000, 1_999_999, False), (5_000_000, 59_999_999, False),
                                (5_000_000, 60_000_000, True)):
         assert copies.few_enough(SimpleNamespace(n_features=features, nnz=nnz), 2) == few
