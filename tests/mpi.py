@@ -94,19 +94,20 @@ def killed(mark) -> tuple:
 
 
 def mpirun(n, *program, **options) -> Ended:
-    """As `once`; again where mpiexec could not start."""
-    for _ in range(3):
-        ended = once(n, *program, **options)
-        if not ended.code or NOT_STARTED not in ended.err:
+    """As `once`; again where Open MPI's mpiexec could not start, or did not end when all ranks had (open-mpi/ompi#10586)."""
+    for again in (True, True, False):
+        ended = once(n, *program, again=again, **options)
+        if ended and not (ended.code and NOT_STARTED in ended.err):
             break
     return ended
 
 
-def once(n, *program, timeout=120, env=None, launcher=(), during=None, cwd=None) -> Ended:
+def once(n, *program, timeout=120, env=None, launcher=(), during=None, cwd=None, again=False) -> Ended | None:
     """Run `python -m mpi4py program…` on n ranks and wait for its end; a run longer than `timeout` s fails the test.
 
     env: added to the environment; launcher: more options of mpiexec; during: called with `started`'s dictionary as its
-    argument, a function () -> {pid: command line}, while the run goes on (to kill a rank, say).
+    argument, a function () -> {pid: command line}, while the run goes on (to kill a rank, say). again: None where nothing
+    but Open MPI's mpiexec was left of a run that did not end.
     """
     mark = uuid.uuid4().hex
     vendor = OPEN_MPI if open_mpi() else ()
@@ -132,6 +133,8 @@ def once(n, *program, timeout=120, env=None, launcher=(), during=None, cwd=None)
             left = killed(mark)
             process.wait()
         text = [(stream.seek(0), stream.read().decode(errors="replace"))[1] for stream in (out, err)]
+    if code is None and again and left and all(line.startswith("prterun ") for line in left):
+        return None
     if code is None:
-        pytest.fail(f"no end after {timeout} s: {' '.join(command)}\n{text[0][-4000:]}\n{text[1][-4000:]}")
+        pytest.fail(f"no end after {timeout} s: {' '.join(command)}\nleft: {left}\n{text[0][-4000:]}\n{text[1][-4000:]}")
     return Ended(code, *text, seconds, left)
