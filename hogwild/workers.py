@@ -111,7 +111,7 @@ class Helper:
     def wake(self):
         self.given.release()
 
-    def busy(self, seconds=0.0) -> bool:
+    def busy(self, seconds) -> bool:
         """Whether it is at work, for so many seconds from now on."""
         free = self.idle.acquire(timeout=seconds)
         if free:

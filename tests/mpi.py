@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 WHOLE = {"PYTHONUNBUFFERED": ""}  # unbuffered, one print is several writes, and lines of two ranks mix
 OPEN_MPI = ("--oversubscribe", "--allow-run-as-root", "--bind-to", "none")
-# What Open MPI's mpiexec says when it could not itself start, as when a network test beside it removes an interface while
-# it asks for their addresses.
+# What Open MPI's mpiexec says when it could not itself start; perhaps because a network test beside it has just removed an
+# interface (seen once).
 NOT_STARTED = "PMIx server's listener thread failed to start"
 MARK = "HOGWILD_TEST_RUN"  # in the environment of all that a run starts: ranks leave mpiexec's session and process group
 
@@ -94,7 +94,7 @@ def killed(mark) -> tuple:
 
 
 def mpirun(n, *program, **options) -> Ended:
-    """As `once`; again where Open MPI's mpiexec could not start, or did not end when all ranks had (open-mpi/ompi#10586)."""
+    """As `once`; again where Open MPI's mpiexec could not start, or did not end when all ranks had."""
     for again in (True, True, False):
         ended = once(n, *program, again=again, **options)
         if ended and not (ended.code and NOT_STARTED in ended.err):

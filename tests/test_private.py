@@ -124,9 +124,9 @@ def test_a_weight_of_one_worker_alone_shrinks_for_all(rule, lr, workers):
     assert np.all(weights[1][:-1] >= 0) and weights[1][-1] > 0 and (weights[1] == 0).sum() >= (weights[0] == 0).sum()
 
 
-@given(*[st.floats(-1, 1, width=32) for _ in range(2)], st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=6))
+@given(st.floats(-1, 1, width=32), st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=6))
 @settings(max_examples=200, deadline=None)
-def test_no_weight_is_shrunk_beyond_zero(start, other, own):
+def test_no_weight_is_shrunk_beyond_zero(start, own):
     """Copies of a weight, some of them nearer to 0 than it was: the sum is on its side, unless one has gone to the other."""
     team = Team(*[np.zeros(0)] * 6, np.zeros(len(own)))
     common, seen = np.array([start], np.float32), np.array([start], np.float32)
