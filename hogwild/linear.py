@@ -13,13 +13,12 @@ from hogwild.train import Problem
 from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
-from kernels.atomics import reached
 from kernels.csr import degrees
 from kernels.hyper import checked
 from kernels.private import Private, put_back
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
-from kernels.team import CLOSED, OUT, ROUND, Team
+from kernels.team import CLOSED, FREE, OUT, ROUND, Team
 
 # What each mode of sharing promises.
 MODES = {
@@ -154,7 +153,7 @@ class Linear(Problem):
         # The average does not see what `kernels.team._summed` holds at zero.
         self.copies = several and self.mode == "wild" and copies and not (self.lasso and self.average is not None)
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
-        copied = aligned((self.workers, -(-self.shared.size // 16) * 16)) if self.copies else np.zeros((0, 0), np.float32)
+        copied = self._touched((self.workers, -(-self.shared.size // 16) * 16) if self.copies else (0, 0))
         if self.copies:
             self.places = [Place(Alone(), flat[:self.shared.size], d) for flat in copied]
         else:
@@ -180,7 +179,13 @@ class Linear(Problem):
         return MODES[self.mode].partition(":")[0]
 
     def _part(self, rows):
-        return aligned((rows * self.outputs * self.columns,))
+        return self._touched((rows * self.outputs * self.columns,))
+
+    def _touched(self, shape):
+        """Zeros whose pages are there, which would take a tenth of the first epoch of some milliseconds."""
+        zeros = aligned(shape)
+        zeros.fill(0.0)
+        return zeros
 
     def _new(self, rows):
         """Parameters as a run starts with them."""
@@ -231,10 +236,10 @@ class Linear(Problem):
             kernel.leave_round(self.rule, self.model, own[1], self.steps, True)
 
     def ended(self):
-        return self.copies and reached(self.team.gate, OUT, self.workers)
+        return self.copies and self.team.gate[OUT] == 1
 
     def end(self):
-        if self.plan and self.kept:
+        if self.plan and self.kept and not self.team.gate[OUT]:
             slots = self.columns - 1 - (self.average is not None)
             penalty = self.lasso and kernel_lazy.Penalty(self.lasso, self.rule, self.scratch, float(self.steps))
             put_back(self.kept[0], penalty if self.copies else None, self.table.shape[1], self.columns, slots)
@@ -258,8 +263,12 @@ class Linear(Problem):
         if not len(order):  # compile these too
             self.leave(own)
             self.ended()
+            self.end()
             call(counting) if counting else None
-        return call(worker)
+        over = call(worker)
+        if over and self.copies and not k:
+            self.team.gate[FREE] = 1
+        return over
 
     def settle(self, rule, t):
         """Apply the L1 penalty that untouched features owe."""

@@ -25,10 +25,10 @@ from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reac
 from kernels.jit import INLINE, LOOP, kernel
 from kernels.outputs import score
 from kernels.sharing import count, part, width
-from kernels.team import CLOSED, DONE, EARLY, OUT, ROUND, merge, pack, spread_out, sum_up
+from kernels.team import CLOSED, DONE, EARLY, FREE, OUT, ROUND, SUMMED, merge, pack, spread_out, sum_up
 
 NEVER = 2.0**62
-MEASURE = 64.0  # examples between two looks at how far a step goes
+MEASURE = 128.0  # examples between two looks at how far a step goes
 FIRST = 16.0  # updates of its own that a row may get before it is merged for the first time; 1 converges no better
 LITTLE = 1e-3  # of the way along what all rows have in common: too short to tone it down
 
@@ -286,7 +286,11 @@ def _go(private, place, scratch, outputs, tau, penalty, early):
         atomic_add(team.gate, DONE, 1)
         if team.copies.size and not early and reached(team.gate, DONE, team.came.size):
             sum_up(team, penalty, size, columns, slots, private.share)
-        atomic_add(team.gate, OUT, 1)
+        if atomic_add(team.gate, SUMMED, 1) == team.came.size - 1:
+            put_back(private, penalty, size, columns, slots)
+            atomic_store(team.gate, OUT, 1)
+        if team.copies.size and not early and reached(team.gate, OUT, 1) and private.number:
+            reached(team.gate, FREE, 1)
     return merged
 
 
@@ -316,7 +320,7 @@ def merge_all(flat, private, size, columns, slots, early, tau):
 
 @kernel
 def put_back(private, penalty, size, columns, slots):
-    """When all workers stand still: sum up what they have not, and put the merged blocks to the shared parameters."""
+    """When no worker changes anything: sum up what is left, and put the merged blocks to the shared parameters."""
     team, first = private.team, 0
     if team.copies.size:
         sum_up(team, penalty, size, columns, slots, private.share)

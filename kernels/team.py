@@ -12,7 +12,7 @@ from kernels.jit import LOOP, kernel, prefetch_to_write
 from kernels.lazy import slots_at
 from kernels.steps import _cast
 
-ROUND, CLOSED, EARLY, DONE, NEXT, OUT = 0, 1, 2, 8, 16, 24  # places in a team's gate
+ROUND, CLOSED, EARLY, DONE, SUMMED, NEXT, OUT, FREE = 0, 1, 2, 8, 9, 16, 24, 25  # places in a team's gate
 PART = 4096  # parameters that a worker sums up at a time
 
 
@@ -24,8 +24,8 @@ class Team(NamedTuple):
     common: np.ndarray  # [m x values a row]: what all have made of the m rows that are merged, block after block
     locks: np.ndarray  # uint32[16 T], a cache line a block: its lock, and the round in which it was merged
     # int64[32]: the round; whether it has ended for one, so that no block may be merged for the first time; how many have
-    # left while the others go on; for how many it has ended; parameters of which some worker takes the sum; workers that
-    # will not look here again in this round
+    # left while the others go on; for how many it has ended; how many will sum up no more; parameters of which some worker
+    # takes the sum; whether all is in theta; whether the caller has Python's lock, for which no helper is to be before it
     gate: np.ndarray
     came: np.ndarray  # int64[W]: the last round that each worker was in
     owed: np.ndarray  # float64[W]: l1 times the rates of each worker's steps in the round; none without a penalty
@@ -123,6 +123,17 @@ def _summed(common, own, seen, change, zeros):
     return new
 
 
+@kernel(inline=True)
+def _shortened(like, common, total, own, square, seen, known, zeros):
+    """(weight, sum of squares) of two numbers each: the common ones, the worker's own, and what it last saw of the common.
+
+    With the others' squares in its sum the worker's steps would have been so much shorter.
+    """
+    total = total + (square - known)
+    shorter = like(np.sqrt(square / total) if square < total else 1.0)
+    return _summed(common, own, seen, (own - seen) * shorter, zeros), total
+
+
 @kernel
 def merge(team, common, flat, seen, rows, first, last, size, columns, slots, share, back):
     """Add the changes of the rows first … last - 1 to the common ones, and bring these `back`.
@@ -130,7 +141,7 @@ def merge(team, common, flat, seen, rows, first, last, size, columns, slots, sha
     The simplest loop for what is to be merged most often: four times faster than the last, which does it all.
     """
     first, last, size, columns = np.uint64(first), np.uint64(last), np.uint64(size), np.uint64(columns)
-    zeros = team.owed.size > 0
+    zeros, like = team.owed.size > 0, flat.dtype.type
     for k in range(first * size, last * size, np.uint64(16)):  # all at once, as they come from another core
         prefetch_to_write(common, k)
     if size == 1:
@@ -140,26 +151,28 @@ def merge(team, common, flat, seen, rows, first, last, size, columns, slots, sha
             common[h] = new
             if back:
                 seen[h] = flat[a] = new
-    elif share == 1.0:  # the first slot is a sum of squares, whose root has divided this worker's steps
+    elif share == 1.0 and size == 2:  # a sum of squares, whose root has divided this worker's steps; this loop vectorizes
+        one = np.uint64(1)
+        for h in range(first, last):
+            a, b = _row(rows, h) * np.uint64(2), h * np.uint64(2)
+            w, total = _shortened(like, common[b], common[b + one], flat[a], flat[a + one], seen[b], seen[b + one], zeros)
+            common[b], common[b + one] = w, total
+            if back:
+                seen[b], seen[b + one], flat[a], flat[a + one] = w, total, w, total
+    elif share == 1.0:
         one = np.uint64(1)
         for h in range(first, last):
             a, b = _row(rows, h) * size, h * size
             for k in range(np.uint64(0), size, columns):
-                own, change = flat[a + k + one], flat[a + k + one] - seen[b + k + one]
-                if change > 0 or flat[a + k] != seen[b + k]:
-                    total = common[b + k + one] + change
-                    # With the others' squares in it the steps would have been so much shorter.
-                    shorter = flat.dtype.type(np.sqrt(own / total) if own < total else 1.0)
-                    common[b + k] = _summed(common[b + k], flat[a + k], seen[b + k], (flat[a + k] - seen[b + k]) * shorter,
-                                            zeros)
-                    common[b + k + one] = total
+                common[b + k], common[b + k + one] = _shortened(
+                    like, common[b + k], common[b + k + one], flat[a + k], flat[a + k + one], seen[b + k], seen[b + k + one],
+                    zeros)
                 for m in range(k + one + one, k + columns):
                     common[b + m] += flat[a + m] - seen[b + m]
                 if back:
                     for m in range(k, k + columns):
                         seen[b + m] = flat[a + m] = common[b + m]
     else:
-        like = flat.dtype.type
         for h in range(first, last):
             a, b = _row(rows, h) * size, h * size
             for k in range(size):
