@@ -28,7 +28,7 @@ from kernels.sharing import count, part, width
 from kernels.team import CLOSED, DONE, EARLY, FREE, OUT, ROUND, SUMMED, merge, pack, spread_out, sum_up
 
 NEVER = 2.0**62
-MEASURE = 128.0  # examples between two looks at how far a step goes
+MEASURE = 256.0  # examples between two looks at how far a step goes
 FIRST = 16.0  # updates of its own that a row may get before it is merged for the first time; 1 converges no better
 LITTLE = 1e-3  # of the way along what all rows have in common: too short to tone it down
 
@@ -91,8 +91,8 @@ def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercep
             state[2] = state[0] + min(state[0], MEASURE)
             before, push = part(z, 0), abs(part(slope, 0))
             after = part(score(place, scratch, outputs, tau, csr, start, stop, intercept), 0)
-            state[3] = 0.9 * state[3] + abs(after - before)
-            state[4] = 0.9 * state[4] + push
+            state[3] = 0.8 * state[3] + abs(after - before)
+            state[4] = 0.8 * state[4] + push
         if state[0] >= state[1]:
             columns = width(scratch, tau)
             _blocks(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1, _number(tau))
