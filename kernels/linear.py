@@ -119,7 +119,7 @@ def work(rule, schedule, model, worker, order, t, queue, most, first, tally):
     while done < most:
         start, stop = take(queue, n, most - done)
         if start == stop:
-            leave_round(rule, model, worker, t, False)
+            leave_round(rule, model, worker, t + start, False)
             return True
         if first:
             come(worker.private, worker.place.flat)

@@ -25,7 +25,7 @@ from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reac
 from kernels.jit import INLINE, LOOP, kernel
 from kernels.outputs import score
 from kernels.sharing import count, part, width
-from kernels.team import CLOSED, DONE, EARLY, FREE, OUT, ROUND, SUMMED, merge, pack, spread_out, sum_up
+from kernels.team import CLOSED, DONE, EARLY, FREE, OUT, ROUND, SUMMED, Layout, merge, pack, spread_out, sum_up
 
 NEVER = 2.0**62
 MEASURE = 256.0  # examples between two looks at how far a step goes
@@ -50,7 +50,7 @@ class Private(NamedTuple):
     # float64[8]: examples; the one after which something is due, and at which a step is measured; changes of the scores,
     # and the gradients that made them; the one after which a block is due that is not of the first
     state: np.ndarray
-    share: float  # what slots count by: running means that every worker has taken are not to be summed, sums of squares are
+    share: float  # see Layout
     most: float  # updates of its own that a row gets between two merges, at most and on average
     bend: float  # how much one worker's step turns the others' gradients, in the first blocks: see `merge_due`
     bent: int  # those are so many
@@ -94,20 +94,26 @@ def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercep
             state[3] = 0.8 * state[3] + abs(after - before)
             state[4] = 0.8 * state[4] + push
         if state[0] >= state[1]:
-            columns = width(scratch, tau)
-            _blocks(place.flat, private, count(outputs) * columns, columns, width(scratch, None) - 1, _number(tau))
+            _blocks(place.flat, private, layout_of(private, scratch, outputs, tau))
     return due
 
 
+@kernel(inline=True)
+def layout_of(private, scratch, outputs, tau):
+    """The Layout of what a worker trains."""
+    columns = width(scratch, tau)
+    return Layout(count(outputs) * columns, columns, width(scratch, None) - 1, private.share, _number(tau))
+
+
 def _number(tau):
-    """0 for None."""
+    """0.0 for None."""
 
 
 @overload(_number, **LOOP)
 def _number_impl(tau):
     if isinstance(tau, types.NoneType):
         return lambda tau: 0.0
-    return lambda tau: tau
+    return lambda tau: np.float64(tau)
 
 
 @kernel(inline=True)
@@ -121,7 +127,7 @@ def _period(private, k, now):
 
 
 @kernel(inline=True)
-def _blocks(flat, private, size, columns, slots, tau):
+def _blocks(flat, private, layout):
     """Merge the blocks that are due; one that another worker is at may wait for as long again."""
     state, due, locks = private.state, private.due, private.team.locks
     if _present(private.team) < 2:
@@ -137,11 +143,10 @@ def _blocks(flat, private, size, columns, slots, tau):
             if late:
                 acquire(locks, 16 * k)
             if late or try_acquire(locks, 16 * k):
-                if private.known[k] == current or _opened(private, k, first, last, size, True):
+                if private.known[k] == current or _opened(private, k, first, last, layout.size, True):
                     if k < private.bent:
-                        tone_down(flat, private, k, first, last, size, columns, tau)
-                    merge(private.team, private.team.common, flat, private.seen, private.rows, first, last, size, columns,
-                          slots, private.share, True)
+                        tone_down(flat, private, k, first, last, layout)
+                    _merged(flat, private, k, first, last, layout, True)
                     private.merges[k] += 1.0
                 release(locks, 16 * k)
                 due[k] = again = now + period
@@ -161,14 +166,22 @@ def _present(team):
     return team.came.size - atomic_load(team.gate, EARLY)
 
 
+@kernel(inline=True)
+def _merged(flat, private, k, first, last, layout, back):
+    """Merge block k, whose lock this worker has. The first row of all is the intercept, on which there is no penalty."""
+    common, seen, features = private.team.common, private.seen, first + (k == 0)
+    merge(common, flat, seen, private.rows, first, features, layout, False, back)
+    merge(common, flat, seen, private.rows, features, last, layout, private.team.owed.size > 0, back)
+
+
 @kernel
-def tone_down(flat, private, k, first, last, size, columns, tau):
+def tone_down(flat, private, k, first, last, layout):
     """Shorten what this worker has changed in block k along what all rows have in common, for all changes are summed.
 
     If its n steps have gone 1 - e^-κ of the way to where the gradients along it vanish, κ = n `pull` |step| / |gradient|,
-    W workers' steps one after another would have gone 1 - e^-Wκ, not W times as far. tau: the averaging column's, or 0.
+    W workers' steps one after another would have gone 1 - e^-Wκ, not W times as far.
     """
-    state, team, along = private.state, private.team, private.along
+    state, team, along, size = private.state, private.team, private.along, layout.size
     if private.known[k] != team.gate[ROUND]:
         pack(team.theta, private.names, first, last, size, private.seen)  # what it began with
     n, private.met[k] = (state[0] - private.met[k]) / private.spacing[k], state[0]
@@ -178,7 +191,7 @@ def tone_down(flat, private, k, first, last, size, columns, tau):
         return
     like = flat.dtype.type
     excess = like(1.0 - math.expm1(-workers * kappa) / (workers * math.expm1(-kappa)))
-    first, last, columns = np.uint64(first), np.uint64(last), np.uint64(columns)
+    first, last, columns = np.uint64(first), np.uint64(last), np.uint64(layout.columns)
     for o in range(np.uint64(0), np.uint64(size), columns):
         far = like(0.0)
         for h in range(first, last):
@@ -187,7 +200,7 @@ def tone_down(flat, private, k, first, last, size, columns, tau):
             a, back = private.rows[h] * np.uint64(size) + o, excess * far * along[h]
             if flat[a] != 0:  # where a penalty holds it, it stays
                 flat[a] -= back
-                flat[a + columns - np.uint64(1)] += like(tau) * back
+                flat[a + columns - np.uint64(1)] += like(layout.tau) * back
 
 
 @kernel
@@ -277,17 +290,16 @@ def _go(private, place, scratch, outputs, tau, penalty, early):
         return lambda private, place, scratch, outputs, tau, penalty, early: None
 
     def merged(private, place, scratch, outputs, tau, penalty, early):
-        columns = width(scratch, tau)
-        size, slots, team = count(outputs) * columns, width(scratch, None) - 1, private.team
+        team, layout = private.team, layout_of(private, scratch, outputs, tau)
         if team.came[private.number] == team.gate[ROUND]:
-            merge_all(place.flat, private, size, columns, slots, early, _number(tau))
+            merge_all(place.flat, private, layout, early)
         if early:
             atomic_add(team.gate, EARLY, 1)
         atomic_add(team.gate, DONE, 1)
         if team.copies.size and not early and reached(team.gate, DONE, team.came.size):
-            sum_up(team, penalty, size, columns, slots, private.share)
+            sum_up(team, penalty, layout)
         if atomic_add(team.gate, SUMMED, 1) == team.came.size - 1:
-            put_back(private, penalty, size, columns, slots)
+            put_back(private, penalty, layout)
             atomic_store(team.gate, OUT, 1)
         if team.copies.size and not early and reached(team.gate, OUT, 1) and private.number:
             reached(team.gate, FREE, 1)
@@ -295,10 +307,8 @@ def _go(private, place, scratch, outputs, tau, penalty, early):
 
 
 @kernel
-def merge_all(flat, private, size, columns, slots, early, tau):
+def merge_all(flat, private, layout, early):
     """Merge every block that is merged in this round; others, if it is not over, too. What is summed is toned down as well.
-
-    size: values a row; columns: values a coordinate, its weight, `slots` slots, maybe one more.
     """
     team, blocks = private.team, private.ends.shape[0]
     summed = team.copies.size > 0 and not early
@@ -309,23 +319,22 @@ def merge_all(flat, private, size, columns, slots, early, tau):
         k = (turn + j) % blocks
         first, last = private.ends[k - 1] if k else 0, private.ends[k]
         if k < private.bent:
-            tone_down(flat, private, k, first, last, size, columns, tau)
+            tone_down(flat, private, k, first, last, layout)
         acquire(team.locks, 16 * k)
-        if _opened(private, k, first, last, size, not summed):
-            merge(team, team.common, flat, private.seen, private.rows, first, last, size, columns, slots, private.share,
-                  False)
+        if _opened(private, k, first, last, layout.size, not summed):
+            _merged(flat, private, k, first, last, layout, False)
         release(team.locks, 16 * k)
         private.merges[k] += 1.0
 
 
 @kernel
-def put_back(private, penalty, size, columns, slots):
+def put_back(private, penalty, layout):
     """When no worker changes anything: sum up what is left, and put the merged blocks to the shared parameters."""
     team, first = private.team, 0
     if team.copies.size:
-        sum_up(team, penalty, size, columns, slots, private.share)
+        sum_up(team, penalty, layout)
     for k in range(private.ends.shape[0]):
         last = private.ends[k]
         if team.locks[16 * k + 1] == team.gate[ROUND]:
-            spread_out(team.common, private.names, first, last, size, team.theta)
+            spread_out(team.common, private.names, first, last, layout.size, team.theta)
         first = last

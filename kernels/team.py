@@ -31,12 +31,23 @@ class Team(NamedTuple):
     owed: np.ndarray  # float64[W]: l1 times the rates of each worker's steps in the round; none without a penalty
 
 
+class Layout(NamedTuple):
+    """What a row of the parameters consists of, and what its columns count by where changes are added up."""
+
+    size: int  # values of a row
+    columns: int  # values of a coordinate: its weight, its slots, and behind them maybe an averaging column
+    slots: int
+    share: float  # of slots: running means that every worker has taken are not to be summed, sums of squares are
+    tau: float  # of the averaging column, in which a change of the weight is -tau times as large; 0 without one
+
+
 @kernel
-def sum_up(team, penalty, size, columns, slots, share):
+def sum_up(team, penalty, layout):
     """Add what the copies have changed to the shared parameters, part by part that no other worker has taken.
 
     Not yet right for rows of blocks that were merged (kernels/private.py: `put_back`).
     """
+    size, held = layout.size, team.owed.size > 0
     length = max(PART // size, 1) * size
     before = np.empty(length, team.theta.dtype)
     while True:
@@ -45,11 +56,14 @@ def sum_up(team, penalty, size, columns, slots, share):
             return
         theta = team.theta[first:min(first + length, team.theta.size)]
         before[:theta.size] = theta
+        rows = theta.size // size
+        features = min(rows, (team.theta.size - first) // size - 1)  # no penalty on the intercept, the last row
         for k in range(team.came.size):
             if team.came[k] == team.gate[ROUND]:
-                merge(team, theta, team.copies[k, first:first + theta.size], before, None, 0, theta.size // size, size,
-                      columns, slots, share, False)
-        shrink_new(penalty, team, first, theta, before, columns)
+                own = team.copies[k, first:first + theta.size]
+                merge(theta, own, before, None, 0, features, layout, held, False)
+                merge(theta, own, before, None, features, rows, layout, False, False)
+        shrink_new(penalty, team, first, theta, before, layout.columns)
 
 
 def shrink_new(penalty, team, first, theta, before, columns):
@@ -109,13 +123,13 @@ def _row_impl(rows, h):
 
 
 @kernel(inline=True)
-def _summed(common, own, seen, change, zeros):
-    """common + change; zeros: what has brought the worker's own nearer to 0 than `seen` may carry none beyond it.
+def _summed(common, own, seen, change, held):
+    """common + change; held: what has brought the worker's own nearer to 0 than `seen` may carry none beyond it.
 
     Where a penalty has shrunk several copies of a weight, the sum of these changes would be on its other side.
     """
     new = common + change
-    if zeros:
+    if held:
         if own >= 0 and seen > own:
             new = max(new, min(common, common - common))
         elif own <= 0 and seen < own:
@@ -124,61 +138,56 @@ def _summed(common, own, seen, change, zeros):
 
 
 @kernel(inline=True)
-def _shortened(like, common, total, own, square, seen, known, zeros):
+def _shortened(like, common, total, own, square, seen, known, held):
     """(weight, sum of squares) of two numbers each: the common ones, the worker's own, and what it last saw of the common.
 
-    With the others' squares in its sum the worker's steps would have been so much shorter.
+    With the others' squares in its sum, whose root has divided the worker's steps, they would have been so much shorter.
     """
     total = total + (square - known)
     shorter = like(np.sqrt(square / total) if square < total else 1.0)
-    return _summed(common, own, seen, (own - seen) * shorter, zeros), total
+    return _summed(common, own, seen, (own - seen) * shorter, held), total
 
 
 @kernel
-def merge(team, common, flat, seen, rows, first, last, size, columns, slots, share, back):
-    """Add the changes of the rows first … last - 1 to the common ones, and bring these `back`.
+def merge(common, flat, seen, rows, first, last, layout, held, back):
+    """Add the changes of the rows first … last - 1 to the common ones, and bring these `back`; held: see `_summed`.
 
-    The simplest loop for what is to be merged most often: four times faster than the last, which does it all.
+    The loops for what is to be merged most often are simpler, four times faster than the last, which does it all.
     """
-    first, last, size, columns = np.uint64(first), np.uint64(last), np.uint64(size), np.uint64(columns)
-    zeros, like = team.owed.size > 0, flat.dtype.type
+    first, last, size, columns = np.uint64(first), np.uint64(last), np.uint64(layout.size), np.uint64(layout.columns)
+    like, one, behind = flat.dtype.type, np.uint64(1), np.uint64(layout.slots + 1)
     for k in range(first * size, last * size, np.uint64(16)):  # all at once, as they come from another core
         prefetch_to_write(common, k)
     if size == 1:
         for h in range(first, last):
             a = _row(rows, h)
-            new = _summed(common[h], flat[a], seen[h], flat[a] - seen[h], zeros)
+            new = _summed(common[h], flat[a], seen[h], flat[a] - seen[h], held)
             common[h] = new
             if back:
                 seen[h] = flat[a] = new
-    elif share == 1.0 and size == 2:  # a sum of squares, whose root has divided this worker's steps; this loop vectorizes
-        one = np.uint64(1)
+    elif layout.share == 1.0 and size == 2:  # this one vectorizes where nothing goes back
         for h in range(first, last):
             a, b = _row(rows, h) * np.uint64(2), h * np.uint64(2)
-            w, total = _shortened(like, common[b], common[b + one], flat[a], flat[a + one], seen[b], seen[b + one], zeros)
+            w, total = _shortened(like, common[b], common[b + one], flat[a], flat[a + one], seen[b], seen[b + one], held)
             common[b], common[b + one] = w, total
             if back:
                 seen[b], seen[b + one], flat[a], flat[a + one] = w, total, w, total
-    elif share == 1.0:
-        one = np.uint64(1)
-        for h in range(first, last):
-            a, b = _row(rows, h) * size, h * size
-            for k in range(np.uint64(0), size, columns):
-                common[b + k], common[b + k + one] = _shortened(
-                    like, common[b + k], common[b + k + one], flat[a + k], flat[a + k + one], seen[b + k], seen[b + k + one],
-                    zeros)
-                for m in range(k + one + one, k + columns):
-                    common[b + m] += flat[a + m] - seen[b + m]
-                if back:
-                    for m in range(k, k + columns):
-                        seen[b + m] = flat[a + m] = common[b + m]
     else:
+        share, tau = like(layout.share), like(layout.tau)
         for h in range(first, last):
-            a, b = _row(rows, h) * size, h * size
-            for k in range(size):
-                column = k % columns
-                factor = like(share if np.uint64(0) < column and column <= np.uint64(slots) else 1.0)
-                common[b + k] = _summed(common[b + k], flat[a + k], seen[b + k], (flat[a + k] - seen[b + k]) * factor,
-                                        zeros and column == np.uint64(0))
+            for k in range(np.uint64(0), size, columns):
+                a, b = _row(rows, h) * size + k, h * size + k
+                before, change, slot = common[b], flat[a] - seen[b], one
+                if layout.share == 1.0:
+                    common[b], common[b + one] = _shortened(like, before, common[b + one], flat[a], flat[a + one], seen[b],
+                                                            seen[b + one], held)
+                    slot += one
+                else:
+                    common[b] = _summed(before, flat[a], seen[b], change, held)
+                for m in range(slot, behind):
+                    common[b + m] += (flat[a + m] - seen[b + m]) * share
+                if behind < columns:  # the average has to see what the weight has really changed by
+                    common[b + behind] += flat[a + behind] - seen[b + behind] + tau * (change - (common[b] - before))
                 if back:
-                    seen[b + k] = flat[a + k] = common[b + k]
+                    for m in range(columns):
+                        seen[b + m] = flat[a + m] = common[b + m]

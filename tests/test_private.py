@@ -15,7 +15,7 @@ from kernels.losses import Hinge, Squared
 from kernels.private import Private, tone_down
 from kernels.rules import SGD, AdaGrad
 from kernels.schedules import Constant
-from kernels.team import Team, merge
+from kernels.team import Layout, Team, merge
 
 N, D, TINY = 400, 7, 2.0**-20  # so small a rate that a hinge stays on its slope, and sums of it are exact
 rng = np.random.default_rng(0)
@@ -128,16 +128,41 @@ def test_a_weight_of_one_worker_alone_shrinks_for_all(rule, lr, workers):
 @settings(max_examples=200, deadline=None)
 def test_no_weight_is_shrunk_beyond_zero(start, own):
     """Copies of a weight, some of them nearer to 0 than it was: the sum is on its side, unless one has gone to the other."""
-    team = Team(*[np.zeros(0)] * 6, np.zeros(len(own)))
     common, seen = np.array([start], np.float32), np.array([start], np.float32)
     for w in own:
-        merge(team, common, np.array([w], np.float32), seen, None, 0, 1, 1, 1, 0, 1.0, False)
+        merge(common, np.array([w], np.float32), seen, None, 0, 1, Layout(1, 1, 0, 1.0, 0.0), True, False)
     if start >= 0 and min(own) >= 0:
         assert common[0] >= 0
     if start <= 0 and max(own) <= 0:
         assert common[0] <= 0
     if all(abs(w) >= abs(start) and w * start >= 0 for w in own):
         assert common[0] == pytest.approx(start + sum(w - start for w in own), abs=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_the_average_sees_what_a_weight_really_changes_by(data):
+    """u + tau w stays what it was, as at each step of a worker, also where a sum is shortened or held at 0."""
+    slots, outputs, rows, workers = (data.draw(st.integers(*bounds)) for bounds in ((0, 2), (1, 3), (1, 5), (1, 4)))
+    share, held, tau = data.draw(st.sampled_from([1.0, 0.5] if slots else [0.5])), data.draw(st.booleans()), 0.75
+    rng, columns, total = np.random.default_rng(data.draw(st.integers(0, 99))), slots + 2, 7
+    layout = Layout(outputs * columns, columns, slots, share, tau)
+    common = rng.random((rows, outputs, columns)).astype(np.float32)
+    common[..., 0] -= 0.5
+    kept = common[..., -1] + tau * common[..., 0]
+    for _ in range(workers):
+        names, seen = rng.permutation(total)[:rows].astype(np.uint32), rng.random((rows, outputs, columns)).astype(np.float32)
+        flat = np.zeros((total, outputs, columns), np.float32)
+        flat[names] = seen
+        flat[names, :, 1:] += rng.random((rows, outputs, columns - 1))
+        change = (rng.choice([-0.9, -0.5, 0, 0.5, 1], (rows, outputs)) * seen[..., 0]).astype(np.float32)
+        flat[names, :, 0] += change
+        flat[names, :, -1] = seen[..., -1] - tau * change
+        back = data.draw(st.booleans())
+        merge(common.reshape(-1), flat.reshape(-1), seen.reshape(-1), names, 0, rows, layout, held, back)
+        np.testing.assert_allclose(common[..., -1] + tau * common[..., 0], kept, atol=1e-5)
+        if back:
+            assert np.array_equal(flat[names], common) and np.array_equal(seen, common)
 
 
 def alike(workers, step, average=None):
@@ -214,6 +239,6 @@ def test_toning_down_is_a_projection(data):
     back = share * np.einsum("h,g,go->ho", along, along, flat[names, :, 0] - seen[..., 0])
     want[names, :, 0] -= back
     want[names, :, -1] += tau * back
-    tone_down(flat.reshape(-1), private, 0, 0, rows, outputs * columns, columns, tau)
+    tone_down(flat.reshape(-1), private, 0, 0, rows, Layout(outputs * columns, columns, slots, 1.0, tau))
     np.testing.assert_allclose(flat, want, atol=1e-9)
     assert private.met[0] == 8 + 2 * n
