@@ -126,6 +126,10 @@ def kernel(function=None, *, inline=False):
         return functools.partial(kernel, inline=inline)
     dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=inline)(function)
     dispatcher._cache = _Cache(function)
+    resolve = dispatcher.get_call_template
+    # A kernel that calls it with True and False, 0 and n would have a version of it compiled for each.
+    dispatcher.get_call_template = lambda args, named: resolve(
+        tuple(map(types.unliteral, args)), {name: types.unliteral(x) for name, x in named.items()})
     return dispatcher
 
 
