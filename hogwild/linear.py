@@ -182,7 +182,7 @@ class Linear(Problem):
         return self._touched((rows * self.outputs * self.columns,))
 
     def _touched(self, shape):
-        """Zeros whose pages are there, which would take a tenth of the first epoch of some milliseconds."""
+        """Zeros whose pages are there: workers would wait for them in the first epoch."""
         zeros = aligned(shape)
         zeros.fill(0.0)
         return zeros

@@ -69,7 +69,8 @@ def test_nothing_is_lost(rule, mode, options, data):
             np.add.at(count, part, 1)
             t += len(part)
         for k in late:
-            kernel.leave_round(made.rule, made.model, own[k][1], t, False)
+            if k in came or data.draw(st.booleans(), "started"):
+                kernel.leave_round(made.rule, made.model, own[k][1], t, False)
         made.end()
     if type(rule).__name__ == "SGD":
         want = start + TINY * np.append((count * Y) @ X - options.get("l1", 0.0) * count.sum(), count @ Y)
