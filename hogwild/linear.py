@@ -231,9 +231,10 @@ class Linear(Problem):
         state = self.kept[0].state
         return state[0] < SETTLED or (self.workers - 1) * state[4] >= PAYS * self.bend * state[3]
 
-    def leave(self, own):
+    def leave(self, rule, schedule, own):
         if self.plan:
-            kernel.leave_round(self.rule, self.model, own[1], self.steps, True)
+            none, t = np.zeros(0, np.int64), self.steps
+            kernel.work(rule, schedule, self.model, own[1], none, t, none, 0, False, np.zeros(0))
 
     def ended(self):
         return self.copies and self.team.gate[OUT] == 1
@@ -263,7 +264,7 @@ class Linear(Problem):
             with self.shadow.watch(k):
                 return call(counting)
         if not len(order):  # compile these too
-            self.leave(own)
+            self.leave(rule, schedule, own)
             self.ended()
             self.end()
             call(counting) if counting else None

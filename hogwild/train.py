@@ -46,7 +46,7 @@ class Problem:
         if start < stop or not len(order):
             self.run(rule, schedule, own, order[start:stop], t + start, 1, tally)
         if start == stop and not first:
-            self.leave(own)
+            self.leave(rule, schedule, own)
         return start == stop
 
     rows = None  # numbers of the examples to train on, where these are not all
@@ -62,7 +62,7 @@ class Problem:
     def enter(self, own) -> None:
         """Called in each worker before its first call of `run`."""
 
-    def leave(self, own) -> None:
+    def leave(self, rule, schedule, own) -> None:
         """Called in each worker after its last, and in one that leaves before its first because more do not pay."""
 
     def end(self) -> None:

@@ -239,7 +239,7 @@ class Workers:
         own, tally, first, over = self.own[k], self.tally[k], True, False
         while not over:
             if k and not self.problem.pays():
-                return self.problem.leave(own)
+                return self.problem.leave(rule, schedule, own)
             done, begun = tally[1], time.perf_counter()
             over = self.problem.work(rule, schedule, own, self.order, t, self.queue, self.chunk[k], first, tally)
             self._called(k, tally[1] - done, begun)
@@ -254,7 +254,7 @@ class Workers:
             part, begun = np.ascontiguousarray(self.order[start + first:stop:stride]), time.perf_counter()
             self.problem.run(rule, schedule, self.own[k], part, t + start + first, stride, self.tally[k])
             self._called(k, len(part), begun)
-        self.problem.leave(self.own[k])
+        self.problem.leave(rule, schedule, self.own[k])
 
     def _next(self):
         self.together.wait()

@@ -116,15 +116,19 @@ class _Cache(caching.FunctionCache):
         return found and found._replace(signature=found.signature.replace(args=tuple(sig)))
 
 
-def kernel(function=None, *, inline=False):
+def kernel(function=None, *, inline=False, once=False):
     """Compile `function` for nogil use, cached on disk. It must be at the top level of a module.
 
     Rules, schedules and losses reach it as NamedTuple arguments, never as functions: those miss the disk cache. inline: make
     it a part of each kernel that calls it: a call with tuples of 20 arrays takes 100 ns, for they are passed by value.
+    once: for a large one that one kernel calls in one place, of which it becomes a part before either is compiled. Else
+    Numba has it optimized and turned into machine code by itself, and then all of it again for the one that calls it.
+    Not where the caller is compiled for more types than it would be.
     """
     if function is None:
-        return functools.partial(kernel, inline=inline)
-    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=inline)(function)
+        return functools.partial(kernel, inline=inline, once=once)
+    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=inline,
+                            inline="always" if once else "never")(function)
     dispatcher._cache = _Cache(function)
     resolve = dispatcher.get_call_template
     # A kernel that calls it with True and False, 0 and n would have a version of it compiled for each.

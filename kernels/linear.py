@@ -47,7 +47,7 @@ class Worker(NamedTuple):
     workers: int
 
 
-@kernel
+@kernel(once=True)
 def train(rule, schedule, model, worker, order, t, stride, tally):
     """Lock-free steps on the rows `order` [m] of the model's data.
 
@@ -112,15 +112,15 @@ def work(rule, schedule, model, worker, order, t, queue, most, first, tally):
     """`train` on chunk after chunk of the order, of which `most` examples; whether none is left.
 
     t: steps done before the order. first: the worker is new to it. What it has for itself begins as the shared parameters
-    and is brought together with the others' at the end (kernels/private.py). So a worker needs Python, where one at a time
-    may pass, once in an epoch of milliseconds.
+    and is brought together with the others' at the end (kernels/private.py), or early, while the others go on: where most
+    is 0. So a worker needs Python, where one at a time may pass, once in an epoch of milliseconds.
     """
-    done, n = 0, order.shape[0]
+    done, over = 0, most == 0
     while done < most:
-        start, stop = take(queue, n, most - done)
+        start, stop = take(queue, order.shape[0], most - done)
         if start == stop:
-            leave_round(rule, model, worker, t + start, False)
-            return True
+            t, over = t + start, True
+            break
         if first:
             come(worker.private, worker.place.flat)
             first = False
@@ -128,10 +128,12 @@ def work(rule, schedule, model, worker, order, t, queue, most, first, tally):
         if tally[3] > 0:
             atomic_store(queue, STOP, 1)
         done += stop - start
-    return False
+    if over:
+        leave_round(rule, model, worker, t, most == 0)
+    return over
 
 
-@kernel
+@kernel(once=True)
 def leave_round(rule, model, worker, t, early):
     """Bring together what the worker has for itself; early: the others go on."""
     if copied(worker.private):

@@ -253,7 +253,8 @@ def _come(private, flat):
             private.due[k] = state[0] + _period(private, k, state[0])
             private.met[k] = state[0]
         if team.copies.size:
-            flat[:] = team.theta
+            for a in range(flat.size):  # not by one assignment: the message of its error takes seconds to compile
+                flat[a] = team.theta[a]
         else:
             last = private.rows.size
             size = private.seen.size // last
@@ -289,24 +290,29 @@ def _go(private, place, scratch, outputs, tau, penalty, early):
     if isinstance(private, types.NoneType):
         return lambda private, place, scratch, outputs, tau, penalty, early: None
 
-    def merged(private, place, scratch, outputs, tau, penalty, early):
-        team, layout = private.team, layout_of(private, scratch, outputs, tau)
-        if team.came[private.number] == team.gate[ROUND]:
-            merge_all(place.flat, private, layout, early)
-        if early:
-            atomic_add(team.gate, EARLY, 1)
-        atomic_add(team.gate, DONE, 1)
-        if team.copies.size and not early and reached(team.gate, DONE, team.came.size):
-            sum_up(team, penalty, layout)
-        if atomic_add(team.gate, SUMMED, 1) == team.came.size - 1:
-            put_back(private, penalty, layout)
-            atomic_store(team.gate, OUT, 1)
-        if team.copies.size and not early and reached(team.gate, OUT, 1) and private.number:
-            reached(team.gate, FREE, 1)
-    return merged
+    return lambda private, place, scratch, outputs, tau, penalty, early: (
+        _end(place.flat, private, layout_of(private, scratch, outputs, tau), penalty, early))
 
 
 @kernel
+def _end(flat, private, layout, penalty, early):
+    """The round's end. Without a penalty its types do not tell what is trained, and by which rule: compiled once for all."""
+    team = private.team
+    if team.came[private.number] == team.gate[ROUND]:
+        merge_all(flat, private, layout, early)
+    if early:
+        atomic_add(team.gate, EARLY, 1)
+    atomic_add(team.gate, DONE, 1)
+    if team.copies.size and not early and reached(team.gate, DONE, team.came.size):
+        sum_up(team, penalty, layout)
+    if atomic_add(team.gate, SUMMED, 1) == team.came.size - 1:
+        put_back(private, penalty, layout)
+        atomic_store(team.gate, OUT, 1)
+    if team.copies.size and not early and reached(team.gate, OUT, 1) and private.number:
+        reached(team.gate, FREE, 1)
+
+
+@kernel(once=True)
 def merge_all(flat, private, layout, early):
     """Merge every block that is merged in this round; others, if it is not over, too. What is summed is toned down as well.
     """

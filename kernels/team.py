@@ -55,7 +55,8 @@ def sum_up(team, penalty, layout):
         if first >= team.theta.size:
             return
         theta = team.theta[first:min(first + length, team.theta.size)]
-        before[:theta.size] = theta
+        for a in range(theta.size):
+            before[a] = theta[a]
         rows = theta.size // size
         features = min(rows, (team.theta.size - first) // size - 1)  # no penalty on the intercept, the last row
         for k in range(team.came.size):

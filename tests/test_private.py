@@ -30,6 +30,18 @@ def problem(rule, mode, workers, **options):
     return made
 
 
+def go_on(made, lr, own, part, t, first=False):
+    """The worker trains on the examples `part`."""
+    if len(part):
+        assert not made.work(made.rule, lr, own, part, t, np.zeros(16, np.int64), len(part), first, np.zeros(8))
+
+
+def leave(made, lr, own, t, early):
+    """The worker is done with the round; early: the others go on."""
+    queue = np.zeros(16, np.int64)
+    assert kernel.work(made.rule, lr, made.model, own[1], queue[:0], t, queue, int(not early), False, np.zeros(8))
+
+
 @pytest.mark.parametrize("rule, mode, options", [
     (SGD(), "wild", {"copies": True}), (AdaGrad(G0=1.0), "wild", {"copies": True}),
     (AdaGrad(G0=1.0), "wild", {"copies": True, "average": 0}), (SGD(), "atomic", {}),
@@ -45,7 +57,7 @@ def test_nothing_is_lost(rule, mode, options, data):
         made = problem(rule, mode, workers := data.draw(st.integers(2, 4), "workers"), **options)
     made.shared[..., 0] = start = 2.0**-6 * ("l1" in options)  # too far from 0 to be shrunk to it
     random, t = np.random.default_rng(data.draw(st.integers(0, 99), "seed")), 0
-    rule, lr = checked(rule), checked(Constant(TINY))
+    lr = checked(Constant(TINY))
     own, count = [made.private(k) for k in range(workers)], np.zeros(N)
     for _ in range(data.draw(st.integers(1, 3), "rounds")):
         made.begin(t)
@@ -56,21 +68,16 @@ def test_nothing_is_lost(rule, mode, options, data):
                 continue
             if k in came and data.draw(st.integers(0, 3), "ends") == 0:
                 late.remove(k)
-                kernel.leave_round(made.rule, made.model, own[k][1], t, data.draw(st.booleans(), "early"))
+                leave(made, lr, own[k], t, data.draw(st.booleans(), "early"))
                 continue
             part = random.integers(0, N, data.draw(st.integers(1, 40), "examples"))
-            if k not in came:  # a call that takes the first of them, and no more than that
-                queue = np.zeros(16, np.int64)
-                assert not made.work(rule, lr, own[k], part[:1], t, queue, 1, True, np.zeros(8))
-                made.run(rule, lr, own[k], part[1:], t + 1, 1, np.zeros(8))
-                came.add(k)
-            else:
-                made.run(rule, lr, own[k], part, t, 1, np.zeros(8))
+            go_on(made, lr, own[k], part, t, k not in came)
+            came.add(k)
             np.add.at(count, part, 1)
             t += len(part)
         for k in late:
             if k in came or data.draw(st.booleans(), "started"):
-                kernel.leave_round(made.rule, made.model, own[k][1], t, False)
+                leave(made, lr, own[k], t, False)
         made.end()
     if type(rule).__name__ == "SGD":
         want = start + TINY * np.append((count * Y) @ X - options.get("l1", 0.0) * count.sum(), count @ Y)
@@ -81,22 +88,21 @@ def test_nothing_is_lost(rule, mode, options, data):
 
 def test_who_is_left_alone_does_not_merge():
     made = problem(SGD(), "wild", 3, copies=True)
-    rule, lr, order = checked(SGD()), checked(Constant(TINY)), np.arange(N)
+    lr, order = checked(Constant(TINY)), np.arange(N)
     own = [made.private(k) for k in range(3)]
     made.begin(0)
-    queue = np.zeros(16, np.int64)
     for k in range(3):
-        made.work(rule, lr, own[k], order, 0, queue, 30, True, np.zeros(8))
+        go_on(made, lr, own[k], order[30 * k:30 * k + 30], 30 * k, True)
     merges = own[0][1].private.merges
     before = merges.sum()
-    made.run(rule, lr, own[0], order[90:120], 90, 1, np.zeros(8))
+    go_on(made, lr, own[0], order[90:120], 90)
     assert merges.sum() > before
     for k in (1, 2):
-        kernel.leave_round(made.rule, made.model, own[k][1], 90, True)
+        leave(made, lr, own[k], 90, True)
     before = merges.copy()
-    made.run(rule, lr, own[0], order[120:], 120, 1, np.zeros(8))
+    go_on(made, lr, own[0], order[120:], 120)
     assert np.array_equal(merges, before)
-    kernel.leave_round(made.rule, made.model, own[0][1], N, False)
+    leave(made, lr, own[0], N, False)
     made.end()
     assert np.array_equal(made.shared[:, 0, 0], (TINY * np.append(Y @ X, Y.sum())).astype(np.float32))
 
@@ -116,7 +122,7 @@ def test_a_weight_of_one_worker_alone_shrinks_for_all(rule, lr, workers):
         for k in range(w):
             made.work(checked(rule), checked(Constant(lr)), own[k], order, 0, queue, 20 if w > 1 else 1000, True, np.zeros(8))
         for k in range(w if w > 1 else 0):
-            kernel.leave_round(made.rule, made.model, own[k][1], 20, False)
+            leave(made, checked(Constant(lr)), own[k], 20, False)
         made.end()
         made.settle(checked(rule), 20 * workers)
         weights.append(made.w)
@@ -183,7 +189,7 @@ def in_rounds(made, lr, rounds, bursts, examples):
             k = turn % made.workers
             assert not made.work(checked(SGD()), lr, own[k], order, t, queue, examples, turn < made.workers, np.zeros(8))
         for k in range(made.workers):
-            kernel.leave_round(made.rule, made.model, own[k][1], t + bursts * examples * made.workers, False)
+            leave(made, lr, own[k], t + bursts * examples * made.workers, False)
         t += bursts * examples * made.workers
         made.end()
         made.steps = t
