@@ -92,7 +92,7 @@ def test_regression_on_csv_and_another_rule(tmp_path, capsys):
     path = tmp_path / "prices.csv"
     np.savetxt(path, np.column_stack([y, x]), delimiter=",", header="price,a,b,c,d", comments="")
     assert run("train", "linear", path, "--label", "price", "--loss", "squared", "--rule", "adam:b1=0.8", "--lr", 0.05,
-               "--schedule", "cosine", "--epochs", 30, "--model", tmp_path / "m") == 0
+               "--schedule", "cosine", "--epochs", 30, "--workers", 1, "--model", tmp_path / "m") == 0
     capsys.readouterr()
     assert run("evaluate", tmp_path / "m", path, "--label", "price") == 0
     rmse = float(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("rmse")).split()[1])
@@ -100,7 +100,7 @@ def test_regression_on_csv_and_another_rule(tmp_path, capsys):
 
 
 def test_toml_below_the_command_line(tmp_path, capsys):
-    (tmp_path / "run.toml").write_text('epochs = 3\nrule = "sgd"\nlr = 1\n')
+    (tmp_path / "run.toml").write_text('epochs = 3\nrule = "sgd"\nlr = 1\nworkers = 1\n')
     assert run("train", "linear", svm(tmp_path / "a.svm"), "--config", tmp_path / "run.toml", "--epochs", 2) == 0
     out = capsys.readouterr().out
     assert "epoch 2/2" in out and "SGD()" in out and "lr=1)" in out
@@ -125,7 +125,8 @@ def test_a_rule_of_the_users_own(tmp_path, capsys):
         "    def prepare(hp, lr, t): return (lr, hp.floor)\n"
         "    @staticmethod\n"
         "    def update(c, g, slots): return c[0] * g / (abs(g) + c[1]), slots\n")
-    assert run("train", "linear", svm(tmp_path / "a.svm"), "--rule", "my_rules.SignSGD:floor=0.01") == 0
+    assert run("train", "linear", svm(tmp_path / "a.svm"), "--rule", "my_rules.SignSGD:floor=0.01",
+               "--workers", 1) == 0
     assert "SignSGD(floor=0.01)" in capsys.readouterr().out
     assert "cannot import" in fails(capsys, "train", "linear", "--rule", "my_rules.Nothing")
 
@@ -220,7 +221,7 @@ def test_unknown_command_and_family(capsys):
 def test_a_diverging_run_leaves_no_model(tmp_path, capsys):
     data = svm(tmp_path / "a.svm")
     message = fails(capsys, "train", "linear", data, "--loss", "squared", "--rule", "sgd", "--lr", "1e30",
-                    "--model", tmp_path / "m")
+                    "--workers", 1, "--model", tmp_path / "m")
     assert "no longer finite" in message and not (tmp_path / "m").exists()
 
 

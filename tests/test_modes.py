@@ -16,7 +16,7 @@ from hogwild.train import train
 from hogwild.workers import Workers
 from kernels.hyper import checked
 from kernels.losses import Hinge, Logistic, Squared
-from kernels.rules import SGD, AdaGrad, Adam, Momentum, RMSProp
+from kernels.rules import SGD, AdaGrad, Momentum, RMSProp
 from kernels.schedules import Constant, InverseSqrt
 from kernels.steps import array_step
 
@@ -278,10 +278,10 @@ def test_a_users_own_rule_in_every_mode(mode):
     assert accuracy > 0.85 and np.abs(linear.shared[:, 0, 1]).max() <= 3
 
 
-@pytest.mark.parametrize("rule, share", [(RMSProp(), None), (Adam(), None), (RMSProp(), 1.0)])
-def test_private_slots_are_averaged_not_summed(rule, share):
+@pytest.mark.parametrize("share", [None, 1.0])
+def test_private_slots_are_averaged_not_summed(share):
     """Eight workers, each with what was common at the start of an epoch: running means must stay such."""
-    rng, lowest = np.random.default_rng(0), []
+    rng, lowest, rule = np.random.default_rng(0), [], RMSProp()
 
     class Watched(family.Linear):
         def end(self):
