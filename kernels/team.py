@@ -55,7 +55,7 @@ def sum_up(team, penalty, layout):
         if first >= team.theta.size:
             return
         theta = team.theta[first:min(first + length, team.theta.size)]
-        for a in range(theta.size):
+        for a in range(theta.size):  # as in kernels/private.py: `come`
             before[a] = theta[a]
         rows = theta.size // size
         features = min(rows, (team.theta.size - first) // size - 1)  # no penalty on the intercept, the last row
