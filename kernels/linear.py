@@ -15,7 +15,7 @@ from kernels.chunks import STOP, take
 from kernels.jit import LOOP, kernel, prefetch
 from kernels.lazy import due_of, flush, kept, pooled, shrink, tau_at
 from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
-from kernels.private import come, copied, go, merge_due, owe, pause
+from kernels.private import come, copied, go, layout_of, look, merge_due, owe, pause
 from kernels.schedules import cycled, rate
 from kernels.sharing import again, count, enter, gather, leave, part, row_step
 from kernels.steps import by_value, shorten
@@ -99,7 +99,8 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
             nonzeros += stop - start
             done += 1
             t += stride
-        merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, until - first)
+        look(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, until - first)
+        merge_due(private, place.flat, layout_of(private, scratch, outputs, tau))
         first = until
     pooled(lasso, mode, base, own, 0)
     tally[0] += total
@@ -108,23 +109,24 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
 
 
 @kernel
-def work(rule, schedule, model, worker, order, t, queue, most, first, tally):
+def work(rule, schedule, model, worker, order, t, stride, queue, most, first, tally):
     """`train` on chunk after chunk of the order, of which `most` examples; whether none is left.
 
-    t: steps done before the order. first: the worker is new to it. What it has for itself begins as the shared parameters
-    and is brought together with the others' at the end (kernels/private.py), or early, while the others go on: where most
-    is 0. So a worker needs Python, where one at a time may pass, once in an epoch of milliseconds.
+    t: steps done before the order, which each example raises by `stride`. first: the worker is new to it. What it has for
+    itself begins as the shared parameters and is brought together with the others' at the end (kernels/private.py), or
+    early, while the others go on: where most is 0. So a worker needs Python, where one at a time may pass, once in an epoch
+    of milliseconds.
     """
     done, over = 0, most == 0
     while done < most:
         start, stop = take(queue, order.shape[0], most - done)
         if start == stop:
-            t, over = t + start, True
+            t, over = t + start * stride, True
             break
         if first:
             come(worker.private, worker.place.flat)
             first = False
-        train(rule, schedule, model, worker, order[start:stop], t + start, 1, tally)
+        train(rule, schedule, model, worker, order[start:stop], t + start * stride, stride, tally)
         if tally[3] > 0:
             atomic_store(queue, STOP, 1)
         done += stop - start
@@ -140,8 +142,8 @@ def leave_round(rule, model, worker, t, early):
         settle(rule, model, worker, t)
         owe(worker.private, worker.lasso)
     tau = tau_at(model.average, worker.place.flat.dtype.type, t)
-    go(worker.private, worker.place, worker.scratch, worker.outputs, tau, due_of(worker.lasso, rule, worker.scratch, t),
-       early)
+    go(worker.private, worker.place.flat, layout_of(worker.private, worker.scratch, worker.outputs, tau),
+       due_of(worker.lasso, rule, worker.scratch, t), early)
 
 
 def given(x):
@@ -218,7 +220,7 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
         kept(lasso, clock[0])
 
 
-@kernel
+@kernel(once=True)
 def settle(rule, model, worker, t):
     """Apply the L1 penalty that features still owe after step t to parameters at which no other worker is."""
     place, scratch, outputs, lasso, _, _, _ = worker

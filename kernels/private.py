@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import overload
 
 from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reached, release, try_acquire
-from kernels.jit import INLINE, LOOP, kernel
+from kernels.jit import INLINE, LOOP, kernel, where_given
 from kernels.outputs import score
 from kernels.sharing import count, part, width
 from kernels.team import CLOSED, DONE, EARLY, FREE, OUT, ROUND, SUMMED, Layout, merge, pack, spread_out, sum_up
@@ -70,21 +70,16 @@ def _pause(private):
     return lambda private: np.int64(max(private.state[1] - private.state[0], 1.0))
 
 
-def merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
-    """Count `done` more examples, the last of score z before its step, and merge the blocks that are due.
-
-    The others do not know of a worker's steps until a merge, and all are summed. Together they may not go too far: of
-    what one step takes from its own gradient, the others' take as much from theirs as the rows overlap. So the number of
-    updates between two merges is what the steps' size allows. See hogwild/copies.py.
-    """
+def look(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
+    """Count `done` more examples, the last of score z before its step, and sometimes measure how far that step went."""
 
 
-@overload(merge_due, **INLINE)
-def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
+@overload(look, **INLINE)
+def _look(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
     if isinstance(private, types.NoneType):
         return lambda private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done: None
 
-    def due(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
+    def measure(private, place, scratch, outputs, tau, csr, start, stop, intercept, z, slope, done):
         state = private.state
         state[0] += done
         if state[0] >= state[2]:
@@ -93,16 +88,35 @@ def _merge_due(private, place, scratch, outputs, tau, csr, start, stop, intercep
             after = part(score(place, scratch, outputs, tau, csr, start, stop, intercept), 0)
             state[3] = 0.8 * state[3] + abs(after - before)
             state[4] = 0.8 * state[4] + push
-        if state[0] >= state[1]:
-            _blocks(place.flat, private, layout_of(private, scratch, outputs, tau))
-    return due
+    return measure
 
 
-@kernel(inline=True)
+@where_given
+@kernel
+def merge_due(private, flat, layout):
+    """Merge the blocks that are due.
+
+    The others do not know of a worker's steps until a merge, and all are summed. Together they may not go too far: of
+    what one step takes from its own gradient, the others' take as much from theirs as the rows overlap. So the number of
+    updates between two merges is what the steps' size allows. See hogwild/copies.py.
+    """
+    if private.state[0] >= private.state[1]:
+        _blocks(flat, private, layout)
+
+
 def layout_of(private, scratch, outputs, tau):
-    """The Layout of what a worker trains."""
-    columns = width(scratch, tau)
-    return Layout(count(outputs) * columns, columns, width(scratch, None) - 1, private.share, _number(tau))
+    """The Layout of what a worker trains; None where it has nothing for itself."""
+
+
+@overload(layout_of, **INLINE)
+def _layout_of(private, scratch, outputs, tau):
+    if isinstance(private, types.NoneType):
+        return lambda private, scratch, outputs, tau: None
+
+    def layout(private, scratch, outputs, tau):
+        columns = width(scratch, tau)
+        return Layout(count(outputs) * columns, columns, width(scratch, None) - 1, private.share, _number(tau))
+    return layout
 
 
 def _number(tau):
@@ -279,24 +293,14 @@ def _owe(private, lasso):
     return tell
 
 
-def go(private, place, scratch, outputs, tau, penalty, early):
+@where_given
+@kernel
+def go(private, flat, layout, penalty, early):
     """The round ends for the worker, for all, or `early` for this one alone: bring what it has changed together with the
     others' changes. It need not have come.
+
+    Without a penalty the types do not tell what is trained, and by which rule: compiled once for all.
     """
-
-
-@overload(go, **LOOP)
-def _go(private, place, scratch, outputs, tau, penalty, early):
-    if isinstance(private, types.NoneType):
-        return lambda private, place, scratch, outputs, tau, penalty, early: None
-
-    return lambda private, place, scratch, outputs, tau, penalty, early: (
-        _end(place.flat, private, layout_of(private, scratch, outputs, tau), penalty, early))
-
-
-@kernel
-def _end(flat, private, layout, penalty, early):
-    """The round's end. Without a penalty its types do not tell what is trained, and by which rule: compiled once for all."""
     team = private.team
     if team.came[private.number] == team.gate[ROUND]:
         merge_all(flat, private, layout, early)

@@ -41,7 +41,8 @@ def run_kernel(rule, schedule, loss, decay, clip, intercept, csr, labels, weight
     scratch = None if bare else new_scratch(size, int(np.diff(csr.indptr).max()) + 1, flat.dtype)
     model = kernel.Model(loss, decay, clip, None, csr, labels, None, weight, float(intercept))
     worker = kernel.Worker(Place(Alone(), flat, D), scratch, None, None, None, np.zeros(8), 1)
-    kernel.train(rule, schedule, model, worker, order, t, stride, tally)
+    queue, most = np.zeros(16, np.int64), max(len(order), 1)
+    kernel.work(rule, schedule, model, worker, order, t, stride, queue, most, True, tally)
     assert np.all(around[:room] == 7) and np.all(around[len(around) - room:] == 7)
     return theta, tally
 

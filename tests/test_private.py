@@ -39,7 +39,7 @@ def go_on(made, lr, own, part, t, first=False):
 def leave(made, lr, own, t, early):
     """The worker is done with the round; early: the others go on."""
     queue = np.zeros(16, np.int64)
-    assert kernel.work(made.rule, lr, made.model, own[1], queue[:0], t, queue, int(not early), False, np.zeros(8))
+    assert kernel.work(made.rule, lr, made.model, own[1], queue[:0], t, 1, queue, int(not early), False, np.zeros(8))
 
 
 @pytest.mark.parametrize("rule, mode, options", [
