@@ -1,8 +1,7 @@
 # Every target sets up what it needs in .venv. PYTHON=… chooses another interpreter.
 PYTHON ?= python3
 BIN = .venv/bin
-# --no-compile: Python compiles what it imports, a small part of all; half the time of an installation.
-PIP = -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
+PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 INSTALL = $(BIN)/python $(PIP)
 # Two at a time, in turn by file: tests of one need the same kernels and the same data.
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -277,7 +277,16 @@ def command():
     sys.modules[blas] = None
     cpu_target.target_context.refresh()
     del sys.modules[blas]
+    tell_of_compiling()
     main()
+
+
+def tell_of_compiling():
+    """Have a line on stderr, once, if kernels are to be compiled: nothing else is to be seen for many seconds."""
+    from kernels import jit
+    jit.when_missing[:] = [lambda: print(
+        "compiling kernels for these options, once (up to a minute); later runs find them in "
+        f"{jit.cache_folder().parent}", file=sys.stderr, flush=True)]
 
 
 def main(arguments=None):

@@ -24,6 +24,7 @@ LOOP = {"jit_options": {"fastmath": False, "error_model": "numpy"}}
 # For the few large ones: as calls they would cost a fifth of the time of an example.
 INLINE = {"jit_options": {**SUM["jit_options"], "forceinline": True}}
 STALE_SECONDS = 30 * 24 * 3600
+when_missing = []  # functions to call, once, when a kernel is not in the cache: it is compiled then, or waited for
 
 
 @functools.cache
@@ -138,6 +139,8 @@ class _Cache(caching.FunctionCache):
     def load_overload(self, sig, target_context):
         found = super().load_overload(sig, target_context)
         if found is None:
+            while when_missing:
+                when_missing.pop()()
             # Ranks need the same kernels at the same time: one compiles, the others wait, and read what it has made.
             key = self._impl.filename_base, self._index_key(sig, target_context.codegen())
             self.compiling.enter_context(_alone(key))

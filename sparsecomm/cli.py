@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from hogwild.cli import defaults, parsed
+from hogwild.cli import defaults, parsed, tell_of_compiling
 from hogwild.errors import UserError
 from sparsecomm import guard, launch
 from sparsecomm.config import Config
@@ -229,5 +229,7 @@ def main(arguments=None):
         saved.evaluate(options)
         return
     launch.world()  # says it where there is no MPI
+    if not launch.rank():
+        tell_of_compiling()
     from sparsecomm import commands
     commands.train(name, options)

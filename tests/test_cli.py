@@ -261,6 +261,15 @@ def test_help_can_be_read(capsys):
     assert run("--help") == 0 and "hogwild inspect DATA" in capsys.readouterr().out
 
 
+def test_a_first_run_says_that_it_compiles(tmp_path, monkeypatch):
+    data = svm(tmp_path / "a.svm")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    code = f"import sys; from hogwild import cli; sys.argv[1:] = ['inspect', {str(data)!r}]; cli.command()"
+    first, second = fresh(code), fresh(code)
+    assert first.stderr.count("\n") == 1 and "compiling" in first.stderr and str(tmp_path / "kernels") in first.stderr
+    assert second.stderr == "" and first.stdout == second.stdout and "rows" in first.stdout
+
+
 def test_the_command_imports_nothing_heavy(tmp_path):
     data = svm(tmp_path / "a.svm")
     code = (f"import sys; from hogwild import cli; sys.argv[1:] = ['train', 'linear', {str(data)!r}, '--epochs', '1'];"
