@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python $(PIP)
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Compiled kernels do not check subscripts by themselves. Of rules that differ in their formulas, not in their subscripts (as
 # many slots, all elementwise), one is enough.
-CHECKED = rules schedules losses linear atomics modes private deterministic multiclass data synthetic coding values \
+CHECKED = rules schedules losses linear atomics modes private doors deterministic multiclass data synthetic coding values \
           dropping merge gradients
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 

@@ -208,7 +208,7 @@ class Linear(Problem):
             known = np.zeros(len(ends), np.int64)
             self.kept[k] = kept = Private(k, self.team, rows, names, self._part(len(rows)), known, ends, self.plan.spacing,
                                           due, merges, met, state, self.share, self.most, self.bend, self.plan.bent,
-                                          self.rest, self.pull, self.plan.along)
+                                          self.rest, self.pull, self.plan.along, aligned((8,), np.int64))
         lasso = self.lasso
         if lasso and self.copies:
             lasso = lasso._replace(paid=np.zeros_like(lasso.paid), clock=np.zeros_like(lasso.clock))
@@ -223,6 +223,9 @@ class Linear(Problem):
         if self.plan:
             self.team.gate[ROUND] += 1
             self.team.gate[CLOSED:] = 0
+
+    def door(self, k):
+        return self.kept[k].door if self.copies else None
 
     def pays(self):
         """Not where a step turns the others' gradients so much that copies are merged every few updates."""

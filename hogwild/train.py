@@ -75,6 +75,10 @@ class Problem:
         """
         return False
 
+    def door(self, k):
+        """The int64[8] at which `work`, when the worker is said to be there, waits for an order (kernels/doors.py); None
+        where it does not."""
+
     def pays(self) -> bool:
         """Whether several workers get on faster than one. Where not, all but the first leave before their next chunk."""
         return True
@@ -147,7 +151,7 @@ class Run:
     def __init__(self, problem, rule, schedule, epochs, workers, seed, report, stopper, retries, checkpoint):
         self.problem, self.rule, self.schedule, self.epochs, self.seed = problem, rule, schedule, epochs, seed
         self.report, self.stopper, self.retries, self.checkpoint = report, stopper, retries, checkpoint
-        self.team = Workers(problem, workers)
+        self.team, self.order = Workers(problem, workers), np.empty(problem.examples, np.int64)
         # Where the run is: epoch, step, place in the epoch's order, and what the epoch has done so far.
         self.epoch, self.t, self.at, self.done = 1, 0, 0, np.zeros(4)  # loss, examples, non-zeros, seconds
         self.failures, self.seconds, self.history, self.reason = 0, 0.0, [], None
@@ -170,10 +174,12 @@ class Run:
 
     def _order(self):
         """What is left of this epoch's permutation."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.problem.examples)[self.at:]
+        n, rows = self.problem.examples, self.problem.rows
+        self.order[:] = np.arange(n) if rows is None else rows  # always the same array: see Workers.run
+        np.random.default_rng((self.seed, self.epoch)).shuffle(self.order)
+        order = self.order[self.at:]
         most = self.stopper.stop.max_steps
-        order = order if most is None else order[:max(most - self.t, 0)]
-        return order if self.problem.rows is None else self.problem.rows[order]
+        return order if most is None else order[:max(most - self.t, 0)]
 
     def _one_epoch(self):
         while True:

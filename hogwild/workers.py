@@ -6,10 +6,12 @@ import threading
 import time
 import weakref
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from kernels.chunks import NEXT, STOP, WORKERS
+from kernels.chunks import BEGUN, NEXT, ORDER, STOP, WORKERS
+from kernels.doors import AT, EXPECTED, LEFT, OVER, OWN, RIGHT, wait_at
 from kernels.steps import aligned
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
@@ -81,35 +83,51 @@ class Flag:
         return bool(self.array[self.at])
 
 
-class Helper:
-    """A thread that waits for something to call, twice as quick to start and to end it as one of a ThreadPoolExecutor.
+class Order(NamedTuple):
+    """What all workers are to do."""
 
-    It is busy from `give` on, and starts with `wake`, which another helper may call.
+    number: int
+    rule: tuple
+    schedule: tuple
+    examples: np.ndarray
+
+
+class Helper:
+    """A thread that works on each order that it is woken for, at once where the kernel itself waits at the problem's `door`.
+
+    It refers to its Workers weakly: their end ends it. Whoever has `idle` may wake it, and it gives that back.
     """
 
-    def __init__(self):
-        self.call, self.given, self.idle = None, threading.Lock(), threading.Lock()
-        self.given.acquire()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        while True:
-            self.given.acquire()
-            if self.call is None:
-                return
-            try:
-                self.call()
-            finally:
-                self.call = None
-                self.idle.release()
-
-    def give(self, call):
-        """Have the thread, once it is idle, call `call`, which raises nothing; None ends the thread."""
-        self.idle.acquire()
-        self.call = call
+    def __init__(self, team, k):
+        self.k, self.order, self.most, self.done, self.idle = k, None, 0, 0.0, threading.Lock()
+        native = team.problem.door(k)
+        self.native, self.door = native is not None, np.zeros(8, np.int64) if native is None else native
+        self.door[OWN], self.pipe = os.pipe()
+        self.door[LEFT:RIGHT + 1] = -1
+        args = team.problem, team.own[k], team.queue, team.tally[k], weakref.ref(team)
+        threading.Thread(target=self._serve, args=args, name=f"worker {k}", daemon=True).start()
 
     def wake(self):
-        self.given.release()
+        os.write(self.pipe, b".")
+
+    def _serve(self, problem, own, queue, tally, team):
+        while True:
+            order, over, error = self.order, None, None
+            self.door[AT], self.door[EXPECTED] = 1, order.number if order else OVER
+            if order and self.native:
+                try:
+                    over = problem.work(order.rule, order.schedule, own, order.examples, 0, queue, self.most, True, tally)
+                except BaseException as raised:  # a thread has no caller to raise to
+                    error = raised
+            if self.door[AT]:  # the problem did not wait
+                wait_at(self.door, queue, 0)
+            if (called := self.door[EXPECTED]) == OVER:
+                os.close(int(self.door[OWN]))
+                return os.close(self.pipe)
+            if workers := team():
+                workers.helped(self, over if order and called == order.number else None, error)
+            del workers, order
+            self.idle.release()
 
     def busy(self, seconds) -> bool:
         """Whether it is at work, for so many seconds from now on."""
@@ -119,10 +137,12 @@ class Helper:
         return not free
 
 
-def _dismiss(helpers):
-    for helper in helpers:
-        helper.give(None)
-        helper.wake()
+def _dismiss(helpers, queue, process):
+    """End the threads; not those of another process, of whose pipes a fork has copies."""
+    if os.getpid() == process:
+        queue[ORDER] = OVER
+        for helper in helpers:
+            helper.wake()
 
 
 class Workers:
@@ -146,8 +166,8 @@ class Workers:
         self.stop, self.failure = Flag(self.queue, STOP), None
         self.signals = Postponed(self.stop)
         self.look = 0.0  # when `watch` is next to be called
-        self.helpers = []
-        weakref.finalize(self, _dismiss, self.helpers).atexit = False
+        self.helpers, self.order = [], None
+        weakref.finalize(self, _dismiss, self.helpers, self.queue, os.getpid()).atexit = False
 
     @property
     def done(self) -> int:
@@ -173,12 +193,13 @@ class Workers:
         """
         self.stop.clear()
         self.queue[NEXT], self.failure, self.watch = 0, None, watch
-        self.order = np.ascontiguousarray(order)
+        self.queue[BEGUN], self.began = t, time.perf_counter()
+        self._say(rule, schedule, np.ascontiguousarray(order))
         self.problem.begin(t)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
         self.signals.held = True
         try:
-            self._all(rule, schedule, t)
+            self._all()
             self.together = self.watch = None
             self.problem.end()
         finally:
@@ -188,16 +209,30 @@ class Workers:
 
     def _hire(self):
         while len(self.helpers) < self.count - 1:
-            self.helpers.append(Helper())
+            n = len(self.helpers)
+            self.helpers.append(Helper(self, n + 1))
+            if n > 1:  # each wakes two, the caller the first two
+                self.helpers[n // 2 - 1].door[LEFT + n % 2] = self.helpers[n].pipe
 
-    def _all(self, rule, schedule, t):
+    def _say(self, rule, schedule, examples):
+        """What the order is; the same as the one before where nothing but what its array holds is new."""
+        last = self.order
+        same = last and last.rule is rule and last.schedule is schedule and len(last.examples) == len(examples)
+        if not (same and last.examples.ctypes.data == examples.ctypes.data):
+            self.queue[ORDER] += 1
+            self.order = Order(int(self.queue[ORDER]), rule, schedule, examples)
+
+    def _all(self):
         try:
             self._hire()
         except BaseException as error:  # a thread that could not be started
             self._fail(error)
-        for k, helper in enumerate(self.helpers, 1):
-            helper.give(partial(self._work, k, rule, schedule, t))
-        self._work(0, rule, schedule, t)
+        for helper in self.helpers:
+            helper.idle.acquire()
+            helper.order = self.order
+        for helper in self.helpers[:2]:
+            helper.wake()
+        self._work(0)
         # What a helper still does when all examples are done and brought together does not matter to anyone, unless it may
         # set `stop` again, and it may take 0.1 ms until it has the interpreter.
         for helper in self.helpers if self.stop.is_set() or not self.problem.ended() else ():
@@ -221,37 +256,48 @@ class Workers:
         if self.together is not None:
             self.together.abort()  # the others would wait for one that never comes
 
-    def _work(self, k, rule, schedule, t):
-        for helper in self.helpers[2 * k:2 * k + 2]:  # each wakes two: one alone would take as long as a short epoch
-            helper.wake()
+    def _work(self, k, over=None):
+        """over: what a first call of the kernel has said."""
         try:
             if self.together is None:
-                self._by_itself(k, rule, schedule, t)
+                self._by_itself(k, over)
             else:
-                self._in_step(k, rule, schedule, t)
+                self._in_step(k)
         except threading.BrokenBarrierError:
             pass
         except BaseException as error:  # a thread has no caller to raise to
             self._fail(error)
 
-    def _by_itself(self, k, rule, schedule, t):
+    def helped(self, helper, over, error):
+        """A helper was woken; over, error: what its first call of the kernel has said, if that has waited for this order."""
+        k = helper.k
+        if error:
+            return self._fail(error)
+        if over is not None:
+            self._called(k, self.tally[k, 1] - helper.done, self.began)
+        self._work(k, over)
+        helper.done, helper.most = self.tally[k, 1], self.chunk[k] * self.problem.pays()
+
+    def _by_itself(self, k, over):
         """Chunks from the queue until it is empty, or until others do better without this worker."""
-        own, tally, first, over = self.own[k], self.tally[k], True, False
+        own, tally, first, (_, rule, schedule, examples) = self.own[k], self.tally[k], over is None, self.order
         while not over:
             if k and not self.problem.pays():
                 return self.problem.leave(rule, schedule, own)
             done, begun = tally[1], time.perf_counter()
-            over = self.problem.work(rule, schedule, own, self.order, t, self.queue, self.chunk[k], first, tally)
+            over = self.problem.work(rule, schedule, own, examples, int(self.queue[BEGUN]), self.queue, self.chunk[k], first,
+                                     tally)
             self._called(k, tally[1] - done, begun)
             first = False
 
-    def _in_step(self, k, rule, schedule, t):
+    def _in_step(self, k):
         """Every count-th example of chunks that all agree on, or all of them."""
+        (_, rule, schedule, examples), t = self.order, int(self.queue[BEGUN])
         first, stride = (0, 1) if self.problem.whole else (k, self.count)
         self.problem.enter(self.own[k])
         while bounds := self._next():
             start, stop = bounds
-            part, begun = np.ascontiguousarray(self.order[start + first:stop:stride]), time.perf_counter()
+            part, begun = np.ascontiguousarray(examples[start + first:stop:stride]), time.perf_counter()
             self.problem.run(rule, schedule, self.own[k], part, t + start + first, stride, self.tally[k])
             self._called(k, len(part), begun)
         self.problem.leave(rule, schedule, self.own[k])
@@ -262,7 +308,7 @@ class Workers:
 
     def _agree(self):
         """One decision for all, on whether to stop and what to do next."""
-        multiple, n, start = getattr(self.problem, "block", 1), len(self.order), self.done
+        multiple, n, start = getattr(self.problem, "block", 1), len(self.order.examples), self.done
         wanted = min(self.chunk) * (1 if self.problem.whole else self.count)
         self.agreed = None
         if start < n and not self.stop.is_set():

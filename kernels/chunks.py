@@ -4,7 +4,9 @@ from kernels.atomics import atomic_load, compare_swap
 from kernels.jit import kernel
 
 LEAST = 64  # examples of a chunk, if there are so many
-NEXT, STOP, WORKERS = 0, 8, 9  # places in a queue, int64[16] on two cache lines
+# Places in a queue, int64[16] on two cache lines: the next example, whether to stop, workers, steps done before the order,
+# and its number.
+NEXT, STOP, WORKERS, BEGUN, ORDER = 0, 8, 9, 10, 11
 
 
 @kernel

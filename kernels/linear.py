@@ -15,7 +15,7 @@ from kernels.chunks import STOP, take
 from kernels.jit import LOOP, kernel, prefetch
 from kernels.lazy import due_of, flush, kept, pooled, shrink, tau_at
 from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
-from kernels.private import come, copied, go, layout_of, look, merge_due, owe, pause
+from kernels.private import awaited, come, copied, go, layout_of, look, merge_due, owe, pause
 from kernels.schedules import cycled, rate
 from kernels.sharing import again, count, enter, gather, leave, part, row_step
 from kernels.steps import by_value, shorten
@@ -117,7 +117,9 @@ def work(rule, schedule, model, worker, order, t, stride, queue, most, first, ta
     early, while the others go on: where most is 0. So a worker needs Python, where one at a time may pass, once in an epoch
     of milliseconds.
     """
-    done, over = 0, most == 0
+    t, done, over = awaited(worker.private, queue, t), 0, most == 0
+    if t < 0:
+        return True
     while done < most:
         start, stop = take(queue, order.shape[0], most - done)
         if start == stop:

@@ -22,6 +22,7 @@ from numba import types
 from numba.extending import overload
 
 from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reached, release, try_acquire
+from kernels.doors import wait_at
 from kernels.jit import INLINE, LOOP, kernel, where_given
 from kernels.outputs import score
 from kernels.sharing import count, part, width
@@ -57,6 +58,7 @@ class Private(NamedTuple):
     rest: float  # `bend` of the others
     pull: float  # how much a step turns the worker's own next gradients, along `along`
     along: np.ndarray  # float32[m]: what all rows have in common, of length 1 in each block
+    door: np.ndarray  # int64[8], see kernels/doors.py
 
 
 def pause(private):
@@ -234,6 +236,17 @@ def _opened(private, k, first, last, size, new):
         pack(team.theta, names, first, last, size, private.seen)
         private.known[k] = current
     return True
+
+
+def awaited(private, queue, t):
+    """Steps done before the order; a worker that is at its door waits there for it, and -1 has it go back: see `wait_at`."""
+
+
+@overload(awaited, **LOOP)
+def _awaited(private, queue, t):
+    if isinstance(private, types.NoneType):
+        return lambda private, queue, t: t
+    return lambda private, queue, t: wait_at(private.door, queue, t)
 
 
 def copied(private):
