@@ -12,7 +12,7 @@ from kernels.hyper import checked
 from kernels.losses import Logistic, Squared
 from kernels.rules import RULES, SGD, AdaGrad
 from kernels.schedules import Constant, InverseSqrt, InverseTime
-from kernels.steps import Clip, Decay
+from kernels.steps import Clip, Decay, array_step
 
 N, D = 400, 12
 
@@ -110,7 +110,7 @@ def test_l1_makes_every_rule_sparse(name):
     x = (np.eye(8) * [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1])[rng.integers(8, size=1200)] * rng.choice([-1.0, 1.0], (1200, 1))
     y = np.where(rng.random(1200) < 1 / (1 + np.exp(-(x @ [3, -3, 3, -3, 0, 0, 0, 0]))), 1.0, -1.0)
     rule, plain = RULES[name](), {"decay": Decay(), "clip": Clip(), "average": 10**9, "mode": "deterministic"}
-    schedule = InverseTime({"sgd": 0.5, "adagrad": 0.5, "momentum": 0.05, "nesterov": 0.05}.get(name, 0.02), 0.001)
+    schedule = InverseSqrt({"sgd": 0.5, "adagrad": 0.5, "momentum": 0.05, "nesterov": 0.05}.get(name, 0.02), 0.01)
     w = trained(x, y, Logistic(), rule, schedule, l1=0.02, epochs=4, intercept=False, **plain).w
     assert (w[4:8] == 0).sum() >= 3 and (np.sign(w[:4]) == [1, -1, 1, -1]).all() and np.abs(w[:4]).min() > 0.3
     strong = trained(x, y, Logistic(), rule, schedule, l1=10.0, epochs=2, intercept=False, **plain).w
@@ -126,6 +126,29 @@ def test_the_average_is_the_mean_of_the_iterates(rule, start, decay):
     last, mean = twin(x, y, rule, schedule, decay=decay, start=start, share=linear.model.intercept)
     assert np.allclose(linear.shared[:, 0, 0], last, rtol=1e-4, atol=1e-5)
     assert np.allclose(linear.w, mean, rtol=1e-4, atol=1e-5) and not np.allclose(mean, last, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rules_average_is_the_mean_of_its_iterates(name):
+    """In mode deterministic, with the code of tests/test_deterministic.py: 32 examples are judged with the weights before."""
+    x, y = made(seed=9)
+    y, rule, schedule, theta = np.where(y > 0, 1.0, -1.0), RULES[name](), checked(InverseSqrt(0.05, 0.01)), None
+    plain = {"decay": Decay(), "clip": Clip(), "l1": 1e-12}
+    linear = trained(x, y, Logistic(), rule, schedule, epochs=1, average=50, mode="deterministic", **plain)
+    rule, order, seen = checked(rule), np.random.default_rng((0, 1)).permutation(N), []
+    theta = np.tile(np.append(0.0, rule.start()), (D + 1, 1))
+    for t, i in enumerate(order):
+        if t % 32 == 0:
+            z = x @ theta[:D, 0] + theta[D, 0]
+        j = np.append(np.flatnonzero(x[i]), D)
+        part = theta[j].T.copy()
+        g = -y[i] / (1 + np.exp(y[i] * z[i])) * np.append(x[i], linear.model.intercept)[j]
+        array_step(rule, part[0], g, part[1:], schedule.rate(t), t)
+        theta[j] = part.T
+        seen.append(theta[:, 0].copy())
+    mean = np.mean(seen[50:], axis=0)
+    assert np.allclose(linear.shared[:, 0, 0], theta[:, 0], rtol=1e-3, atol=1e-4)
+    assert np.allclose(linear.w, mean, rtol=1e-3, atol=1e-4) and not np.allclose(mean, theta[:, 0], atol=1e-3)
 
 
 def test_before_its_start_there_is_no_average():
