@@ -10,7 +10,7 @@ from mpi4py import MPI
 from hogwild.errors import UserError
 from kernels.rules import SGD, Adam, Momentum
 from kernels.schedules import Constant, Step
-from kernels.steps import Clip, Decay
+from kernels.steps import Clip, Decay, array_step
 from sparsecomm.config import Config
 from sparsecomm.synchronizer import Group, Synchronizer, reshared
 
@@ -93,17 +93,28 @@ def mean(step):
     return {name: sum(gradient(step, name, r).astype(np.float64) for r in range(SIZE)) / SIZE for name in SIZES}
 
 
-def torch_run(cls, steps, groups=None, clip=None, **options):
-    """Weights after torch's optimizer has stepped with the mean gradients."""
+def twin(rule, theirs, steps, lr, decay=None, own=None, clip=None, **options):
+    """Weights after `rule` has stepped on whole arrays with the mean gradients: as `theirs`, an optimizer of torch's, does.
+
+    own: decay, and factor of the rate, of tensors that differ. One rank alone asks torch itself: to make one of its
+    optimizers takes each process seconds.
+    """
     params = {name: torch.nn.Parameter(torch.from_numpy(w)) for name, w in start().items()}
-    rest = [{"params": [p for name, p in params.items() if name not in (groups or {})]}]
-    optimizer = cls(rest + [{"params": [params[name]], **own} for name, own in (groups or {}).items()], **options)
+    slots = {name: [torch.full_like(p, x) for x in rule.start()] for name, p in params.items()}
+    settings = {name: (own or {}).get(name, (decay, 1.0)) for name in SIZES}
+    if SIZE == 1:
+        asked = theirs([{"params": [params[name]], "weight_decay": d.l2 if d else 0.0, "lr": lr * factor}
+                        for name, (d, factor) in settings.items()], **options)
     for step in range(steps):
         for name, g in mean(step).items():
             params[name].grad = torch.from_numpy(g.astype(np.float32))
         if clip:
             clip(list(params.values()))
-        optimizer.step()
+        if SIZE == 1:
+            asked.step()
+        else:
+            for name, (d, factor) in settings.items():
+                array_step(rule, params[name].data, params[name].grad, slots[name], lr * factor, step, d)
     return flat({name: p.detach().numpy() for name, p in params.items()})
 
 
@@ -113,20 +124,20 @@ def check_trajectory():
         for rule, theirs in (SGD(), torch.optim.SGD), (Adam(), torch.optim.Adam):
             sync = make(rule, 1e-3, start(), keep=1.0, exchange=exchange)
             assert all(feed(sync, step) for step in range(20)) and sync.t == 20
-            expected = torch_run(theirs, 20, lr=1e-3)
+            expected = twin(rule, theirs, 20, 1e-3)
             assert np.abs(flat(sync.tensors) - expected).max() < 3e-6, (exchange, rule)
             same_everywhere(sync)
 
 
 def check_settings():
     """Groups with rules and decays of their own, factors of the rate, clipping, a schedule: as torch has them."""
-    own = {"bias": {"weight_decay": 0.0}, "large": {"lr": 2e-3}}
+    own = {"bias": (None, 1.0), "large": (Decay(l2=0.1), 2.0)}
     groups = [Group(("bias",), Adam(), Constant(1e-3), None)]
     sync = make(Adam(), 1e-3, start(), keep=1.0, decay=Decay(l2=0.1), groups=groups)
     factors = {**dict.fromkeys(SIZES, 1.0), "large": 2.0}
     for step in range(5):
         feed(sync, step, lr_factor=factors)
-    expected = torch_run(torch.optim.Adam, 5, own, lr=1e-3, weight_decay=0.1)
+    expected = twin(Adam(), torch.optim.Adam, 5, 1e-3, Decay(l2=0.1), own)
     assert np.abs(flat(sync.tensors) - expected).max() < 3e-6
     norm = functools.partial(torch.nn.utils.clip_grad_norm_, max_norm=2.0)
     value = functools.partial(torch.nn.utils.clip_grad_value_, clip_value=0.3)
@@ -135,7 +146,7 @@ def check_settings():
             sync = make(Momentum(), 0.1, start(), keep=1.0, exchange=exchange, clip=clip)
             for step in range(5):
                 feed(sync, step)
-            expected = torch_run(torch.optim.SGD, 5, clip=theirs, lr=0.1, momentum=0.9)
+            expected = twin(Momentum(), torch.optim.SGD, 5, 0.1, clip=theirs, momentum=0.9)
             assert np.abs(flat(sync.tensors) - expected).max() < 1e-6 * np.abs(expected).max() + 2e-5, (clip, exchange)
     sync = Synchronizer(start(), SGD(), Step(0.1, 0.5, 2), COMM, Config(keep=1.0, exchange="allgather"), say=id)
     for step in range(4):
