@@ -176,6 +176,7 @@ class Workers:
 
     def compile(self, rule, schedule, t):
         """Call the kernel, on no examples and into a tally that nobody reads, and start the threads; t: steps done before."""
+        wait_at(np.zeros(8, np.int64), self.queue, 0)  # before the threads come to it
         self._hire()
         none, tally = np.zeros(0, np.int64), np.zeros(TALLIES)
         self.problem.begin(t)
