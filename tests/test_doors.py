@@ -86,6 +86,7 @@ def crew(workers):
     problem, order, rate = Called(workers), np.arange(N), checked(Constant(TINY))
     team = Workers(problem, workers)
     team.compile(checked(SGD()), rate, 0)
+    until(lambda: all(helper.door[EXPECTED] == OVER and helper.door[AT] == 0 for helper in team.helpers))  # all wait
     within(60, lambda: team.run(checked(SGD()), rate, order, 0))
     problem.at_the_door(1)
     return problem, team, order, rate
