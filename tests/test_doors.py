@@ -69,11 +69,12 @@ class Called(linear.Linear):
         self.model, self.calls, self.fails = self.model._replace(intercept=1.0), [], set()
 
     def work(self, rule, schedule, own, order, *rest):
-        fails = own[0] in self.fails
-        self.fails -= {own[0]}
-        self.calls += [own[0]] * bool(self.kept[own[0]].door[AT])
-        if fails:
-            raise ZeroDivisionError("at the door")
+        if self.kept[k := own[0]].door[AT]:
+            fails = k in self.fails
+            self.calls.append(k)
+            if fails:
+                self.fails.remove(k)
+                raise ZeroDivisionError("at the door")
         return super().work(rule, schedule, own, order, *rest)
 
     def at_the_door(self, times):
