@@ -66,32 +66,35 @@ class Preflight:
                 *(f"warning     {warning}" for warning in self.warnings)]
 
 
-def examine(dataset, workers=None, seed=0, degrees=None, loses=True) -> Preflight:
+def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None) -> Preflight:
     """Preflight of a Dataset: one pass over it, and a search for ρ of bounded work, whose sampling `seed` decides.
 
-    workers: those the user asked for, None for as many as advised; degrees: int64[n_features] if already counted.
-    loses: the workers share parameters with plain stores; else there is nothing to warn of but too few cores.
+    workers: those the user asked for, None for as many as advised; rows: int64[n], those to train on, None for all.
+    loses: workers share the parameters with plain stores; shares: they share them, if not so (None: as `loses` says).
     """
-    if degrees is None:
-        degrees = np.zeros(dataset.n_features, np.int64)
+    degrees, lengths = np.zeros(dataset.n_features, np.int64), np.diff(dataset.indptr)
+    if rows is None:
         add_degrees(dataset.csr, degrees)
-    n, nonzeros = dataset.rows, dataset.nnz
+    else:
+        conflicts.degrees_of(dataset.csr, rows, degrees)
+        lengths = lengths[rows]
+    n, nonzeros = len(lengths), int(lengths.sum())
     occurring = int(np.count_nonzero(degrees))
-    found, method = rho(dataset.csr, degrees, seed)
+    found, method = rho(dataset.csr, degrees, seed, rows=rows)
     available, text = usable_cores()
     advised = advise(degrees, n, available) if loses else _fed(n, available)
     wanted = workers or available
     density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted)
     warnings = []
-    if loses and density > DENSE:
-        warnings.append(f"dense data: the average row holds {_percent(density)} of the features that occur; lock-free "
-                        f"workers gain little above {_percent(DENSE)}, since all write the same cache lines")
+    if (loses if shares is None else shares) and wanted > 1 and density > DENSE:
+        warnings.append(f"dense data: the average row holds {_percent(density)} of the features that occur; workers that "
+                        f"share them gain little above {_percent(DENSE)}, since all write the same cache lines")
     if loses and lost > MOST_LOST:
         warnings.append(f"{_plural(wanted, 'worker')} would lose about {_percent(lost)} of the updates; "
                         f"advised: {advised}")
     if wanted > available:
         warnings.append(f"{_plural(wanted, 'worker')} on {text}: the surplus only takes turns")
-    return Preflight(n, dataset.n_features, occurring, nonzeros, int(np.diff(dataset.indptr).max(initial=0)),
+    return Preflight(n, dataset.n_features, occurring, nonzeros, int(lengths.max(initial=0)),
                      int(degrees.max(initial=0)) / max(n, 1), found, method,
                      conflicts.squares(degrees) / max(n * nonzeros, 1), workers or advised,
                      lost_share(degrees, n, workers or advised), advised, available, text, tuple(warnings))
@@ -138,23 +141,26 @@ def _fed(rows, available) -> int:
     return max(min(available, rows // LEAST_EXAMPLES), 1)
 
 
-def rho(csr, degrees, seed=0, work=WORK) -> tuple[float, str]:
-    """(ρ, method) from a search that looks at about `work` entries. degrees: int64[n_features] of all rows.
+def rho(csr, degrees, seed=0, work=WORK, rows=None) -> tuple[float, str]:
+    """(ρ, method) from a search that looks at about `work` entries. rows: int64[n], None for all; degrees: int64[n_features]
+    of these rows.
 
     Rows are examined against all others, those first that can meet the most (kernels.conflicts.reach), until no other
     can beat the best: "exact". If the work ends before: "lower bound". Of data that cost more, a sample stands for all,
     one random row out of each of equal stretches: "sampled".
     """
-    n, most = csr.indptr.size - 1, int(degrees.max(initial=0))
+    rows = np.arange(csr.indptr.size - 1) if rows is None else rows
+    n, most = rows.size, int(degrees.max(initial=0))
     if most in (0, n):  # no edges; or some feature is in all rows, which then meet each other
         return float(most > 0), "exact"
-    cost = csr.indices.size * (MISS if degrees.size > WIDE else 1) + ROW_WORK * n
+    cost = int(degrees.sum()) * (MISS if degrees.size > WIDE else 1) + ROW_WORK * n
     whole = cost <= work
     if whole:
-        pool, seen = np.arange(n), degrees
+        pool, seen = rows, degrees
     else:
         edges = np.linspace(0, n, max(n * work // cost, 1) + 1).astype(np.int64)
-        pool, seen = np.random.default_rng(seed).integers(edges[:-1], edges[1:]), np.zeros(degrees.size, np.int64)
+        pool = rows[np.random.default_rng(seed).integers(edges[:-1], edges[1:])]
+        seen = np.zeros(degrees.size, np.int64)
         conflicts.degrees_of(csr, pool, seen)
     bound = np.empty(pool.size, np.int64)
     conflicts.reach(csr, pool, seen, bound)

@@ -197,9 +197,9 @@ def train_linear(options):
     problem = make(rows, workers, options.mode)
     Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
     loses = options.mode == "wild" and not problem.copies
-    flight = replace(preflight.examine(train_data, workers, options.seed, loses=loses), rows=examples)
+    flight = preflight.examine(train_data, workers, options.seed, rows, loses, loses or options.mode in ("atomic", "locked"))
     held = f"; held out: {test_data.rows:,} rows" if test_data else ""
-    warnings = [f"warning: {warning}" for warning in flight.warnings] if options.mode == "wild" else []
+    warnings = [f"warning: {warning}" for warning in flight.warnings]
     for line in (f"{train_data.source}: {flight.line(loses)}{held}", *warnings, *tried):
         report.say(line)
     report.say(f"{type(loss).__name__} loss, {said(rule)}, {said(schedule)}, {workers} worker{'s' * (workers > 1)}, "
@@ -225,7 +225,7 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
     report.start(options=asdict(options), preflight=asdict(flight), rule=said(rule), schedule=said(schedule),
                  mode=options.mode, workers=workers,
                  data={"source": problem.data.source, "rows": problem.examples, "features": problem.data.n_features,
-                       "nonzeros": problem.data.nnz, "held_out": problem.test.rows if problem.test else 0})
+                       "nonzeros": flight.nonzeros, "held_out": problem.test.rows if problem.test else 0})
     interrupted, history = None, []
     with signals():
         try:

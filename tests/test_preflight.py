@@ -183,9 +183,25 @@ def test_warnings(monkeypatch):
     assert all(part in text for part in ("Ω ", "Δ ", "ρ ", "(exact)", "mean p", "2 cores", "1 advised", "warning "))
 
 
-def test_degrees_already_counted():
-    X = skewed(500)
-    assert examine(dataset(X), degrees=degrees(X)) == examine(dataset(X))
+@pytest.mark.parametrize("work", [preflight.WORK, 2000])  # exact, and sampled
+def test_some_rows_are_as_a_dataset_of_them(monkeypatch, work):
+    monkeypatch.setattr(preflight.rho, "__defaults__", (0, work, None))
+    X, rows = skewed(500), np.flatnonzero(np.random.default_rng(1).random(500) < 0.6)
+    some = examine(dataset(X), rows=rows)
+    assert some == examine(dataset(X[rows])) != examine(dataset(X))
+    assert (some.rows, some.nonzeros) == (len(rows), X[rows].sum())
+    assert some.rho_method.startswith("sampled") == (work == 2000)
+
+
+def test_shared_parameters_that_lose_nothing(monkeypatch):
+    """Modes atomic and locked: dense rows are warned of, but not losses; one worker shares with nobody."""
+    monkeypatch.setattr(preflight, "usable_cores", lambda: (2, "2 cores"))
+    dense = dataset(np.ones((50, 4), bool))
+    assert "dense data" in warned(examine(dense, 2, loses=False, shares=True))
+    assert "would lose" in warned(examine(dense, 2))
+    assert "would lose" not in warned(examine(dense, 2, loses=False, shares=True))
+    assert not examine(dense, 2, loses=False).warnings and not examine(dense, 1, shares=True).warnings
+    assert warned(examine(dense, 3, loses=False)) == "3 workers on 2 cores: the surplus only takes turns"
 
 
 # Control groups
