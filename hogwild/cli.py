@@ -152,10 +152,16 @@ class Predict:
 
 @dataclass
 class Inspect:
-    """Describe a data file: rows, features, non-zeros, labels, how even the features are."""
+    """Describe a data file and what it means for lock-free workers.
+
+    Prints rows, features, non-zeros, values and labels; the paper's Ω, Δ and ρ (exact, a lower bound, or from a
+    sample); the predicted share of lost updates; the advised number of workers, and how many cores there really are.
+    """
 
     data: Positional[Path]
     """Data file."""
+    workers: int | None = None
+    """Threads to predict lost updates for; default: as many as advised."""
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None

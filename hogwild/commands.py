@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from hogwild import cli, linear, model, preflight, training, transforms
-from hogwild.copies import few_enough
+from hogwild.copies import columns_of, keeps_copies
 from hogwild.errors import UserError
 from hogwild.spec import build
 from hogwild.workers import cores
@@ -60,13 +60,15 @@ def predict(options):
 
 def inspect(options):
     """hogwild inspect."""
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {options.workers}")
     d = training.read(options, options.data)
     labels, number = np.unique(d.labels, return_counts=True)
     shown = ", ".join(f"{label:g}: {k:,}" for label, k in zip(labels[:6], number[:6], strict=True))
     more = f", … ({len(labels):,} values)" if len(labels) > 6 else ""
     empty, longest = int((np.diff(d.indptr) == 0).sum()), int(np.diff(d.indptr).max(initial=0))
-    copies = few_enough(d, cores())
-    flight = preflight.examine(d, loses=not copies)
+    copies = _would_copy(d, len(labels), options.workers or preflight.usable_cores()[0])
+    flight = preflight.examine(d, options.workers, loses=not copies)
     print(f"{d.source}\n"
           f"rows        {d.rows:,} ({empty:,} without features)\n"
           f"features    {d.n_features:,} ({flight.occurring:,} occur)\n"
@@ -74,3 +76,10 @@ def inspect(options):
           f"values      {d.values.min() if d.nnz else 0:g} to {d.values.max() if d.nnz else 0:g}\n"
           f"labels      {shown}{more}")
     print(*flight.lines(copies), sep="\n")
+
+
+def _would_copy(data, labels, workers):
+    """Whether `hogwild train linear`, its options at their defaults, has so many workers keep copies; labels: how many."""
+    default = cli.TrainLinear()
+    outputs = linear.outputs_of(build(default.loss, LOSSES, "loss"), labels if labels <= linear.MOST_CLASSES else 0)
+    return keeps_copies(data, workers, outputs * columns_of(training.rule_of(default)[0]))

@@ -8,6 +8,7 @@ from kernels.csr import sizes, strongest
 
 SMALL, SHARE = 64e6, 6  # bytes that copies of the parameters may take, or that share of the data's
 ROWS, BLOCKS = 1024, 128  # rows that are merged at once: so many, or more, to have no more than so many blocks
+PAID = 2  # float32 that a feature's account of the L1 penalty takes
 SAMPLE, TINY = 1000, 1e-30  # rows; a sum of squares of a block that none of them has
 BENT = 0.9  # share of the overlap that is held to what the steps' size allows for it: see `Plan`
 EASE = 8.0  # gradients that unseen steps may take, as they are toned down; they may take 1 that are not
@@ -20,6 +21,20 @@ def few_enough(data, workers, size=1) -> bool:
     """
     copied = workers * size * data.n_features
     return workers > 1 and copied <= data.nnz and (SHARE * copied <= data.nnz or 8 * copied <= SMALL)
+
+
+def columns_of(rule, averaged=False) -> int:
+    """float32 that an output has for each feature: its weight, the rule's slots, and its average."""
+    return 1 + len(rule.start()) + averaged
+
+
+def keeps_copies(data, workers, size, lasso=False, averaged=False, wanted=None) -> bool:
+    """Whether each worker of mode wild trains a copy of the parameters, `size` float32 a feature. Training and `hogwild
+    inspect` ask here. wanted: True or False in place of what the sizes say."""
+    if workers == 1 or lasso and averaged:
+        # Weights that a penalty holds at 0 come and go in copies, and the average would see it: objectives 3 to 11% higher.
+        return False
+    return few_enough(data, workers, size + PAID * lasso) if wanted is None else wanted
 
 
 def sizes_of(data):

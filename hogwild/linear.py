@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from hogwild import formats, metrics
-from hogwild.copies import few_enough, plan, sizes_of
+from hogwild.copies import columns_of, keeps_copies, plan, sizes_of
 from hogwild.errors import UserError
 from hogwild.shadow import Shadow
 from hogwild.train import Problem
@@ -32,7 +32,6 @@ MODES = {
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
 FRESH = 512.0, 128.0  # of a feature, updates of all workers together or of each, the larger share, that others may not know
-PAID = 2  # float32 that a feature's account of the L1 penalty takes
 PAYS = 20.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 
@@ -75,6 +74,11 @@ def targets(data, classes, outputs_ndim) -> np.ndarray:
     return signs(data, classes) if outputs_ndim == 1 else numbers(data, classes)
 
 
+def outputs_of(loss, classes) -> int:
+    """Scores of a row under `loss`: one a class (of a number `classes`), or a single one for two classes or a target."""
+    return classes if classes > 2 or type(loss).__name__ == "SoftmaxCrossEntropy" else 1
+
+
 def pace_of(square) -> float:
     """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.01 to 1.
 
@@ -101,13 +105,12 @@ class Linear(Problem):
         self.loss, self.rule, self.workers, self.mode = checked(loss), checked(rule), workers, mode
         if mode not in MODES:
             raise UserError(f"unknown mode '{mode}': choose from {', '.join(MODES)}")
-        softmax = type(loss).__name__ == "SoftmaxCrossEntropy"
         self.classes = classes_of(data, rows, classes) if loss.task == "classification" else None
-        self.outputs = len(self.classes) if self.classes is not None and (softmax or len(self.classes) > 2) else 1
+        self.outputs = outputs_of(loss, 0 if self.classes is None else len(self.classes))
         self.data, self.test, self.rows = data, test, rows
         self.examples = data.rows if rows is None else len(rows)
         self.test_labels = self._targets(test) if test is not None else None
-        self.columns = 1 + len(rule.start()) + (average is not None)
+        self.columns = columns_of(rule, average is not None)
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         degree = self._degrees() if decay or workers > 1 else None
         sample = sizes_of(data)
@@ -148,10 +151,8 @@ class Linear(Problem):
         locks = {"locked": Locked(np.zeros(d + 1, np.uint32)), "round-robin": RoundRobin(np.zeros(8, np.int64)),
                  "atomic": Atomic()}
         self.sharing = locks.get(self.mode, Wild() if apart else Alone())
-        if copies is None:
-            copies = few_enough(self.data, self.workers, size + PAID * bool(self.lasso))
-        # Weights that a penalty holds at 0 come and go in copies, and the average would see it: objectives 3 to 11% higher.
-        self.copies = several and self.mode == "wild" and copies and not (self.lasso and self.average is not None)
+        lasso, averaged = self.lasso is not None, self.average is not None
+        self.copies = self.mode == "wild" and keeps_copies(self.data, self.workers, size, lasso, averaged, copies)
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
         copied = self._touched((self.workers, -(-self.shared.size // 16) * 16) if self.copies else (0, 0))
         if self.copies:

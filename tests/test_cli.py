@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hogwild import cli
+from hogwild.linear import MODES
 from hogwild.model import load
 
 ROWS = 400
@@ -135,6 +136,63 @@ def test_inspect(tmp_path, capsys):
     assert run("inspect", svm(tmp_path / "a.svm")) == 0
     out = capsys.readouterr().out
     assert "rows        400 (0 without features)" in out and "non-zeros   2,395" in out
+    assert all(f"\n{name} " in out for name in ("Ω", "Δ", "ρ", "lost", "workers", "cores"))
+    assert "(exact)" in out and "1 advised" in out
+
+
+@pytest.mark.parametrize("d,copies", [(1.3, True), (0.7, False)])
+def test_inspect_and_training_decide_alike_on_copies(tmp_path, capsys, d, copies):
+    """AdaGrad's copies take two float32 a feature. d: non-zeros for each of those of 2 workers."""
+    data, nnz = svm(tmp_path / "a.svm"), 2395
+    with open(data, "a") as file:
+        file.write(f"+1 {int(nnz / d / 4)}:1\n")
+    assert run("inspect", data, "--workers", 2) == 0
+    out = capsys.readouterr().out
+    assert "predicted for 2 workers" in out and ("loses none" in out) == copies
+    assert run("train", "linear", data, "--workers", 2, "--holdout", 0, "--epochs", 1) == 0
+    out = capsys.readouterr().out
+    assert ("(copies" in out) == copies != ("(plain stores" in out)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_inspect_counts_cores_as_training_does(tmp_path, capsys, monkeypatch, cores):
+    """A cgroup may allow fewer than the affinity: one worker keeps no copies."""
+    monkeypatch.setattr("hogwild.preflight.usable_cores", lambda: (cores, f"{cores} of them"))
+    monkeypatch.setattr("hogwild.workers.cores", lambda: 3 - cores)
+    assert run("inspect", svm(tmp_path / "a.svm")) == 0
+    out = capsys.readouterr().out
+    assert f"cores       {cores} of them" in out and ("keeps copies" in out) == (cores == 2)
+
+
+def test_inspect_for_many_workers(tmp_path, capsys):
+    data = svm(tmp_path / "a.svm")
+    lost = []
+    for workers in (2, 500):
+        assert run("inspect", data, "--workers", workers) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("lost"))
+        lost.append(float(line.split()[1].rstrip("%")))
+        assert f"for {workers} workers" in line
+    assert 0 < lost[0] < lost[1] < 100
+    assert "--workers must be at least 1, got 0" in fails(capsys, "inspect", data, "--workers", 0)
+
+
+def test_the_first_line_is_on_the_rows_that_are_trained_on(tmp_path, capsys):
+    data, record = tmp_path / "a.svm", tmp_path / "r.jsonl"
+    data.write_text("".join(f"{i % 2} " + " ".join(f"{5 * (i % 40) + j}:1" for j in range(1, 6)) + "\n" for i in range(300)))
+    assert run("train", "linear", data, "--epochs", 1, "--record", record) == 0
+    assert "270 rows, 200 features, 1,350 non-zeros; Ω 5" in capsys.readouterr().out
+    start = json.loads(record.read_text().splitlines()[0])
+    assert start["data"]["nonzeros"] == start["preflight"]["nonzeros"] == 1350
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_warnings_of_each_mode(tmp_path, capsys, monkeypatch, mode):
+    monkeypatch.setattr("hogwild.preflight.usable_cores", lambda: (2, "2 cores"))
+    data = svm(tmp_path / "a.svm")  # 20% dense, small enough for copies
+    assert run("train", "linear", data, "--mode", mode, "--workers", 3, "--epochs", 1) == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert warned[-1] == "warning: 3 workers on 2 cores: the surplus only takes turns"
+    assert [line.split()[1] for line in warned[:-1]] == ["dense"] * (mode in ("atomic", "locked"))
 
 
 @pytest.mark.parametrize("content,line,what", [
