@@ -114,10 +114,12 @@ def penalties(options):
     return decay, build("clip", {"clip": Clip}, "option", **clips) if clips else None
 
 
-def example_weights(text, labels, rows):
-    """float32[n] from --class-weight: "balanced" or "LABEL=WEIGHT,…"; None for none."""
+def example_weights(text, dataset, rows):
+    """float32[n] from --class-weight: "balanced" or "LABEL=WEIGHT,…"; None for none. Raises UserError, also for a label that
+    no row has."""
     if text is None:
         return None
+    labels = dataset.labels
     if text == "balanced":
         classes, number = np.unique(labels if rows is None else labels[rows], return_counts=True)
         given = dict(zip(classes.tolist(), (number.sum() / (len(classes) * number)).tolist()))
@@ -130,7 +132,12 @@ def example_weights(text, labels, rows):
             raise UserError(f"--class-weight must be balanced or LABEL=WEIGHT,… with weights not negative, got '{text}'")
     weights = np.ones(len(labels), np.float32)
     for label, weight in given.items():
-        weights[labels == np.float32(label)] = weight
+        rows = labels == np.float32(label)
+        if not rows.any():
+            known = np.unique(labels)
+            raise UserError(f"--class-weight has label {label:g}, which no row of {dataset.source} has; its labels are "
+                            f"{', '.join(f'{c:g}' for c in known[:5])}{', …' * (len(known) > 5)}")
+        weights[rows] = weight
     return weights
 
 
@@ -167,7 +174,7 @@ def train_linear(options):
     lr, (rule, default), (decay, clip) = learning_rate(options), rule_of(options), penalties(options)
     schedule_of(options, rule, 1 << 30, default)  # mistakes show before the data are read
     whole, rows, held_out, planted = datasets(options)
-    weights = example_weights(options.class_weight, whole.labels, rows)
+    weights = example_weights(options.class_weight, whole, rows)
     state = transforms.fit(names, whole)
     train_data, test_data = transforms.apply(names, state, whole), None
     if held_out is not None:

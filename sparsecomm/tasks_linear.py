@@ -25,7 +25,7 @@ class LinearTask(Task):
         super().__init__(name, options, rank, size)
         self.loss, self.transform = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform)
         whole, self.rows, held, planted = training.datasets(options)
-        self.weights = training.example_weights(options.class_weight, whole.labels, self.rows)
+        self.weights = training.example_weights(options.class_weight, whole, self.rows)
         self.fitted = transforms.fit(self.transform, whole)
         self.train, self.test = transforms.apply(self.transform, self.fitted, whole), None
         if held is not None:

@@ -107,6 +107,8 @@ def test_mistakes_in_the_new_options(tmp_path, capsys):
     assert "target" in fails(capsys, *train, "--target", 0.5)
     assert "seconds" in fails(capsys, *train, "--checkpoint", "c", "--checkpoint-seconds", -1)
     (tmp_path / "junk").write_bytes(b"junk")
+    assert "label 7, which no row of" in (said := fails(capsys, *train, "--class-weight", "7=2"))
+    assert "a.svm" in said and "its labels are -1, 1" in said
     assert "junk" in fails(capsys, *train, "--checkpoint", "junk", "--resume")
 
 
