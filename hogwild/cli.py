@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import itertools
+import re
 import sys
 import tomllib
 from dataclasses import dataclass, fields, is_dataclass
@@ -15,6 +16,9 @@ from tyro.conf import Positional
 from hogwild.errors import UserError
 
 Flag = tyro.conf.FlagCreatePairsOff
+# What tyro says of a value that is no number, for each way an option may ask for one.
+NO_NUMBER = re.compile(r"Error parsing (\S+): (?:no type matching \S*\b|invalid literal for |could not convert string to )"
+                       r"(int|float)\b.*?\[?(['\"].*['\"])\]?\.?", re.IGNORECASE)
 
 
 @dataclass
@@ -238,7 +242,15 @@ def parsed(command, options, arguments, **more):
         message = " ".join(" ".join(itertools.takewhile(lambda row: not _is_rule(row), content)).split())
         near = next((row.split()[0] for row in rows if row.startswith("--") and not _is_rule(row)), None)
         meant = f"; did you mean {near}?" if near and any("Perhaps" in row for row in rows) else ""
-        raise UserError(f"{message}{meant} (see {command} --help)") from None
+        raise UserError(f"{_plain(message)}{meant} (see {command} --help)") from None
+
+
+def _plain(message) -> str:
+    """tyro's message, where it tells of its types, in words that say what was needed."""
+    if not (found := NO_NUMBER.fullmatch(message)):
+        return message
+    name, kind, got = found.groups()
+    return f"{name} needs a {'whole ' * (kind.lower() == 'int')}number, got {got}"
 
 
 def _is_rule(row) -> bool:

@@ -264,8 +264,12 @@ def test_options_out_of_range(capsys, arguments, message):
 
 @pytest.mark.parametrize("arguments,message", [
     (["train", "linear", "--epohcs", "3"], "Unrecognized options: --epohcs, 3; did you mean --epochs?"),
-    (["train", "linear", "--epochs", "1e5"], "Error parsing --epochs"), (["evaluate"], "A model saved by"),
-    (["predict", "--x"], "'model'"),
+    (["train", "linear", "--epochs", "1e5"], "--epochs needs a whole number, got '1e5' (see hogwild train linear --help)"),
+    (["train", "linear", "--workers", "two"], "--workers needs a whole number, got 'two'"),
+    (["train", "linear", "--max-seconds", "1 int"], "--max-seconds needs a number, got '1 int'"),
+    (["train", "linear", "--l1", "x'y"], "--l1 needs a number, got \"x'y\""),
+    (["inspect", "a", "--workers", "none"], "--workers needs a whole number, got 'none'"),
+    (["evaluate"], "A model saved by"), (["predict", "--x"], "'model'"),
 ])
 def test_unknown_and_missing_options(capsys, arguments, message):
     assert message in fails(capsys, *arguments)

@@ -44,7 +44,7 @@ def test_what_cannot_be_parsed():
     assert "one of linear, mlp, cnn, lm, got 'mpl'" in mistake("train", "mpl")
     assert "one of linear, mlp, cnn, lm, got ''" in mistake("train")
     assert "did you mean --width?" in mistake("train", "mlp", "--widht", 3)
-    assert "Error parsing --keep" in mistake("train", "mlp", "--keep", "some")
+    assert "--keep needs a number, got 'some'" in mistake("train", "mlp", "--keep", "some")
     assert "--width" in mistake("train", "linear", "--width", 3)
 
 
