@@ -78,8 +78,8 @@ class TrainLinear:
     too many parameters, or for --l1 with --average, plain stores to shared ones), atomic (no update is lost), locked (a
     lock a coordinate), round-robin (in strict turn), deterministic (same bits for any number of workers)."""
     early_stopping: str | None = None
-    """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, auc, log_loss,
-    rmse, mae, r2."""
+    """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, log_loss (of logistic
+    and softmax), auc (of two classes, not with softmax); for real targets rmse, mae, r2."""
     patience: int = 3
     """Epochs in a row without improvement before --early-stopping or --tol ends the run."""
     min_delta: float = 0.0
@@ -122,7 +122,8 @@ class TrainLinear:
 
 @dataclass
 class Evaluate:
-    """Measure a saved model on a file: accuracy, F1, AUC, log-loss; RMSE, MAE and R² for real targets."""
+    """Measure a saved model on a file: accuracy, F1, AUC (two classes), log-loss (logistic, softmax); RMSE, MAE and R²
+    for real targets."""
 
     model: Positional[Path]
     """A model saved by `hogwild train`."""

@@ -392,7 +392,8 @@ def measure(z, labels, loss) -> dict[str, float]:
         return metrics.regression(z, labels)
     name = type(loss).__name__
     if z.ndim == 2:
-        return metrics.multiclass(z, labels.astype(np.int64), name == "SoftmaxCrossEntropy")
+        return metrics.multiclass(z, labels.astype(np.int64), name in ("SoftmaxCrossEntropy", "Logistic"),
+                                  each=name == "Logistic")
     result = metrics.classification(z, labels)
     if name != "Logistic":
         result.pop("log_loss", None)

@@ -53,11 +53,15 @@ def macro_f1(predicted, labels, classes, sample_weight=None) -> float:
     return float(np.mean((2 * both / np.where(either > 0, either, 1.0))[occurs]))
 
 
-def softmax_log_loss(scores, labels, sample_weight=None) -> float:
-    """Mean of -log softmax(scores [n, K])[label] in nats, labels int [n]; finite for finite scores."""
+def softmax_log_loss(scores, labels, sample_weight=None, each=False) -> float:
+    """Mean of -log softmax(scores [n, K])[label] in nats, labels int [n]; finite for finite scores.
+
+    each: the scores are log-odds of each class against the rest, whose probabilities are scaled to a sum of 1.
+    """
     losses, rows = np.empty(len(labels)), max(1, BLOCK // scores.shape[1])
     for start in range(0, len(labels), rows):
         z = np.asarray(scores[start:start + rows], np.float64)
+        z = -np.logaddexp(0.0, -z) if each else z  # softmax of log p is p, scaled
         z = z - z.max(axis=1, keepdims=True)
         own = z[np.arange(len(z)), labels[start:start + rows]]
         losses[start:start + rows] = np.log(np.exp(z).sum(axis=1)) - own
@@ -94,17 +98,19 @@ def classification(scores, labels, sample_weight=None, probabilities=True) -> di
     return _all(measures, scores, labels, sample_weight)
 
 
-def multiclass(scores, labels, probabilities=True, sample_weight=None) -> dict[str, float]:
+def multiclass(scores, labels, probabilities=True, sample_weight=None, each=False) -> dict[str, float]:
     """Accuracy (first), macro F1 and log-loss of scores [n, K] against labels int [n] in 0 … K - 1.
 
     The prediction is the largest score, the first of equal ones. probabilities: softmax(scores) are the classes'
-    probabilities; the log-loss is left out where they are not.
+    probabilities, or as `each` of softmax_log_loss says; the log-loss is left out where they are not.
     """
     scores, labels = np.asarray(scores), np.asarray(labels, np.int64)
     predicted = scores.argmax(axis=1)
     measures = {"accuracy": lambda z, y, w: _mean(predicted == y, w),
                 "f1": lambda z, y, w: macro_f1(predicted, y, z.shape[1], w)}
-    return _all(measures | ({"log_loss": softmax_log_loss} if probabilities else {}), scores, labels, sample_weight)
+    if probabilities:
+        measures["log_loss"] = lambda z, y, w: softmax_log_loss(z, y, w, each)
+    return _all(measures, scores, labels, sample_weight)
 
 
 def regression(scores, targets, sample_weight=None) -> dict[str, float]:

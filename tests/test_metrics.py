@@ -62,6 +62,17 @@ def test_multiclass(case):
         assert found["log_loss"] == 0.0
 
 
+@given(many_classes())
+def test_log_loss_of_each_class_against_the_rest(case):
+    """As of scikit-learn's OneVsRestClassifier: each class's own probability, scaled to a sum of 1."""
+    z, y, w = case
+    own, found = expit(z), metrics.multiclass(z, y, sample_weight=w, each=True)
+    if z.shape[1] > 1:
+        p = own / own.sum(axis=1, keepdims=True)
+        assert found["log_loss"] == pytest.approx(sk.log_loss(y, p, labels=list(range(z.shape[1])), sample_weight=w))
+    assert metrics.softmax_log_loss(1e30 * z, y, w, each=True) < np.inf
+
+
 @given(rows, st.booleans())
 def test_two_classes_are_the_binary_case(rows, weighted):
     z, y, w = columns(rows, weighted)
