@@ -29,6 +29,9 @@ class TrainLinear:
       hogwild train linear
       hogwild train linear reviews.svm.xz --transform log,l2 --test held-out.svm.xz --model reviews.safetensors
       hogwild train linear prices.csv --loss squared --rule adam:b1=0.95 --schedule cosine --epochs 10
+
+    Ctrl-C and SIGTERM end the training early: what was learnt is saved (--checkpoint, --model), and the exit code is 130 or
+    143. A second one ends it at once, and saves nothing more.
     """
 
     data: Positional[Path | None] = None
@@ -285,7 +288,8 @@ Lock-free (Hogwild) training of sparse models.
   hogwild predict MODEL DATA       print predictions
   hogwild inspect DATA             describe a data file
 
-hogwild COMMAND --help lists the options; for training: hogwild train linear --help."""
+hogwild COMMAND --help lists the options; for training: hogwild train linear --help.
+Exit codes: 2 after a mistake, 130 after Ctrl-C, 143 after SIGTERM (training first saves what was learnt)."""
 
 
 def command():
