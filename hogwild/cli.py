@@ -77,9 +77,14 @@ class TrainLinear:
     workers: int | None = None
     """Threads; default: the cores this process may use."""
     mode: str = "wild"
-    """How workers share the parameters: wild (each trains a copy, merged now and then; where there are
-    too many parameters, or for --l1 with --average, plain stores to shared ones), atomic (no update is lost), locked (a
-    lock a coordinate), round-robin (in strict turn), deterministic (same bits for any number of workers)."""
+    """How workers share the parameters.
+    wild: none waits for another's step; each trains a copy, and no update is lost as they are merged; where the parameters
+    are too many, or for --l1 with --average, plain stores to shared ones, which may lose some.
+    atomic: no update is lost.
+    locked: a row's weights change together (a lock each), and no update is lost.
+    round-robin: updates in strict turn, step t after step t - 1, and none is lost.
+    deterministic: for a seed the same bits, whatever the number of workers.
+    """
     early_stopping: str | None = None
     """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, log_loss (of logistic
     and softmax), auc (of two classes, not with softmax); for real targets rmse, mae, r2."""

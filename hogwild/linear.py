@@ -25,8 +25,8 @@ MODES = {
     "wild": "no worker waits for another: fastest; each trains a copy, whose changes are added up now and then, or, "
             "where the parameters are too many, with plain stores to shared ones, which may lose a change",
     "atomic": "compare-and-swap additions: no change is ever lost",
-    "locked": "a spin lock per coordinate, held for a row's update (the paper's AIG)",
-    "round-robin": "workers update in strict turn (the paper's RR)",
+    "locked": "a spin lock a coordinate: a row's change together, and no change is lost (the paper's AIG)",
+    "round-robin": "updates in strict turn: step t after step t - 1, and no change is lost (the paper's RR)",
     "deterministic": "the same bits for a seed, whatever the number of workers",
 }
 BLOCK = 32  # examples that mode deterministic judges with the same weights

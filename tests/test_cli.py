@@ -318,9 +318,13 @@ def test_ctrl_c_saves_what_was_learnt_and_exits_with_130(tmp_path):
 def test_help_can_be_read(capsys):
     assert run("train", "linear", "--help") == 0
     out = capsys.readouterr().out
-    for word in ("--rule", "--transform", "svmlight", "adagrad", "onecycle", "Examples"):
+    for word in ("--rule", "--transform", "svmlight", "adagrad", "onecycle", "Examples", "130", "143", "A second one"):
         assert word in out
-    assert run("--help") == 0 and "hogwild inspect DATA" in capsys.readouterr().out
+    assert all(f" {mode}: " in " ".join(out.replace("│", " ").split()) for mode in MODES)
+    assert run("--help") == 0 and "hogwild inspect DATA" in (out := capsys.readouterr().out) and "143" in out
+    assert run("inspect", "--help") == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("Ω, Δ and ρ", "lost updates", "advised number", "cores", "--workers"))
 
 
 def test_a_first_run_says_that_it_compiles(tmp_path, monkeypatch):
