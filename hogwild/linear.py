@@ -32,6 +32,7 @@ MODES = {
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 MOST_CLASSES = 1000
 FRESH = 512.0, 128.0  # of a feature, updates of all workers together or of each, the larger share, that others may not know
+SCORED = 1 << 20  # products of a call: a few ms, between which Ctrl-C is seen
 PAYS = 20.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 
@@ -339,7 +340,7 @@ class Linear(Problem):
 
 def where(source, row):
     """Row number `row` (from 0) of a source: the line of a text file, else the row."""
-    if os.path.isfile(source) and formats.kind(source) == "svmlight":
+    if os.path.isfile(source) and formats.kind(source) != "npz":
         with contextlib.suppress(UserError, OSError):
             return formats.place(source, formats.line_of_row(source, row))
     return f"{source}, row {row + 1}"
@@ -360,9 +361,10 @@ def scores(w, data, workers=1) -> np.ndarray:
     if data.n_features > len(w) - 1:
         raise UserError(f"{data.source}: has {data.n_features} features, the model {len(w) - 1}; "
                         "train with --features at least that number")
-    table = np.ascontiguousarray(w.reshape(len(w), -1))
+    table, csr = np.ascontiguousarray(w.reshape(len(w), -1)), data.csr
     out = np.zeros((data.rows, table.shape[1]), np.float32)
-    spread(lambda start, stop: kernel.scores(table, data.csr, start, stop, out), data.rows, workers)
+    parts = list(data.blocks(max(min(SCORED // table.shape[1], (data.nnz + data.rows) // workers), 1)))
+    spread(lambda first, last: kernel.scores(table, csr, parts[first][0], parts[last - 1][1], out), len(parts), workers, 1)
     return out[:, 0] if w.ndim == 1 else out
 
 

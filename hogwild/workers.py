@@ -327,12 +327,25 @@ class Workers:
             self._look()
 
 
-def spread(function, n: int, count: int):
-    """Run `function(start, stop)` over [0, n) in `count` threads, for kernels that only read what is shared."""
-    bounds = np.linspace(0, n, count + 1).astype(np.int64)
-    threads = [threading.Thread(target=function, args=(bounds[k], bounds[k + 1])) for k in range(1, count)]
-    for thread in threads:
-        thread.start()
-    function(bounds[0], bounds[1])
-    for thread in threads:
-        thread.join()
+def spread(function, n: int, count: int, step=None):
+    """Run `function(start, stop)` over [0, n) in `count` threads, for kernels that only read what is shared.
+
+    step: the most that a call gets; None: a thread's whole part. After an exception in the caller, such as Ctrl-C's, the
+    others begin no further call.
+    """
+    bounds, over = np.linspace(0, n, count + 1).astype(np.int64), threading.Event()
+
+    def part(first, last):
+        for start in range(first, last, step or max(last - first, 1)):
+            if not over.is_set():
+                function(start, min(start + (step or last), last))
+    threads = [threading.Thread(target=part, args=(bounds[k], bounds[k + 1])) for k in range(1, count)]
+    try:
+        for thread in threads:
+            thread.start()
+        part(bounds[0], bounds[1])
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        over.set()
+        raise

@@ -1,5 +1,7 @@
 """The linear kernel against a sequential twin in NumPy, and what many workers must still guarantee."""
 
+import threading
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -183,6 +185,50 @@ def test_a_high_first_learning_rate_leaves_no_bias():
     def objective(w):
         return np.logaddexp(0, -y * (dense @ w)).mean() + l2 / 2 * (w @ w)
     assert objective(linear.w[:600].astype(float)) < 1.001 * objective(best)
+
+
+@pytest.mark.parametrize("outs", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_scores_in_short_calls_are_those_of_one(monkeypatch, workers, outs):
+    """The same bits, in calls of so many products or one row: between them Ctrl-C is seen."""
+    dense, csr, labels = problem(500, 10)
+    dense[100:150], dense[0] = 0, 1
+    data, w = from_arrays(dense, labels), np.random.default_rng(0).standard_normal((D + 1, outs)).astype(np.float32)
+    want, calls, once = np.zeros((500, outs), np.float32), [], kernel.scores
+    once(w, data.csr, 0, 500, want)
+
+    def call(table, csr, start, stop, out):
+        calls.append((start, stop))
+        once(table, csr, start, stop, out)
+    monkeypatch.setattr(kernel, "scores", call)
+    for most in (1 << 20, 60):
+        calls.clear()
+        monkeypatch.setattr(family, "SCORED", most)
+        assert np.array_equal(family.scores(w, data, workers), want)
+        done = sorted(calls)
+        assert [start for start, _ in done] == [0, *(stop for _, stop in done[:-1])] and done[-1][1] == 500
+        products = outs * np.diff(data.indptr[np.array(done)])
+        assert all((products[:, 0] <= most) | (np.diff(done)[:, 0] == 1))
+    assert len(calls) > 50
+
+
+def test_an_interrupt_ends_scoring_in_all_threads(monkeypatch):
+    _, _, labels = problem(500, 10)
+    caller, calls, over = threading.current_thread(), [], threading.Event()
+
+    def call(*_):
+        calls.append(threading.current_thread())
+        if calls[-1] is caller:
+            raise KeyboardInterrupt
+        over.wait(10)
+    monkeypatch.setattr(kernel, "scores", call)
+    monkeypatch.setattr(family, "SCORED", 50)
+    with pytest.raises(KeyboardInterrupt):
+        family.scores(np.zeros((D + 1, 1), np.float32), from_arrays(problem(500, 10)[0], labels), 3)
+    over.set()
+    for thread in set(calls) - {caller}:
+        thread.join(10)
+    assert len(calls) == len(set(calls)) <= 3
 
 
 def test_labels_are_checked():
