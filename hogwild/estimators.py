@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from kernels.losses import LOSSES
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import LabelEncoder
     from sklearn.utils import check_random_state
@@ -103,6 +105,8 @@ class Hogwild(BaseEstimator):
             problem, run, lr = self._prepare(whole, rows, held, weights, classes, once, old, seed)
             first = run.t
             run.go()
+        for line in run.rollbacks:
+            warnings.warn(line, ConvergenceWarning, stacklevel=3)
         if run.report:
             run.report.close()
         # The weights are those of the best epoch, or of the last; so must be the step that the average is taken at.

@@ -156,6 +156,7 @@ class Run:
         self.epoch, self.t, self.at, self.done = 1, 0, 0, np.zeros(4)  # loss, examples, non-zeros, seconds
         self.failures, self.seconds, self.history, self.reason = 0, 0.0, [], None
         self.best, self.bad, self.good, self.first, self.failed = None, False, None, None, None
+        self.rollbacks = []  # what was said of each
         self.partial = False  # a budget ended the last epoch before its end
 
     def go(self):
@@ -284,8 +285,9 @@ class Run:
                             f"{self.retries} times before): use a smaller --lr, or a --transform that scales the rows, "
                             "such as log,l2")
         self.schedule = scaled(self.schedule, 0.5)
-        self._say(f"the loss is no longer finite at {example} (epoch {epoch}): back to step {self.t}, learning rate "
-                  f"from {lr:g} to {float(rate(self.schedule, self.t)):g}")
+        self.rollbacks.append(f"the loss is no longer finite at {example} (epoch {epoch}): back to step {self.t}, learning "
+                              f"rate from {lr:g} to {float(rate(self.schedule, self.t)):g}")
+        self._say(self.rollbacks[-1])
         if self.report:
             self.report.event("rollback", epoch=epoch, example=example, step=self.t, failures=self.failures)
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, make_classification, make_regression
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import HuberRegressor, LogisticRegression, Ridge, SGDClassifier
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -283,6 +285,22 @@ def test_early_stopping_keeps_the_best_epoch(tumours):
     best = ours.n_iter_ - 2
     assert ours.n_iter_ < 50 and ours._state["steps"] == best * (len(y) - round(0.1 * len(y)))
     assert same(ours, clone(ours).set_params(epochs=best).fit(X, y))
+
+
+def test_going_back_to_half_the_learning_rate_is_a_warning(capsys):
+    """With the line of the console, without which nobody would hear that it was not `lr` that was trained with."""
+    X, y = reals()
+    options = {"rule": "sgd", "lr": 2.0, "random_state": 0, "workers": 1, "epochs": 20}
+    with pytest.warns(ConvergenceWarning) as told:
+        HogwildRegressor(**options).fit(X, y)
+    assert capsys.readouterr().out == "" and 1 <= len(told) <= 5
+    lines = [str(warning.message) for warning in told]
+    assert all(re.match(r"the loss is no longer finite at (X, row \d+|an example) \(epoch \d+\): back to step \d+, "
+                        f"learning rate from {2 / 2**i:g} to {1 / 2**i:g}$", line) for i, line in enumerate(lines))
+    assert any("X, row" in line for line in lines)
+    with pytest.warns(ConvergenceWarning):
+        HogwildRegressor(**options, verbose=1).fit(X, y)
+    assert [line for line in capsys.readouterr().out.splitlines() if "finite" in line] == lines
 
 
 def test_pipeline_and_grid_search():
