@@ -159,10 +159,17 @@ def read_svmlight(path, *, zero_based=False):
 
 
 def line_of_row(path, row):
-    """Line number of row `row` (from 0) of an svmlight text."""
+    """Line number of row `row` (from 0) of an svmlight or CSV text; the last one of a CSV row that spans some."""
+    head = kind(path) == "csv"  # the first line may be a header, which is no row
     for first, block in line_blocks(path):
-        for line, content in enumerate(block.split(b"\n"), first):
-            row -= bool(content.split(b"#")[0].strip(b" \t\r"))
+        if kind(path) == "csv":
+            rows = csv_rows(path, first, csv_lines(block))
+        else:
+            rows = ((line, content) for line, content in enumerate(block.split(b"\n"), first)
+                    if content.split(b"#")[0].strip(b" \t\r"))
+        for line, cells in rows:
+            row -= not (head and is_header(cells))
+            head = False
             if row < 0:
                 return line
 
@@ -178,7 +185,7 @@ def read_csv(path, *, label=None):
     """Chunks of comma-separated numbers, zeros dropped; label is a column's name or index, by default the last."""
     width = None
     for first, block in line_blocks(path):
-        lines = io.StringIO(block.decode("utf-8", "replace"), newline="").readlines()
+        lines = csv_lines(block)
         if width is None:
             last, cells = next(csv_rows(path, first, lines), (0, None))
             if cells is None:
@@ -194,6 +201,10 @@ def read_csv(path, *, label=None):
         stored = features != 0
         yield Chunk(np.ascontiguousarray(table[:, column]), stored.sum(axis=1, dtype=np.int64),
                     np.nonzero(stored)[1].astype(np.uint32), features[stored], width - 1)
+
+
+def csv_lines(block):
+    return io.StringIO(block.decode("utf-8", "replace"), newline="").readlines()
 
 
 def csv_rows(path, first, lines):

@@ -76,6 +76,23 @@ def test_the_line_of_the_example_that_explodes(tmp_path):
         train(linear, SGD(), Constant(0.0), epochs=1, retries=0)
 
 
+@pytest.mark.parametrize("head", ["", "a,b,y\n", "\n \na,b,y\n\n"])
+def test_the_line_of_a_csv_file(tmp_path, head):
+    """Of the one row that explodes: headers and blank lines are counted, as an editor does."""
+    rows = ["0.5,1,0.25"] * 30
+    rows[12], rows[20] = "3e38,3e38,1e30", "\n0.5,1,0.25"
+    path = tmp_path / "b.csv"
+    for at in (12, 25):
+        rows[12], rows[at] = rows[at], rows[12]
+        text = head + "\n".join(rows) + "\n"
+        path.write_text(text)
+        line = next(i for i, row in enumerate(text.split("\n"), 1) if row.startswith("3e38"))
+        linear = family.Linear(read(path, cache=False), None, Squared(), SGD())
+        linear.shared[:, 0, 0] = 2
+        with pytest.raises(UserError, match=rf"b\.csv, line {line} "):
+            train(linear, SGD(), Constant(0.0), epochs=1, retries=0)
+
+
 @pytest.mark.parametrize("retries", [0, 3])
 def test_after_so_many_retries_it_gives_up(retries):
     x, y = made()
