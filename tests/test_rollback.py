@@ -93,6 +93,20 @@ def test_the_line_of_a_csv_file(tmp_path, head):
             train(linear, SGD(), Constant(0.0), epochs=1, retries=0)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_back_to_where_the_run_began(workers):
+    """From weights that are all alike, kept as one row, and from others: to the same bits."""
+    x, y = made()
+    for start in (None, np.random.default_rng(1).standard_normal((7, 1, 2)).astype(np.float32)):
+        linear = family.Linear(from_arrays(x, y), None, Squared(), Momentum(), workers=workers)
+        if start is not None:
+            linear.shared[...] = start
+        before = linear.shared.copy()
+        with pytest.raises(UserError):
+            train(linear, Momentum(), Constant(1e30), epochs=3, workers=workers, retries=3)
+        assert np.array_equal(linear.shared.view(np.uint32), before.view(np.uint32))
+
+
 @pytest.mark.parametrize("retries", [0, 3])
 def test_after_so_many_retries_it_gives_up(retries):
     x, y = made()
