@@ -132,12 +132,12 @@ def example_weights(text, dataset, rows):
             raise UserError(f"--class-weight must be balanced or LABEL=WEIGHT,… with weights not negative, got '{text}'")
     weights = np.ones(len(labels), np.float32)
     for label, weight in given.items():
-        rows = labels == np.float32(label)
-        if not rows.any():
+        having = labels == np.float32(label)
+        if not having.any():
             known = np.unique(labels)
             raise UserError(f"--class-weight has label {label:g}, which no row of {dataset.source} has; its labels are "
                             f"{', '.join(f'{c:g}' for c in known[:5])}{', …' * (len(known) > 5)}")
-        weights[rows] = weight
+        weights[having] = weight
     return weights
 
 
