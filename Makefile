@@ -11,6 +11,8 @@ PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope
 # many slots, all elementwise), one is enough, and what shows only how well or how often something is done is left out.
 CHECKED = rules schedules losses linear atomics modes private doors deterministic multiclass data synthetic coding values \
           dropping merge gradients
+UNCHECKED = nesterov or rmsprop or nadam or radam or adamw or adabelief or users_own or digits_as or do_not_swing or \
+            second_process or average_as_it_was
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 
 .PHONY: help train test test-checked test-openmpi bench lint clean
@@ -33,8 +35,7 @@ test: .venv/test
 
 test-checked: .venv/test
 	@NUMBA_BOUNDSCHECK=1 $(PYTEST) $(CHECKED:%=tests/test_%.py) \
-	  -k 'not (nesterov or rmsprop or nadam or radam or adamw or adabelief or users_own or digits_as or do_not_swing or \
-  second_process or average_as_it_was)'
+	  -k 'not ($(UNCHECKED))'
 
 test-openmpi: .venv-openmpi/made
 	@.venv-openmpi/bin/python -m pytest -p no:cacheprovider tests/test_shrink.py tests/test_network.py
