@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope
 # many slots, all elementwise), one is enough, and what shows only how well or how often something is done is left out.
 CHECKED = rules schedules losses linear atomics modes private doors deterministic multiclass data synthetic coding values \
           dropping merge gradients
-UNCHECKED = nesterov or rmsprop or nadam or radam or adamw or adabelief or users_own or digits_as or do_not_swing or \
+UNCHECKED = test_oracle or nesterov or rmsprop or nadam or radam or adamw or adabelief or users_own or digits_as or do_not_swing or \
             second_process or average_as_it_was
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 

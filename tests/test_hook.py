@@ -60,7 +60,7 @@ def torchrun(n, *program, timeout=300):
     return code, *text
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 3])
 def test_hook(n):
     code, out, err = torchrun(n, PROGRAM, timeout=600)
     assert code == 0 and out.endswith("passed\n"), out + err[-6000:]
