@@ -36,8 +36,8 @@ class LinearTask(Task):
         self.examples, d = whole.rows if self.rows is None else len(self.rows), whole.n_features
         regression = self.loss.task == "regression"
         self.metric, self.classes = "rmse" if regression else "accuracy", None if regression else linear.classes_of(whole)
-        several = not regression and (len(self.classes) > 2 or type(self.loss).__name__ == "SoftmaxCrossEntropy")
-        self.count = len(self.classes) if several else 1
+        self.count = linear.outputs_of(self.loss, 0 if regression else len(self.classes))
+        several = self.count > 1
         self.outputs = Outputs(np.zeros(self.count), np.zeros(self.count)) if several else None
         self.labels = np.array(linear.targets(self.train, self.classes, 1 + several))
         self.test_labels = linear.targets(self.test, self.classes, 1 + several) if self.test else None
