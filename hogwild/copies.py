@@ -8,6 +8,7 @@ from kernels.csr import sizes, strongest
 
 SMALL, SHARE = 64e6, 6  # bytes that copies of the parameters may take, or that share of the data's
 ROWS, BLOCKS = 1024, 128  # rows that are merged at once: so many, or more, to have no more than so many blocks
+FEW = 64  # rows: to merge more of them takes less time than to get another block from another core's cache
 PAID = 2  # float32 that a feature's account of the L1 penalty takes
 SAMPLE, TINY = 1000, 1e-30  # rows; a sum of squares of a block that none of them has
 BENT = 0.9  # share of the overlap that is held to what the steps' size allows for it: see `Plan`
@@ -42,6 +43,15 @@ def sizes_of(data):
     rows, total = min(data.rows, SAMPLE), np.zeros((3, data.n_features))
     sizes(data.csr, rows, *total)
     return total / max(rows, 1)
+
+
+def _together(tiers, first):
+    """Which of the tiers, whose rows begin there, begin a block: FEW rows or more, or rarer than the two tiers before it."""
+    begin = [0]
+    for k in range(1, len(tiers)):
+        if first[k] - first[begin[-1]] >= FEW or tiers[k] > tiers[begin[-1]] + 2:
+            begin.append(k)
+    return first[begin]
 
 
 class Plan(NamedTuple):
@@ -80,9 +90,8 @@ def plan(data, degree, mean, size, square, pace) -> Plan:
     tier = np.floor(np.log2(data.rows / often)).astype(np.uint8)
     order = np.argsort(tier, kind="stable")
     names, tiers = np.append(d, found[order]).astype(np.uint32), np.append(np.uint8(0), tier[order])
-    first, length = np.unique(tiers, return_index=True)[1], np.bincount(tiers)
-    step = max(ROWS, len(names) // BLOCKS)
-    starts = np.concatenate([np.arange(at, at + n, step) for at, n in zip(first, length[length > 0])])
+    first, step = _together(*np.unique(tiers, return_index=True)), max(ROWS, len(names) // BLOCKS)
+    starts = np.concatenate([np.arange(at, end, step) for at, end in zip(first, np.append(first[1:], len(names)))])
     spacing, ends = 2.0 ** tiers[starts], np.append(starts[1:], len(names))
     common = np.cumsum(np.add.reduceat(overlap[names], starts))
     bent = int(np.searchsorted(common, BENT * common[-1])) + 1

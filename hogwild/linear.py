@@ -14,11 +14,12 @@ from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.csr import degrees
+from kernels.doors import DOOR
 from kernels.hyper import checked
 from kernels.private import Private, put_back
 from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
 from kernels.steps import aligned
-from kernels.team import CLOSED, FREE, OUT, ROUND, Layout, Team
+from kernels.team import CLOSED, OUT, ROUND, Layout, Team
 
 # What each mode of sharing promises.
 MODES = {
@@ -155,6 +156,7 @@ class Linear(Problem):
         lasso, averaged = self.lasso is not None, self.average is not None
         self.copies = self.mode == "wild" and keeps_copies(self.data, self.workers, size, lasso, averaged, copies)
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
+        self.waits, self.doors = self.copies, aligned((DOOR * self.workers,), np.int64)
         copied = self._touched((self.workers, -(-self.shared.size // 16) * 16) if self.copies else (0, 0))
         if self.copies:
             self.places = [Place(Alone(), flat[:self.shared.size], d) for flat in copied]
@@ -210,7 +212,7 @@ class Linear(Problem):
             known = np.zeros(len(ends), np.int64)
             self.kept[k] = kept = Private(k, self.team, rows, names, self._part(len(rows)), known, ends, self.plan.spacing,
                                           due, merges, met, state, self.share, self.most, self.bend, self.plan.bent,
-                                          self.rest, self.pull, self.plan.along, aligned((8,), np.int64))
+                                          self.rest, self.pull, self.plan.along, self.doors)
         lasso = self.lasso
         if lasso and self.copies:
             lasso = lasso._replace(paid=np.zeros_like(lasso.paid), clock=np.zeros_like(lasso.clock))
@@ -225,9 +227,6 @@ class Linear(Problem):
         if self.plan:
             self.team.gate[ROUND] += 1
             self.team.gate[CLOSED:] = 0
-
-    def door(self, k):
-        return self.kept[k].door if self.copies else None
 
     def pays(self):
         """Not where a step turns the others' gradients so much that copies are merged every few updates."""
@@ -274,10 +273,7 @@ class Linear(Problem):
             self.ended()
             self.end()
             call(counting) if counting else None
-        over = call(worker)
-        if over and self.copies and not k:
-            self.team.gate[FREE] = 1
-        return over
+        return call(worker)
 
     def settle(self, rule, t):
         """Apply the L1 penalty that untouched features owe."""

@@ -52,6 +52,7 @@ class Problem:
     rows = None  # numbers of the examples to train on, where these are not all
     lockstep = False  # workers call the kernel together
     whole = False  # and each of them gets all examples of the call
+    waits = False  # `work` itself waits for an order, at `doors` (kernels/doors.py), set before `private` is asked for
 
     def private(self, k) -> Any:
         """What worker k owns alone (buffers, private copies); passed back to `run`."""
@@ -74,10 +75,6 @@ class Problem:
         To wait here for a moment takes less time than to wait for the workers' threads.
         """
         return False
-
-    def door(self, k):
-        """The int64[8] at which `work`, when the worker is said to be there, waits for an order (kernels/doors.py); None
-        where it does not."""
 
     def pays(self) -> bool:
         """Whether several workers get on faster than one. Where not, all but the first leave before their next chunk."""
@@ -178,12 +175,13 @@ class Run:
         n, rows = self.problem.examples, self.problem.rows
         self.order[:] = np.arange(n) if rows is None else rows  # always the same array: see Workers.run
         np.random.default_rng((self.seed, self.epoch)).shuffle(self.order)
-        order = self.order[self.at:]
+        order = self.order[self.at:] if self.at else self.order
         most = self.stopper.stop.max_steps
         return order if most is None else order[:max(most - self.t, 0)]
 
     def _one_epoch(self):
         while True:
+            self.team.ready()
             order = self._order()
             if not len(order):
                 break

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.chunks import BEGUN, NEXT, ORDER, STOP, WORKERS
-from kernels.doors import AT, EXPECTED, LEFT, OVER, OWN, RIGHT, wait_at
+from kernels.chunks import BEGUN, CALLS, NEXT, ORDER, STOP, WORKERS
+from kernels.doors import AT, BELL, DOOR, EXPECTED, FINISHED, HEARD, OVER, OWN, PATIENCE, summon, wait_at
 from kernels.steps import aligned
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
 WATCH_SECONDS = 0.05  # between two looks at how far all are
+LOOKS = 32  # of 0.1 to 0.3 ms each, for a call that was said to come soon
 TALLIES = 8  # float64 a worker: one cache line each: loss, examples, non-zeros (or what the work is counted in), …
 BAD = 3  # … and an example whose loss was not finite, its number + 1
 
@@ -93,56 +94,47 @@ class Order(NamedTuple):
 
 
 class Helper:
-    """A thread that works on each order that it is woken for, at once where the kernel itself waits at the problem's `door`.
+    """A thread that works on each order that all are called to, and waits for it in the kernel itself where the problem does.
 
-    It refers to its Workers weakly: their end ends it. Whoever has `idle` may wake it, and it gives that back.
+    It refers to its Workers weakly: their end ends it.
     """
 
     def __init__(self, team, k):
-        self.k, self.order, self.most, self.done, self.idle = k, None, 0, 0.0, threading.Lock()
-        native = team.problem.door(k)
-        self.native, self.door = native is not None, np.zeros(8, np.int64) if native is None else native
-        self.door[OWN], self.pipe = os.pipe()
-        self.door[LEFT:RIGHT + 1] = -1
-        args = team.problem, team.own[k], team.queue, team.tally[k], weakref.ref(team)
+        self.k, self.order, self.most, self.door = k, None, 0, team.doors.reshape(-1, DOOR)[k]
+        self.door[OWN], self.door[BELL] = os.pipe()
+        self.door[HEARD] = self.door[FINISHED] = team.queue[CALLS]
+        self.door[PATIENCE] = LOOKS if team.count <= cores() else 0
+        args = team.problem, team.own[k], team.doors, team.queue, team.tally[k], weakref.ref(team)
         threading.Thread(target=self._serve, args=args, name=f"worker {k}", daemon=True).start()
 
-    def wake(self):
-        os.write(self.pipe, b".")
-
-    def _serve(self, problem, own, queue, tally, team):
+    def _serve(self, problem, own, doors, queue, tally, team):
+        door = self.door
         while True:
             order, over, error = self.order, None, None
-            self.door[AT], self.door[EXPECTED] = 1, order.number if order else OVER
-            if order and self.native:
+            door[AT], door[EXPECTED] = 1, order.number if order else OVER
+            if order and problem.waits:
                 try:
                     over = problem.work(order.rule, order.schedule, own, order.examples, 0, queue, self.most, True, tally)
                 except BaseException as raised:  # a thread has no caller to raise to
                     error = raised
-            if self.door[AT]:  # the problem did not wait
-                wait_at(self.door, queue, 0)
-            if (called := self.door[EXPECTED]) == OVER:
-                os.close(int(self.door[OWN]))
-                return os.close(self.pipe)
+            if door[AT] == 1:  # the problem did not wait
+                wait_at(doors, self.k, queue, 0)
+            door[AT] = 0
+            if (called := door[EXPECTED]) == OVER:
+                for end in (OWN, BELL):
+                    os.close(int(door[end]))
+                return
             if workers := team():
                 workers.helped(self, over if order and called == order.number else None, error)
             del workers, order
-            self.idle.release()
-
-    def busy(self, seconds) -> bool:
-        """Whether it is at work, for so many seconds from now on."""
-        free = self.idle.acquire(timeout=seconds)
-        if free:
-            self.idle.release()
-        return not free
+            door[FINISHED] = door[HEARD]
 
 
-def _dismiss(helpers, queue, process):
+def _dismiss(helpers, doors, queue, process):
     """End the threads; not those of another process, of whose pipes a fork has copies."""
-    if os.getpid() == process:
+    if helpers and os.getpid() == process:
         queue[ORDER] = OVER
-        for helper in helpers:
-            helper.wake()
+        summon(doors, queue, 1)
 
 
 class Workers:
@@ -158,6 +150,7 @@ class Workers:
 
     def __init__(self, problem, count: int):
         self.problem, self.count = problem, count
+        self.doors = problem.doors = aligned((DOOR * count,), np.int64)
         self.own = [problem.private(k) for k in range(count)]
         self.tally = aligned((count, TALLIES), np.float64)
         self.chunk = [512] * count  # examples of a call
@@ -166,8 +159,8 @@ class Workers:
         self.stop, self.failure = Flag(self.queue, STOP), None
         self.signals = Postponed(self.stop)
         self.look = 0.0  # when `watch` is next to be called
-        self.helpers, self.order = [], None
-        weakref.finalize(self, _dismiss, self.helpers, self.queue, os.getpid()).atexit = False
+        self.helpers, self.order, self.paying, self.finished = [], None, True, self.queue[:0]
+        weakref.finalize(self, _dismiss, self.helpers, self.doors, self.queue, os.getpid()).atexit = False
 
     @property
     def done(self) -> int:
@@ -176,8 +169,9 @@ class Workers:
 
     def compile(self, rule, schedule, t):
         """Call the kernel, on no examples and into a tally that nobody reads, and start the threads; t: steps done before."""
-        wait_at(np.zeros(8, np.int64), self.queue, 0)  # before the threads come to it
+        wait_at(np.zeros(DOOR, np.int64), 0, self.queue, 0)  # before the threads come to it
         self._hire()
+        summon(self.doors, self.queue, 0)
         none, tally = np.zeros(0, np.int64), np.zeros(TALLIES)
         self.problem.begin(t)
         if self.problem.lockstep:
@@ -186,12 +180,19 @@ class Workers:
             self.problem.work(rule, schedule, self.own[0], none, t, np.zeros_like(self.queue), 1, True, tally)
         self.problem.end()
 
+    def ready(self):
+        """Soon there will be an order: have the helpers wake up, which takes as long as a short epoch."""
+        if self.problem.waits and self.count <= cores():
+            summon(self.doors, self.queue, 0)
+
     def run(self, rule, schedule, order, t, watch=lambda: None):
         """Work through `order`, whose example i is step t + i; `watch` is called every WATCH_SECONDS, and true ends the run.
 
         t: steps done before. Afterwards the first `done` examples are done. An exception in a worker stops all and is
         raised here; so is KeyboardInterrupt, within `signals`. All have stopped when this returns or raises.
         """
+        self.watch = None
+        self._rest()  # those who were still leaving when all was done
         self.stop.clear()
         self.queue[NEXT], self.failure, self.watch = 0, None, watch
         self.queue[BEGUN], self.began = t, time.perf_counter()
@@ -210,16 +211,15 @@ class Workers:
 
     def _hire(self):
         while len(self.helpers) < self.count - 1:
-            n = len(self.helpers)
-            self.helpers.append(Helper(self, n + 1))
-            if n > 1:  # each wakes two, the caller the first two
-                self.helpers[n // 2 - 1].door[LEFT + n % 2] = self.helpers[n].pipe
+            self.helpers.append(Helper(self, len(self.helpers) + 1))
+            self.finished = self.doors[FINISHED::DOOR][1:len(self.helpers) + 1]
 
     def _say(self, rule, schedule, examples):
-        """What the order is; the same as the one before where nothing but what its array holds is new."""
-        last = self.order
-        same = last and last.rule is rule and last.schedule is schedule and len(last.examples) == len(examples)
-        if not (same and last.examples.ctypes.data == examples.ctypes.data):
+        """What the order is; the same as the one before where nothing but what its array holds is new, so that who waits for
+        it in the kernel need not leave it."""
+        last, paid, self.paying = self.order, self.paying, self.problem.pays()
+        same = last and last.rule is rule and last.schedule is schedule and last.examples is examples
+        if not same or paid != self.paying:
             self.queue[ORDER] += 1
             self.order = Order(int(self.queue[ORDER]), rule, schedule, examples)
 
@@ -229,20 +229,26 @@ class Workers:
         except BaseException as error:  # a thread that could not be started
             self._fail(error)
         for helper in self.helpers:
-            helper.idle.acquire()
             helper.order = self.order
-        for helper in self.helpers[:2]:
-            helper.wake()
+        summon(self.doors, self.queue, 1)
         self._work(0)
+        self._look()
         # What a helper still does when all examples are done and brought together does not matter to anyone, unless it may
-        # set `stop` again, and it may take 0.1 ms until it has the interpreter.
-        for helper in self.helpers if self.stop.is_set() or not self.problem.ended() else ():
-            while helper.busy(WATCH_SECONDS):
-                self._look()
+        # set `stop` again.
+        if self.stop.is_set() or not self.problem.ended():
+            self._rest()
+
+    def _rest(self):
+        """Until no helper is at work."""
+        pause = 1e-5
+        while (self.finished != self.queue[CALLS]).any():
+            self._look()
+            time.sleep(pause)
+            pause = min(2 * pause, 1e-3)
 
     def _look(self):
         """Ask whether to go on, every WATCH_SECONDS."""
-        if time.monotonic() >= self.look:
+        if self.watch and time.monotonic() >= self.look:
             self.look = time.monotonic() + WATCH_SECONDS
             try:
                 if self.watch():
@@ -274,10 +280,10 @@ class Workers:
         k = helper.k
         if error:
             return self._fail(error)
-        if over is not None:
-            self._called(k, self.tally[k, 1] - helper.done, self.began)
+        if over is not None:  # it has done as many as it was to, and there are more
+            self._called(k, helper.most, self.began)
         self._work(k, over)
-        helper.done, helper.most = self.tally[k, 1], self.chunk[k] * self.problem.pays()
+        helper.most = self.chunk[k] * self.problem.pays()
 
     def _by_itself(self, k, over):
         """Chunks from the queue until it is empty, or until others do better without this worker."""
@@ -288,7 +294,8 @@ class Workers:
             done, begun = tally[1], time.perf_counter()
             over = self.problem.work(rule, schedule, own, examples, int(self.queue[BEGUN]), self.queue, self.chunk[k], first,
                                      tally)
-            self._called(k, tally[1] - done, begun)
+            if not over:
+                self._called(k, tally[1] - done, begun)
             first = False
 
     def _in_step(self, k):

@@ -117,13 +117,6 @@ def acquire(locks, index):
 
 
 @kernel
-def try_acquire(locks, index):
-    """Whether the lock was free, and is now this thread's. A look comes first: only that leaves the line where it is."""
-    free = locks.dtype.type(0)
-    return atomic_load(locks, index) == free and compare_swap(locks, index, free, locks.dtype.type(1))
-
-
-@kernel
 def release(locks, index):
     """Give spin lock `index` back."""
     atomic_store(locks, index, locks.dtype.type(0))

@@ -5,8 +5,8 @@ from kernels.jit import kernel
 
 LEAST = 64  # examples of a chunk, if there are so many
 # Places in a queue, int64[16] on two cache lines: the next example, whether to stop, workers, steps done before the order,
-# and its number.
-NEXT, STOP, WORKERS, BEGUN, ORDER = 0, 8, 9, 10, 11
+# its number, and how often all were called (kernels/doors.py).
+NEXT, STOP, WORKERS, BEGUN, ORDER, CALLS = 0, 8, 9, 10, 11, 12
 
 
 @kernel

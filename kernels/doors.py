@@ -1,7 +1,8 @@
 """Where a worker waits in a kernel for its next order: to begin there it needs no Python, where one at a time may pass.
 
-A door is int64[8]: whether its worker is there, the pipe at which that sleeps, two pipes at which others do (-1: nobody), and
-the number of the order that it has come for.
+Each of W workers has a door, 8 numbers of int64[8 W]: whether it is there (1), or has come from there (2); the two ends of
+the pipe at which it sleeps; the number of the order that it has come for; the last call that it has heard, and the last for
+which it is done; whether it sleeps; for how long it looks out for a call once it was woken.
 """
 
 from llvmlite import ir
@@ -9,10 +10,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kernels.chunks import BEGUN, ORDER
+from kernels.atomics import atomic_add, atomic_load, atomic_store, compare_swap, reached
+from kernels.chunks import BEGUN, CALLS, ORDER
 from kernels.jit import kernel
 
-AT, OWN, LEFT, RIGHT, EXPECTED = range(5)  # places in a door
+AT, OWN, BELL, EXPECTED, HEARD, FINISHED, ASLEEP, PATIENCE = range(8)  # places in a door
+DOOR = 8
 OVER = -1  # the order to go home
 
 
@@ -32,19 +35,54 @@ _read, _write = _of_one_byte("read"), _of_one_byte("write")
 
 
 @kernel
-def wait_at(door, queue, t):
-    """Steps done before the order. A worker at its door sleeps there until it is woken, and wakes two others: one thread that
-    wakes all takes as long as a short epoch. -1 where the order is not the expected one, but the one that then stands there.
-    """
-    if door[AT] == 0:
+def _wake(doors, k):
+    """Wake the two whom k wakes, where they sleep: one thread that wakes all takes as long as a short epoch."""
+    for other in range(2 * k + 1, min(2 * k + 3, doors.size // DOOR)):
+        if compare_swap(doors, DOOR * other + ASLEEP, 1, 0):
+            _write(doors[DOOR * other + BELL])
+
+
+@kernel
+def summon(doors, queue, calls):
+    """Call all workers to the order in the queue (calls: 1), or have them look out for a call that will soon come (0)."""
+    atomic_add(queue, CALLS, calls)
+    _wake(doors, 0)
+
+
+@kernel
+def wait_at(doors, k, queue, t):
+    """Steps done before the order. A worker at its door waits there until it is called; -1: to another order than the one it
+    expects, which then stands there."""
+    door = DOOR * k
+    if doors[door + AT] == 0:
         return t
-    door[AT] = 0
-    while _read(door[OWN]) < 0:
-        pass
-    found, expected = queue[ORDER], door[EXPECTED]
-    door[EXPECTED] = found
-    if found != OVER:
-        for k in range(LEFT, RIGHT + 1):
-            if door[k] >= 0:
-                _write(door[k])
+    heard, looks = doors[door + HEARD], 0
+    while atomic_load(queue, CALLS) == heard:
+        if looks > 0:
+            looks -= 1
+            reached(queue, CALLS, heard + 1)
+            continue
+        # Either the caller sees that it sleeps, or it sees the call: both change both numbers, one after the other.
+        atomic_add(doors, door + ASLEEP, 1)
+        if atomic_add(queue, CALLS, 0) == heard or not compare_swap(doors, door + ASLEEP, 1, 0):
+            while _read(doors[door + OWN]) < 0:
+                pass
+            _wake(doors, k)
+            looks = doors[door + PATIENCE]
+    doors[door + HEARD] = atomic_load(queue, CALLS)
+    _wake(doors, k)
+    found, expected = queue[ORDER], doors[door + EXPECTED]
+    doors[door + EXPECTED] = found
+    doors[door + AT] = 2 if found == expected else 0
     return queue[BEGUN] if found == expected else -1
+
+
+@kernel
+def back_at(doors, k):
+    """Whether a worker that is done with an order had come from its door; it then waits there again."""
+    door = DOOR * k
+    if doors[door + AT] != 2:
+        return False
+    doors[door + AT] = 1
+    atomic_store(doors, door + FINISHED, doors[door + HEARD])
+    return True

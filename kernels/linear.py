@@ -15,7 +15,7 @@ from kernels.chunks import STOP, take
 from kernels.jit import LOOP, kernel, prefetch
 from kernels.lazy import due_of, flush, kept, pooled, shrink, tau_at
 from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
-from kernels.private import awaited, come, copied, go, layout_of, look, merge_due, owe, pause
+from kernels.private import again_at, awaited, come, copied, go, layout_of, look, merge_due, owe, pause
 from kernels.schedules import cycled, rate
 from kernels.sharing import again, count, enter, gather, leave, part, row_step
 from kernels.steps import by_value, shorten
@@ -114,27 +114,29 @@ def work(rule, schedule, model, worker, order, t, stride, queue, most, first, ta
 
     t: steps done before the order, which each example raises by `stride`. first: the worker is new to it. What it has for
     itself begins as the shared parameters and is brought together with the others' at the end (kernels/private.py), or
-    early, while the others go on: where most is 0. So a worker needs Python, where one at a time may pass, once in an epoch
-    of milliseconds.
+    early, while the others go on: where most is 0. One that has come from its door goes back there (kernels/doors.py): it
+    needs Python, where one at a time may pass, only for another order, or after `most` examples.
     """
-    t, done, over = awaited(worker.private, queue, t), 0, most == 0
-    if t < 0:
-        return True
-    while done < most:
-        start, stop = take(queue, order.shape[0], most - done)
-        if start == stop:
-            t, over = t + start * stride, True
-            break
-        if first:
-            come(worker.private, worker.place.flat)
-            first = False
-        train(rule, schedule, model, worker, order[start:stop], t + start * stride, stride, tally)
-        if tally[3] > 0:
-            atomic_store(queue, STOP, 1)
-        done += stop - start
-    if over:
-        leave_round(rule, model, worker, t, most == 0)
-    return over
+    while True:
+        t, done, over, new = awaited(worker.private, queue, t), 0, most == 0, first
+        if t < 0:
+            return True
+        while done < most:
+            start, stop = take(queue, order.shape[0], most - done)
+            if start == stop:
+                t, over = t + start * stride, True
+                break
+            if new:
+                come(worker.private, worker.place.flat)
+                new = False
+            train(rule, schedule, model, worker, order[start:stop], t + start * stride, stride, tally)
+            if tally[3] > 0:
+                atomic_store(queue, STOP, 1)
+            done += stop - start
+        if over:
+            leave_round(rule, model, worker, t, most == 0)
+        if not over or not again_at(worker.private):
+            return over
 
 
 @kernel(once=True)

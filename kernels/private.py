@@ -21,12 +21,12 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reached, release, try_acquire
-from kernels.doors import wait_at
+from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reached, release
+from kernels.doors import back_at, wait_at
 from kernels.jit import INLINE, LOOP, kernel, where_given
 from kernels.outputs import score
 from kernels.sharing import count, part, width
-from kernels.team import CLOSED, DONE, EARLY, FREE, OUT, ROUND, SUMMED, Layout, merge, pack, spread_out, sum_up
+from kernels.team import CLOSED, DONE, EARLY, OUT, ROUND, SUMMED, Layout, add_up, merge, pack, spread_out, sum_up
 
 NEVER = 2.0**62
 MEASURE = 256.0  # examples between two looks at how far a step goes
@@ -58,7 +58,7 @@ class Private(NamedTuple):
     rest: float  # `bend` of the others
     pull: float  # how much a step turns the worker's own next gradients, along `along`
     along: np.ndarray  # float32[m]: what all rows have in common, of length 1 in each block
-    door: np.ndarray  # int64[8], see kernels/doors.py
+    doors: np.ndarray  # int64[8 W] of all workers, see kernels/doors.py
 
 
 def pause(private):
@@ -155,25 +155,41 @@ def _blocks(flat, private, layout):
         last, again = private.ends[k], due[k]
         if now >= again:
             period = _period(private, k, now)
-            late = now >= due[k] + period
-            if late:
-                acquire(locks, 16 * k)
-            if late or try_acquire(locks, 16 * k):
-                if private.known[k] == current or _opened(private, k, first, last, layout.size, True):
-                    if k < private.bent:
-                        tone_down(flat, private, k, first, last, layout)
-                    _merged(flat, private, k, first, last, layout, True)
-                    private.merges[k] += 1.0
-                release(locks, 16 * k)
+            if atomic_load(locks, 16 * k) == 0 or now >= due[k] + period:
+                _exchanged(flat, private, k, first, last, layout, private.known[k] == current)
                 due[k] = again = now + period
             else:
-                again = now + max(0.125 * period, 1.0)  # not at once: to ask takes as long as an example
+                again = now + max(0.5 * period, 1.0)  # not at once: to ask takes as long as an example
         soonest = min(soonest, again)
         later = min(later, again) if k >= private.bent else later
         first = last
     if every:
         state[5] = later
     state[1] = min(soonest, state[5])
+
+
+@kernel(inline=True)
+def _exchanged(flat, private, k, first, last, layout, known):
+    """Merge block k; known: not for the first time. What others need not wait for is done without its lock."""
+    team, rows, seen = private.team, private.rows, private.seen
+    quick = known and layout.size == 1 and team.owed.size == 0
+    if known and k < private.bent:
+        tone_down(flat, private, k, first, last, layout)
+    if quick:
+        for h in range(first, last):
+            seen[h] = flat[rows[h]] - seen[h]
+    acquire(team.locks, 16 * k)
+    if quick:
+        add_up(team.common, seen, first, last)
+    elif known or _opened(private, k, first, last, layout.size, True):
+        if not known and k < private.bent:
+            tone_down(flat, private, k, first, last, layout)
+        _merged(flat, private, k, first, last, layout, True)
+    release(team.locks, 16 * k)
+    private.merges[k] += private.known[k] == team.gate[ROUND]
+    if quick:
+        for h in range(first, last):
+            flat[rows[h]] = seen[h]
 
 
 @kernel(inline=True)
@@ -246,7 +262,18 @@ def awaited(private, queue, t):
 def _awaited(private, queue, t):
     if isinstance(private, types.NoneType):
         return lambda private, queue, t: t
-    return lambda private, queue, t: wait_at(private.door, queue, t)
+    return lambda private, queue, t: wait_at(private.doors, private.number, queue, t)
+
+
+def again_at(private):
+    """Whether the worker goes back to its door, from which it had come."""
+
+
+@overload(again_at, **LOOP)
+def _again_at(private):
+    if isinstance(private, types.NoneType):
+        return lambda private: False
+    return lambda private: back_at(private.doors, private.number)
 
 
 def copied(private):
@@ -325,8 +352,8 @@ def go(private, flat, layout, penalty, early):
     if atomic_add(team.gate, SUMMED, 1) == team.came.size - 1:
         put_back(private, penalty, layout)
         atomic_store(team.gate, OUT, 1)
-    if team.copies.size and not early and reached(team.gate, OUT, 1) and private.number:
-        reached(team.gate, FREE, 1)
+    if team.copies.size and not early and private.number == 0:
+        reached(team.gate, OUT, 1)  # or the caller would have to ask for it in Python
 
 
 @kernel(once=True)

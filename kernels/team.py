@@ -12,7 +12,7 @@ from kernels.jit import LOOP, kernel, prefetch_to_write
 from kernels.lazy import slots_at
 from kernels.steps import _cast
 
-ROUND, CLOSED, EARLY, DONE, SUMMED, NEXT, OUT, FREE = 0, 1, 2, 8, 9, 16, 24, 25  # places in a team's gate
+ROUND, CLOSED, EARLY, DONE, SUMMED, NEXT, OUT = 0, 1, 2, 8, 9, 16, 24  # places in a team's gate
 PART = 4096  # parameters that a worker sums up at a time
 
 
@@ -25,7 +25,7 @@ class Team(NamedTuple):
     locks: np.ndarray  # uint32[16 T], a cache line a block: its lock, and the round in which it was merged
     # int64[32]: the round; whether it has ended for one, so that no block may be merged for the first time; how many have
     # left while the others go on; for how many it has ended; how many will sum up no more; parameters of which some worker
-    # takes the sum; whether all is in theta; whether the caller has Python's lock, for which no helper is to be before it
+    # takes the sum; whether all is in theta
     gate: np.ndarray
     came: np.ndarray  # int64[W]: the last round that each worker was in
     owed: np.ndarray  # float64[W]: l1 times the rates of each worker's steps in the round; none without a penalty
@@ -147,6 +147,16 @@ def _shortened(like, common, total, own, square, seen, known, held):
     total = total + (square - known)
     shorter = like(np.sqrt(square / total) if square < total else 1.0)
     return _summed(common, own, seen, (own - seen) * shorter, held), total
+
+
+@kernel
+def add_up(common, change, first, last):
+    """Add the changes first … last - 1 to the common numbers, which take their place."""
+    for k in range(np.uint64(first), np.uint64(last), np.uint64(16)):
+        prefetch_to_write(common, k)
+    for h in range(np.uint64(first), np.uint64(last)):
+        new = common[h] + change[h]
+        common[h], change[h] = new, new
 
 
 @kernel

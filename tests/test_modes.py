@@ -94,10 +94,16 @@ def test_copies_of_shared_parameters_meet_while_the_workers_run():
 
 
 def test_weights_are_merged_with_those_as_common_as_they(monkeypatch):
-    """Tier k: features of more than one row in 2^(k + 1), up to one in 2^k; the intercept is in the first. Blocks of it."""
+    """Tier k: features of more than one row in 2^(k + 1), up to one in 2^k; the intercept is in the first. Blocks of them."""
     x, n = np.zeros((64, 7)), 64
     for j, degree in enumerate((3, 64, 20, 33, 0, 16, 40)):
         x[:degree, j] = 1
+    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
+    assert linear.plan.ends.tolist() == [6, 7] and linear.plan.spacing.tolist() == [1, 16]  # few rows, nearly as common
+    monkeypatch.setattr(copies, "FEW", 5)
+    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
+    assert linear.plan.ends.tolist() == [5, 7] and linear.plan.spacing.tolist() == [1, 4]
+    monkeypatch.setattr(copies, "FEW", 1)
     linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
     assert linear.plan.names.tolist() == [7, 1, 3, 6, 2, 5, 0] and linear.plan.ends.tolist() == [4, 5, 6, 7]
     assert linear.plan.updates.tolist() == [n + 64 + 33 + 40, 20, 16, 3] and linear.plan.spacing.tolist() == [1, 2, 4, 16]
