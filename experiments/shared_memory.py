@@ -1,10 +1,10 @@
 """What `hogwild train` cannot say of its workers: one measurement a process, with a record like a run's.
 
-python -m experiments.shared_memory copies|lost|memory … --record FILE
+python -m experiments.shared_memory copies|lost|memory|shadow … --record FILE
 
 copies: examples/s of W trainings that share nothing, at the same time, which is what the machine can give. lost: the share
 of the updates that lock-free workers lose, exactly, from a sum that is known. memory: growth of the resident set of a
-process that reads parsed data from the cache and trains.
+process that reads parsed data from the cache and trains. shadow: what the counters cost that estimate lost updates in a run.
 """
 
 import inspect
@@ -77,6 +77,16 @@ class Memory(Options):
 
     rule: str = "adagrad"
     """sgd, adagrad."""
+
+
+@dataclass
+class Counted(Options):
+    """What a run with plain stores takes longer for its shadow counters (hogwild/shadow.py), on synthetic data."""
+
+    rule: str = "adagrad"
+    """sgd, adagrad."""
+    pairs: int = 7
+    """Runs with and without, in turn."""
 
 
 def rule_of(options):
@@ -175,6 +185,26 @@ def lost(options, report):
     return {"lost": found, "predicted": facts.lost}
 
 
+def counted(options, report):
+    """Median ratio of the seconds of a run that counts to one that does not, less 1; what it estimates."""
+    rule, schedule = rule_of(options)
+    if options.workers < 2:
+        raise UserError(f"--workers must be at least 2, for one loses no updates, got {options.workers}")
+    dataset, _ = synthetic.rcv1_like(options.rows, options.seed)
+    report.start(workers=options.workers, rule=str(rule), data={"rows": dataset.rows})
+
+    def run(counts):
+        problem = linear.Linear(dataset, None, Logistic(), rule, workers=options.workers, copies=False)
+        problem.shadow = problem.shadow if counts else None
+        history = train(problem, rule, schedule, epochs=options.epochs, workers=options.workers, seed=options.seed)
+        return sum(epoch.seconds for epoch in history), history[-1].exchange.get("lost_updates")
+    run(True), run(False)  # compiles
+    pairs = [(run(True), run(False)) for _ in range(options.pairs)]
+    ratios = [counting[0] / plain[0] for counting, plain in pairs]
+    return {"cost": float(np.median(ratios)) - 1, "least": min(ratios) - 1, "most": max(ratios) - 1,
+            "seconds": float(np.median([plain[0] for _, plain in pairs])), "lost_updates": pairs[-1][0][1]}
+
+
 def status():
     """Resident kB of this process: in all, anonymous, and mapped from files."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
@@ -220,7 +250,7 @@ def prepare(path, rows, seed):
     data.read(path)
 
 
-COMMANDS = {"copies": (copies, Copies), "lost": (lost, Lost), "memory": (memory, Memory)}
+COMMANDS = {"copies": (copies, Copies), "lost": (lost, Lost), "memory": (memory, Memory), "shadow": (counted, Counted)}
 
 
 def main(arguments=None) -> int:
@@ -240,7 +270,7 @@ def main(arguments=None) -> int:
     except UserError as error:
         print(f"hogwild: {error}", file=sys.stderr)
         return 2
-    print("  ".join(f"{name} {value:.6g}" for name, value in found.items()))
+    print("  ".join(f"{name} {value:.6g}" for name, value in found.items() if value is not None))
     return 0
 
 

@@ -46,7 +46,8 @@ def sizes_of(data):
 
 
 def _together(tiers, first):
-    """Which of the tiers, whose rows begin there, begin a block: FEW rows or more, or rarer than the two tiers before it."""
+    """Which of the tiers, whose rows begin there, begin a block: behind FEW rows or more, or where they are more than four
+    times rarer than its first."""
     begin = [0]
     for k in range(1, len(tiers)):
         if first[k] - first[begin[-1]] >= FEW or tiers[k] > tiers[begin[-1]] + 2:
@@ -69,7 +70,7 @@ class Plan(NamedTuple):
 
     names: np.ndarray  # uint32[m]: each row, the intercept's first
     ends: np.ndarray  # int64[T]: the first row behind each block
-    spacing: np.ndarray  # float64[T]: examples for an update of its rows
+    spacing: np.ndarray  # float64[T]: examples for an update of its commonest rows
     updates: np.ndarray  # float64[T]: of all its rows in an epoch
     bent: int
     bend: float  # what an unseen step takes of a gradient, of what it takes of its own: in those, beside what is toned down

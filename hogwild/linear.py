@@ -13,6 +13,7 @@ from hogwild.train import Problem
 from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
+from kernels.atomics import reached
 from kernels.csr import degrees
 from kernels.doors import DOOR
 from kernels.hyper import checked
@@ -198,6 +199,12 @@ class Linear(Problem):
         return flat
 
     def private(self, k):
+        own = self._own(k)
+        if self.plan:
+            self.kept[k] = own[1].private
+        return own
+
+    def _own(self, k):
         place = self.places[k]
         longest = int(np.diff(self.data.indptr).max(initial=0)) + 1
         scratch = None if self.bare else new_scratch(self.columns - (self.average is not None), longest * self.outputs,
@@ -210,9 +217,9 @@ class Linear(Problem):
             rows = names if self.copies else np.array([place.first], np.uint32)
             due, merges, met, state = aligned((4, max(len(ends), 8)), np.float64)
             known = np.zeros(len(ends), np.int64)
-            self.kept[k] = kept = Private(k, self.team, rows, names, self._part(len(rows)), known, ends, self.plan.spacing,
-                                          due, merges, met, state, self.share, self.most, self.bend, self.plan.bent,
-                                          self.rest, self.pull, self.plan.along, self.doors)
+            kept = Private(k, self.team, rows, names, self._part(len(rows)), known, ends, self.plan.spacing, due, merges, met,
+                           state, self.share, self.most, self.bend, self.plan.bent, self.rest, self.pull, self.plan.along,
+                           self.doors)
         lasso = self.lasso
         if lasso and self.copies:
             lasso = lasso._replace(paid=np.zeros_like(lasso.paid), clock=np.zeros_like(lasso.clock))
@@ -241,7 +248,7 @@ class Linear(Problem):
             kernel.work(rule, schedule, self.model, own[1], none, t, 1, none, 0, False, np.zeros(0))
 
     def ended(self):
-        return self.copies and self.team.gate[OUT] == 1
+        return self.copies and reached(self.team.gate, OUT, 1)
 
     def end(self):
         if self.plan and self.kept and not self.team.gate[OUT]:
@@ -279,7 +286,7 @@ class Linear(Problem):
         """Apply the L1 penalty that untouched features owe."""
         self.steps = t
         if self.lasso:
-            worker = self.private(0)[1]
+            worker = self._own(0)[1]
             alone = worker._replace(place=Place(Alone(), self.flat, self.data.n_features), lasso=self.lasso)
             kernel.settle(rule, self.model, alone, t)
             self.lasso.paid[:], self.lasso.clock[:] = 0, 0
@@ -310,6 +317,16 @@ class Linear(Problem):
 
     def named(self, i):
         return where(self.data.source, i)
+
+    def suspect(self):
+        """Most likely the one with the largest value of a feature whose weight is not finite."""
+        data, lost = self.data, ~np.isfinite(self.shared[:-1]).all((1, 2))
+        size = np.where(lost[data.indices], np.abs(data.values), -1.0)
+        if self.rows is not None:
+            size[~np.repeat(np.isin(np.arange(data.rows), self.rows), np.diff(data.indptr))] = -1.0
+        if size.max(initial=-1.0) < 0:
+            return super().suspect()
+        return f"an example, most likely {self.named(np.searchsorted(data.indptr, size.argmax(), 'right') - 1)}"
 
     @property
     def steps(self):

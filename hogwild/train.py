@@ -77,7 +77,7 @@ class Problem:
         return False
 
     def pays(self) -> bool:
-        """Whether several workers get on faster than one. Where not, all but the first leave before their next chunk."""
+        """Whether several workers get on faster than one. Where not, all but the first leave before their next call."""
         return True
 
     def settle(self, rule, t) -> None:
@@ -94,6 +94,10 @@ class Problem:
     def named(self, i) -> str:
         """Example i as a person can find it."""
         return f"example {i + 1}"
+
+    def suspect(self) -> str:
+        """The example whose step has made a parameter infinite, though its loss was finite."""
+        return "an example"
 
 
 @dataclass
@@ -173,7 +177,7 @@ class Run:
     def _order(self):
         """What is left of this epoch's permutation."""
         n, rows = self.problem.examples, self.problem.rows
-        self.order[:] = np.arange(n) if rows is None else rows  # always the same array: see Workers.run
+        self.order[:] = np.arange(n) if rows is None else rows  # always the same array: see Workers._say
         np.random.default_rng((self.seed, self.epoch)).shuffle(self.order)
         order = self.order[self.at:] if self.at else self.order
         most = self.stopper.stop.max_steps
@@ -202,6 +206,7 @@ class Run:
 
     def _pass(self, order):
         """Workers on the order, until it is done or something stops them; `done` grows by what they did."""
+        self.team.rest()  # so that an interrupt before it begins counts nothing
         self.base, start = self.team.tally[:, :3].sum(0), time.perf_counter()
         try:
             self.team.run(self.rule, self.schedule, order, self.t, lambda: self._watch(start))
@@ -270,7 +275,7 @@ class Run:
     def _roll_back(self):
         """Back to the last snapshot, with half the learning rate."""
         seen = self.team.tally[:, BAD].astype(np.int64)
-        example = self.problem.named(int(seen[seen > 0][0]) - 1) if seen.any() else "an example"
+        example = self.problem.named(int(seen[seen > 0][0]) - 1) if seen.any() else self.problem.suspect()
         self.team.tally[:, :BAD + 1] = 0
         lr = float(rate(self.schedule, self.t))
         self.failures += 1

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.chunks import BEGUN, CALLS, NEXT, ORDER, STOP, WORKERS
-from kernels.doors import AT, BELL, DOOR, EXPECTED, FINISHED, HEARD, OVER, OWN, PATIENCE, summon, wait_at
+from kernels.doors import AT, BELL, DOOR, EXPECTED, FINISHED, HEARD, OVER, OWN, PATIENCE, at_rest, summon, wait_at
 from kernels.steps import aligned
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
 WATCH_SECONDS = 0.05  # between two looks at how far all are
-LOOKS = 32  # of 0.1 to 0.3 ms each, for a call that was said to come soon
+LOOKS = 1 << 16  # for a call that was said to come soon: 1 to 4 ms
 TALLIES = 8  # float64 a worker: one cache line each: loss, examples, non-zeros (or what the work is counted in), …
 BAD = 3  # … and an example whose loss was not finite, its number + 1
 
@@ -100,12 +100,20 @@ class Helper:
     """
 
     def __init__(self, team, k):
-        self.k, self.order, self.most, self.door = k, None, 0, team.doors.reshape(-1, DOOR)[k]
+        self.k, self.order, self.most, self.door = k, None, team.chunk[k], team.doors.reshape(-1, DOOR)[k]
         self.door[OWN], self.door[BELL] = os.pipe()
         self.door[HEARD] = self.door[FINISHED] = team.queue[CALLS]
         self.door[PATIENCE] = LOOKS if team.count <= cores() else 0
         args = team.problem, team.own[k], team.doors, team.queue, team.tally[k], weakref.ref(team)
-        threading.Thread(target=self._serve, args=args, name=f"worker {k}", daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, args=args, name=f"worker {k}", daemon=True).start()
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self):
+        for end in (OWN, BELL):
+            os.close(int(self.door[end]))
 
     def _serve(self, problem, own, doors, queue, tally, team):
         door = self.door
@@ -121,9 +129,7 @@ class Helper:
                 wait_at(doors, self.k, queue, 0)
             door[AT] = 0
             if (called := door[EXPECTED]) == OVER:
-                for end in (OWN, BELL):
-                    os.close(int(door[end]))
-                return
+                return self._close()
             if workers := team():
                 workers.helped(self, over if order and called == order.number else None, error)
             del workers, order
@@ -159,7 +165,7 @@ class Workers:
         self.stop, self.failure = Flag(self.queue, STOP), None
         self.signals = Postponed(self.stop)
         self.look = 0.0  # when `watch` is next to be called
-        self.helpers, self.order, self.paying, self.finished = [], None, True, self.queue[:0]
+        self.helpers, self.order, self.paying = [], None, True
         weakref.finalize(self, _dismiss, self.helpers, self.doors, self.queue, os.getpid()).atexit = False
 
     @property
@@ -185,16 +191,21 @@ class Workers:
         if self.problem.waits and self.count <= cores():
             summon(self.doors, self.queue, 0)
 
+    def rest(self):
+        """Wait for those who were still leaving when all was done, before another order: of it, nothing is done yet."""
+        self.watch = None
+        self._rest()
+        self.queue[NEXT] = 0
+
     def run(self, rule, schedule, order, t, watch=lambda: None):
         """Work through `order`, whose example i is step t + i; `watch` is called every WATCH_SECONDS, and true ends the run.
 
         t: steps done before. Afterwards the first `done` examples are done. An exception in a worker stops all and is
-        raised here; so is KeyboardInterrupt, within `signals`. All have stopped when this returns or raises.
+        raised here; so is KeyboardInterrupt, within `signals`. No worker changes anything more when this returns or raises.
         """
-        self.watch = None
-        self._rest()  # those who were still leaving when all was done
+        self.rest()
         self.stop.clear()
-        self.queue[NEXT], self.failure, self.watch = 0, None, watch
+        self.failure, self.watch = None, watch
         self.queue[BEGUN], self.began = t, time.perf_counter()
         self._say(rule, schedule, np.ascontiguousarray(order))
         self.problem.begin(t)
@@ -212,7 +223,6 @@ class Workers:
     def _hire(self):
         while len(self.helpers) < self.count - 1:
             self.helpers.append(Helper(self, len(self.helpers) + 1))
-            self.finished = self.doors[FINISHED::DOOR][1:len(self.helpers) + 1]
 
     def _say(self, rule, schedule, examples):
         """What the order is; the same as the one before where nothing but what its array holds is new, so that who waits for
@@ -241,7 +251,7 @@ class Workers:
     def _rest(self):
         """Until no helper is at work."""
         pause = 1e-5
-        while (self.finished != self.queue[CALLS]).any():
+        while not at_rest(self.doors, self.queue, len(self.helpers)):
             self._look()
             time.sleep(pause)
             pause = min(2 * pause, 1e-3)
@@ -276,14 +286,14 @@ class Workers:
             self._fail(error)
 
     def helped(self, helper, over, error):
-        """A helper was woken; over, error: what its first call of the kernel has said, if that has waited for this order."""
+        """A helper has left its door; over, error: what the kernel has said there, None if it was not for this order."""
         k = helper.k
         if error:
             return self._fail(error)
         if over is not None:  # it has done as many as it was to, and there are more
             self._called(k, helper.most, self.began)
         self._work(k, over)
-        helper.most = self.chunk[k] * self.problem.pays()
+        helper.most = self.chunk[k] * bool(self.paying)  # another answer makes another order
 
     def _by_itself(self, k, over):
         """Chunks from the queue until it is empty, or until others do better without this worker."""

@@ -2,7 +2,7 @@
 
 Each of W workers has a door, 8 numbers of int64[8 W]: whether it is there (1), or has come from there (2); the two ends of
 the pipe at which it sleeps; the number of the order that it has come for; the last call that it has heard, and the last for
-which it is done; whether it sleeps; for how long it looks out for a call once it was woken.
+which it is done; whether it sleeps; how often it looks for a call once it was woken, before it sleeps again.
 """
 
 from llvmlite import ir
@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kernels.atomics import atomic_add, atomic_load, atomic_store, compare_swap, reached
+from kernels.atomics import atomic_add, atomic_load, atomic_store, compare_swap, seen_soon
 from kernels.chunks import BEGUN, CALLS, ORDER
 from kernels.jit import kernel
 
@@ -58,15 +58,14 @@ def wait_at(doors, k, queue, t):
         return t
     heard, looks = doors[door + HEARD], 0
     while atomic_load(queue, CALLS) == heard:
-        if looks > 0:
-            looks -= 1
-            reached(queue, CALLS, heard + 1)
-            continue
+        if seen_soon(queue, CALLS, heard + 1, looks):
+            break
         # Either the caller sees that it sleeps, or it sees the call: both change both numbers, one after the other.
         atomic_add(doors, door + ASLEEP, 1)
         if atomic_add(queue, CALLS, 0) == heard or not compare_swap(doors, door + ASLEEP, 1, 0):
             while _read(doors[door + OWN]) < 0:
                 pass
+            atomic_store(doors, door + ASLEEP, 0)  # it is so already, unless a fork of this process has rung
             _wake(doors, k)
             looks = doors[door + PATIENCE]
     doors[door + HEARD] = atomic_load(queue, CALLS)
@@ -75,6 +74,16 @@ def wait_at(doors, k, queue, t):
     doors[door + EXPECTED] = found
     doors[door + AT] = 2 if found == expected else 0
     return queue[BEGUN] if found == expected else -1
+
+
+@kernel
+def at_rest(doors, queue, helpers):
+    """Whether so many helpers are done with all that they were called to; what they have done is then seen."""
+    calls = atomic_load(queue, CALLS)
+    for k in range(1, helpers + 1):
+        if atomic_load(doors, DOOR * k + FINISHED) != calls:
+            return False
+    return True
 
 
 @kernel

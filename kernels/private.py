@@ -3,8 +3,8 @@
 A worker works on its own copy of some rows, or of all. What it has changed in them is added to the common ones now and
 then, and the others' changes are read: after each has had as many updates of its own, so that all are equally fresh.
 Without this a core would fetch nearly every coordinate from the other's cache, however rarely both change one at a time.
-Rows as common as one another are a tier, and a tier consists of blocks that are merged under a spin lock each: no change
-is lost. They are small, so that workers seldom meet at one.
+Rows about as common as one another are in blocks, which are merged under a spin lock each: no change is lost. Blocks are
+small, so that workers seldom meet at one.
 
 Between two moments at which all workers stand still, a round, the shared parameters stay as they are. The common values of
 a block are taken from there when it is first merged, and put there at the end. Most blocks are not merged within a round:
@@ -44,7 +44,7 @@ class Private(NamedTuple):
     seen: np.ndarray  # [m x values a row]: the common values when this worker last saw them
     known: np.ndarray  # int64[T]: the round for which that holds
     ends: np.ndarray  # int64[T]: the first row behind each block
-    spacing: np.ndarray  # float64[T]: examples of this worker for an update of its rows
+    spacing: np.ndarray  # float64[T]: examples of this worker for an update of its commonest rows
     due: np.ndarray  # float64[T]: the worker's example after which the block is merged
     merges: np.ndarray  # float64[T]: how often it was
     met: np.ndarray  # float64[T]: the example after which it last was, of the first `bent`

@@ -116,13 +116,16 @@ def test_after_so_many_retries_it_gives_up(retries):
     assert len(log.events) == retries and not linear.w.any()  # back at the beginning
 
 
-def test_weights_that_the_last_step_has_spoilt_are_not_kept():
-    """Every loss is finite, each before its own step; the last step's weights are not."""
-    x = np.array([[1e20, 0.0], [0.0, 1.0]])
+@pytest.mark.parametrize("part", [False, True])
+def test_weights_that_the_last_step_has_spoilt_are_not_kept(part):
+    """Every loss is finite, each before its own step; the last step's weights are not, and it names the row that has them."""
     order = np.random.default_rng((0, 1)).permutation(2)
-    data = from_arrays(x[[0, 1] if order[-1] == 0 else [1, 0]], np.array([-1e19, 1.0])[[0, 1] if order[-1] == 0 else [1, 0]])
-    linear, log = family.Linear(data, None, Squared(), SGD()), Log()
-    with pytest.raises(UserError, match="no longer finite at an example"):
+    x, y, rows = np.full((3, 2), [0.0, 1e25]), np.ones(3), np.array([0, 2])
+    x[rows[order]], y[rows[order]] = [[0.0, 1.0], [1e20, 0.0]], [1.0, -1e19]
+    data = from_arrays(x, y, "mine") if part else from_arrays(x[rows], y[rows], "mine")
+    linear, log = family.Linear(data, None, Squared(), SGD(), rows=rows if part else None), Log()
+    row = (rows if part else np.arange(2))[order[-1]] + 1
+    with pytest.raises(UserError, match=f"no longer finite at an example, most likely mine, row {row} "):
         train(linear, SGD(), Constant(1.0), epochs=1, report=log, retries=1)
     assert np.isfinite(linear.shared).all() and len(log.events) == 1
 
