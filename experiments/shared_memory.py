@@ -261,8 +261,8 @@ def main(arguments=None) -> int:
             raise UserError(f"name a measurement: {', '.join(COMMANDS)}")
         measure, cls = COMMANDS[arguments[0]]
         options = parsed(f"experiments.shared_memory {arguments[0]}", cls, arguments[1:], description=inspect.getdoc(cls))
-        for name in ("workers", "epochs", "rows"):
-            if getattr(options, name) < 1:
+        for name in ("workers", "epochs", "rows", "pairs"):
+            if getattr(options, name, 1) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
         report = Report(options.record)
         found = measure(options, report)

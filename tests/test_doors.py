@@ -175,6 +175,7 @@ def test_who_has_left_the_others_because_it_does_not_pay_comes_again_when_it_doe
         within(60, lambda: team.run(rule, rate, order, 0))
         assert learnt(problem, now + 2)
         assert pays or team.tally[1:, 1].sum() == before
+        until(lambda pays=pays: all((helper.most > 0) == pays for helper in team.helpers))
 
 
 def test_threads_and_pipes_go_with_the_workers_but_not_with_a_forked_process():
