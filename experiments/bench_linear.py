@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.datasets import DATA, load, matrix
 from experiments.machine import describe
-from hogwild import linear
+from hogwild import judge, linear
 from hogwild.train import train
 from kernels.losses import Logistic
 from kernels.rules import SGD, AdaGrad
@@ -28,7 +28,7 @@ def ours(train_data, test, rule, lr, epochs, seed):
     problem = linear.Linear(train_data, None, Logistic(), rule)
     train(problem, rule, schedule, epochs=epochs, seed=seed)
     seconds = time.perf_counter() - start
-    accuracy = np.mean((linear.scores(problem.w, test) > 0) == (test.labels > 0))
+    accuracy = np.mean((judge.scores(problem.w, test) > 0) == (test.labels > 0))
     return seconds, float(accuracy)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hogwild import cli, linear, model, preflight, training, transforms
+from hogwild import cli, judge, model, preflight, training, transforms
 from hogwild.copies import columns_of, keeps_copies
 from hogwild.errors import UserError
 from hogwild.spec import build
@@ -34,7 +34,7 @@ def _load(options):
 def evaluate(options):
     """hogwild evaluate."""
     weights, loss, classes, shaped = _load(options)
-    result = linear.measure(linear.scores(weights, shaped, cores()), linear.targets(shaped, classes, weights.ndim), loss)
+    result = judge.measure(judge.scores(weights, shaped, cores()), judge.targets(shaped, classes, weights.ndim), loss)
     print(f"{shaped.source}: {shaped.rows:,} rows")
     for name, value in result.items():
         print(f"{name:<10} {value:.6f}")
@@ -43,11 +43,11 @@ def evaluate(options):
 def predict(options):
     """hogwild predict."""
     weights, loss, classes, shaped = _load(options)
-    z = linear.scores(weights, shaped, cores()).astype(np.float64)
+    z = judge.scores(weights, shaped, cores()).astype(np.float64)
     if classes is None:
         lines = (f"{value:.6g}" for value in z)
     else:
-        likely, best = linear.probabilities(z, loss), linear.decide(z)
+        likely, best = judge.probabilities(z, loss), judge.decide(z)
         shown = z if likely is None else likely[:, 1] if z.ndim == 1 else likely
         names = [np.format_float_positional(label, trim="-") for label in classes]
         lines = (f"{names[k]} " + " ".join(f"{x:.6g}" for x in np.atleast_1d(row)) for k, row in zip(best, shown))
@@ -81,5 +81,5 @@ def inspect(options):
 def _would_copy(data, labels, workers):
     """Whether `hogwild train linear`, its options at their defaults, has so many workers keep copies; labels: how many."""
     default = cli.TrainLinear()
-    outputs = linear.outputs_of(build(default.loss, LOSSES, "loss"), labels if labels <= linear.MOST_CLASSES else 0)
+    outputs = judge.outputs_of(build(default.loss, LOSSES, "loss"), labels if labels <= judge.MOST_CLASSES else 0)
     return keeps_copies(data, workers, outputs * columns_of(training.rule_of(default)[0]))

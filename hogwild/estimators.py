@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hogwild import data, linear, preflight, training, tune
+from hogwild import data, judge, linear, preflight, training, tune
 from hogwild.errors import UserError
 from hogwild.record import Report
 from hogwild.spec import build
@@ -260,13 +260,13 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
     def predict(self, X):
         """Labels [n]."""
         z = self.decision_function(X)
-        return self.classes_[linear.decide(z)]
+        return self.classes_[judge.decide(z)]
 
     @available_if(_has_probabilities)
     def predict_proba(self, X):
         """Probabilities [n, K] in the order of `classes_`; for losses logistic and softmax."""
         z = self.decision_function(X)
-        return linear.probabilities(z, LOSSES["logistic" if z.ndim == 1 else self.loss]())
+        return judge.probabilities(z, LOSSES["logistic" if z.ndim == 1 else self.loss]())
 
     @available_if(_has_probabilities)
     def predict_log_proba(self, X):

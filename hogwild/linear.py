@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 
-from hogwild import formats, metrics
+from hogwild import formats
 from hogwild.copies import columns_of, keeps_copies, plan, sizes_of
 from hogwild.errors import UserError
+from hogwild.judge import classes_of, measure, outputs_of, scores, targets
 from hogwild.shadow import Shadow
 from hogwild.train import Problem
-from hogwild.workers import spread
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.atomics import reached
@@ -32,54 +32,13 @@ MODES = {
     "deterministic": "the same bits for a seed, whatever the number of workers",
 }
 BLOCK = 32  # examples that mode deterministic judges with the same weights
-MOST_CLASSES = 1000
 FRESH = 512.0, 128.0  # of a feature, updates of all workers together or of each, the larger share, that others may not know
-SCORED = 1 << 20  # products of a call: a few ms, between which Ctrl-C is seen
 PAYS = 20.0  # updates of others between two merges from which on these pay
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
 DEFAULT_LR = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
     ("RMSProp", "Adam", "AdamW", "Nadam", "RAdam", "AdaBelief"), 3e-3)
-
-
-def classes_of(data, rows=None, classes=None) -> np.ndarray:
-    """The label values of the training rows, ascending, or `classes` as given. Raises UserError for fewer than two."""
-    classes = np.unique(data.labels if rows is None else data.labels[rows]) if classes is None else np.asarray(classes)
-    if len(classes) < 2:
-        raise UserError(f"{data.source}: classification needs rows of two classes, got {len(classes)} "
-                        f"({', '.join(f'{c:g}' for c in classes)}); for real-valued targets use --loss squared or huber")
-    if len(classes) > MOST_CLASSES:
-        raise UserError(f"{data.source}: has {len(classes)} different labels, a classifier takes up to {MOST_CLASSES}; "
-                        "for real-valued targets use --loss squared or huber")
-    return classes
-
-
-def numbers(data, classes) -> np.ndarray:
-    """Labels as numbers of their classes (float32). Raises UserError on a label that is not one of `classes`."""
-    place = np.minimum(np.searchsorted(classes, data.labels), len(classes) - 1)
-    unknown = np.flatnonzero(classes[place] != data.labels)
-    if unknown.size:
-        known = ", ".join(f"{c:g}" for c in classes[:5]) + (", …" if len(classes) > 5 else "")
-        raise UserError(f"{data.source}: row {unknown[0] + 1} has label {data.labels[unknown[0]]:g}, the model knows {known}")
-    return place.astype(np.float32)
-
-
-def signs(data, classes) -> np.ndarray:
-    """Labels of two classes as ±1 (float32); the larger is the positive one. Raises UserError as `numbers` does."""
-    return 2 * numbers(data, classes) - 1
-
-
-def targets(data, classes, outputs_ndim) -> np.ndarray:
-    """What the scores of weights with so many dimensions are measured against: ±1, class numbers, or real targets."""
-    if classes is None:
-        return data.labels
-    return signs(data, classes) if outputs_ndim == 1 else numbers(data, classes)
-
-
-def outputs_of(loss, classes) -> int:
-    """Scores of a row under `loss`: one a class (of a number `classes`), or a single one for two classes or a target."""
-    return classes if classes > 2 or type(loss).__name__ == "SoftmaxCrossEntropy" else 1
 
 
 def pace_of(square) -> float:
@@ -364,52 +323,3 @@ def checked_l1(l1):
     if not 0 <= l1 < np.inf:
         raise UserError(f"the L1 penalty must be a finite number, not negative, got {l1}")
     return float(l1)
-
-
-def scores(w, data, workers=1) -> np.ndarray:
-    """Scores float32[rows] of `data` under weights w [d + 1], the intercept last; [rows, K] under weights [d + 1, K].
-
-    Raises UserError when the data have features that the model lacks.
-    """
-    if data.n_features > len(w) - 1:
-        raise UserError(f"{data.source}: has {data.n_features} features, the model {len(w) - 1}; "
-                        "train with --features at least that number")
-    table, csr = np.ascontiguousarray(w.reshape(len(w), -1)), data.csr
-    out = np.zeros((data.rows, table.shape[1]), np.float32)
-    parts = list(data.blocks(max(min(SCORED // table.shape[1], (data.nnz + data.rows) // workers), 1)))
-    spread(lambda first, last: kernel.scores(table, csr, parts[first][0], parts[last - 1][1], out), len(parts), workers, 1)
-    return out[:, 0] if w.ndim == 1 else out
-
-
-def decide(z) -> np.ndarray:
-    """Class numbers of scores [n] (1 where above 0) or [n, K] (the largest)."""
-    return (z > 0).astype(np.int64) if z.ndim == 1 else z.argmax(axis=1)
-
-
-def probabilities(z, loss) -> np.ndarray | None:
-    """Probabilities float64[n, K] of scores z [n] or [n, K]; None where the loss gives none.
-
-    One against the rest: each class's own, scaled to a sum of 1, as scikit-learn does.
-    """
-    z, name = np.asarray(z, np.float64), type(loss).__name__
-    if name not in ("SoftmaxCrossEntropy", "Logistic"):
-        return None
-    logs = z if name == "SoftmaxCrossEntropy" else -np.logaddexp(0, -z)
-    if z.ndim == 1:
-        return np.stack([1 - np.exp(logs), np.exp(logs)], axis=1)
-    e = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def measure(z, labels, loss) -> dict[str, float]:
-    """Metrics of scores z [n] or [n, K] against ±1 labels, class numbers or targets; log-loss only of log-odds."""
-    if loss.task == "regression":
-        return metrics.regression(z, labels)
-    name = type(loss).__name__
-    if z.ndim == 2:
-        return metrics.multiclass(z, labels.astype(np.int64), name in ("SoftmaxCrossEntropy", "Logistic"),
-                                  each=name == "Logistic")
-    result = metrics.classification(z, labels)
-    if name != "Logistic":
-        result.pop("log_loss", None)
-    return result

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from hogwild import checkpoint, data, linear, model, preflight, synthetic, transforms, tune
+from hogwild import checkpoint, data, judge, linear, model, preflight, synthetic, transforms, tune
 from hogwild.errors import Terminated, UserError
 from hogwild.metrics import MAXIMISED
 from hogwild.record import Report, versions
@@ -186,7 +186,7 @@ def train_linear(options):
     workers = min(options.workers or preflight.usable_cores()[0], max(examples, 1))
 
     # The classes of all rows that are ours to look at: a sample or a random hold-out may lack a rare one.
-    classes = linear.classes_of(whole) if loss.task == "classification" else None
+    classes = judge.classes_of(whole) if loss.task == "classification" else None
     if options.schedule.partition(":")[0] == "plateau" and test_data is None:
         raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
 
@@ -264,8 +264,8 @@ def said(value) -> str:
 
 def _best(report, problem, planted, history):
     """The planted weights' accuracy: no model can be expected to do better on the synthetic data."""
-    z = linear.scores(planted.astype(np.float32), problem.test)
-    labels = linear.signs(problem.test, problem.classes)
+    z = judge.scores(planted.astype(np.float32), problem.test)
+    labels = judge.signs(problem.test, problem.classes)
     if "accuracy" in history[-1].metrics:
         report.say(f"held-out accuracy {history[-1].metrics['accuracy']:.4f}; best achievable on these synthetic data "
                    f"(the planted weights): {np.mean((z > 0) == (labels > 0)):.4f}")

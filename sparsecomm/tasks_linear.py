@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hogwild import data, linear, training, transforms
+from hogwild import data, judge, training, transforms
 from hogwild.errors import UserError
 from hogwild.record import versions
 from hogwild.spec import build
@@ -35,19 +35,19 @@ class LinearTask(Task):
             self.test = transforms.apply(self.transform, self.fitted, replace(held, n_features=whole.n_features))
         self.examples, d = whole.rows if self.rows is None else len(self.rows), whole.n_features
         regression = self.loss.task == "regression"
-        self.metric, self.classes = "rmse" if regression else "accuracy", None if regression else linear.classes_of(whole)
-        self.count = linear.outputs_of(self.loss, 0 if regression else len(self.classes))
+        self.metric, self.classes = "rmse" if regression else "accuracy", None if regression else judge.classes_of(whole)
+        self.count = judge.outputs_of(self.loss, 0 if regression else len(self.classes))
         several = self.count > 1
         self.outputs = Outputs(np.zeros(self.count), np.zeros(self.count)) if several else None
-        self.labels = np.array(linear.targets(self.train, self.classes, 1 + several))
-        self.test_labels = linear.targets(self.test, self.classes, 1 + several) if self.test else None
+        self.labels = np.array(judge.targets(self.train, self.classes, 1 + several))
+        self.test_labels = judge.targets(self.test, self.classes, 1 + several) if self.test else None
         self.flat, self.gradient = aligned(((d + 1) * self.count,)), aligned(((d + 1) * self.count,))
         self.place = Place(Alone(), self.flat, d)
         self.facts = {"source": whole.source, "examples": self.examples, "held_out": self.test.rows if self.test else 0,
                       "features": d, "classes": len(self.classes) if self.classes is not None else 0,
                       "parameters": (d + options.intercept) * self.count}
         if planted is not None:
-            z = linear.scores(planted.astype(np.float32), self.test)  # no model can be expected to do better
+            z = judge.scores(planted.astype(np.float32), self.test)  # no model can be expected to do better
             self.facts["best_accuracy"] = float(np.mean((z > 0) == (self.test_labels > 0)))
         self._add(np.zeros(0, np.int64), 1.0)  # compiles before the clock starts
 
@@ -77,7 +77,7 @@ class LinearTask(Task):
         kernel.scores(self.flat.reshape(-1, self.count), self.test.csr, n * self.rank // self.size,
                       n * (self.rank + 1) // self.size, z)
         z = summed(comm, z)
-        return linear.measure(z[:, 0] if self.outputs is None else z, self.test_labels, self.loss)
+        return judge.measure(z[:, 0] if self.outputs is None else z, self.test_labels, self.loss)
 
     def arrays(self):
         rows = np.zeros(0, np.int64) if self.rows is None else self.rows
