@@ -9,10 +9,11 @@ export PYTHONDONTWRITEBYTECODE =
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Compiled kernels do not check subscripts by themselves. Of rules that differ in their formulas, not in their subscripts (as
 # many slots, all elementwise), one is enough, and what shows only how well or how often something is done is left out.
-CHECKED = rules schedules losses linear atomics modes private doors deterministic multiclass data synthetic coding values \
+CHECKED = rules schedules losses linear atomics modes hot private doors deterministic multiclass data synthetic coding values \
           dropping merge gradients
 UNCHECKED = test_oracle or nesterov or rmsprop or nadam or radam or adamw or adabelief or users_own or digits_as or do_not_swing or \
-            second_process or average_as_it_was
+            second_process or average_as_it_was or with_every_rule or one_source or \
+            shrinks_for_all or no_update_of_copies or private_slots or more_workers or share_what or under_a_penalty
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 
 .PHONY: help train test test-checked test-openmpi bench lint clean

@@ -89,6 +89,16 @@ class Counted(Options):
     """Runs with and without, in turn."""
 
 
+@dataclass
+class Wide(Counted):
+    """Seconds of workers that share their parameters, with and without copies of the hottest, over those of one worker, on
+    synthetic data whose features are spread over many more.
+    """
+
+    features: int = 20_000_000
+    """So many."""
+
+
 def rule_of(options):
     """The optimizer rule, and the schedule that `hogwild train` has for it."""
     if options.rule not in RULES:
@@ -205,6 +215,30 @@ def counted(options, report):
             "seconds": float(np.median([plain[0] for _, plain in pairs])), "lost_updates": pairs[-1][0][1]}
 
 
+def wide(options, report):
+    """Medians of the ratios, with the least and the most."""
+    rule, schedule = rule_of(options)
+    near, _ = synthetic.rcv1_like(options.rows, options.seed)
+    step = options.features // near.n_features
+    if not 1 <= step < 2**32 // near.n_features:
+        raise UserError(f"--features must lie in [{near.n_features:,}, 2^32), got {options.features:,}")
+    dataset = data.Dataset(near.indptr, near.indices * np.uint32(step), near.values, near.labels, step * near.n_features,
+                           "spread " + near.source)
+    report.start(workers=options.workers, rule=str(rule), data={"rows": dataset.rows, "features": dataset.n_features})
+
+    def run(workers, copies=None):
+        problem = linear.Linear(dataset, None, Logistic(), rule, workers=workers, copies=copies)
+        if problem.copies:
+            raise UserError(f"--features {options.features:,} are so few that workers have copies of all: ask for more")
+        history = train(problem, rule, schedule, epochs=options.epochs, workers=workers, seed=options.seed)
+        return sum(epoch.seconds for epoch in history)
+    kinds = {"one": (1,), "shared": (options.workers, False), "hot": (options.workers,)}
+    seconds = np.array([[run(*kind) for kind in kinds.values()] for _ in range(options.pairs + 1)])[1:]  # one compiles
+    ratios = seconds / seconds[:, :1]
+    return {f"{name}_{what.__name__}": float(what(ratios[:, k])) for k, name in enumerate(kinds) if k
+            for what in (np.median, np.min, np.max)} | {"seconds": float(np.median(seconds[:, 0]))}
+
+
 def status():
     """Resident kB of this process: in all, anonymous, and mapped from files."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
@@ -250,7 +284,8 @@ def prepare(path, rows, seed):
     data.read(path)
 
 
-COMMANDS = {"copies": (copies, Copies), "lost": (lost, Lost), "memory": (memory, Memory), "shadow": (counted, Counted)}
+COMMANDS = {"copies": (copies, Copies), "lost": (lost, Lost), "memory": (memory, Memory), "shadow": (counted, Counted),
+            "wide": (wide, Wide)}
 
 
 def main(arguments=None) -> int:
@@ -261,7 +296,7 @@ def main(arguments=None) -> int:
             raise UserError(f"name a measurement: {', '.join(COMMANDS)}")
         measure, cls = COMMANDS[arguments[0]]
         options = parsed(f"experiments.shared_memory {arguments[0]}", cls, arguments[1:], description=inspect.getdoc(cls))
-        for name in ("workers", "epochs", "rows", "pairs"):
+        for name in ("workers", "epochs", "rows", "pairs", "features"):
             if getattr(options, name, 1) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
         report = Report(options.record)

@@ -79,8 +79,8 @@ class TrainLinear:
     mode: str = "wild"
     """How workers share the parameters.
     wild: none waits for another's step; each trains a copy, and no update is lost as they are merged; where the parameters
-    are too many, or for --l1 with --average, plain stores to shared ones, which may lose some.
-    atomic: no update is lost.
+    are too many, or for --l1 with --average, a copy of the hottest, and plain stores to the others, which may lose some.
+    atomic: no update is lost; of the hottest there are copies, too.
     locked: a row's weights change together (a lock each), and no update is lost.
     round-robin: updates in strict turn, step t after step t - 1, and none is lost.
     deterministic: for a seed the same bits, whatever the number of workers.

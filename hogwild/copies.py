@@ -1,10 +1,12 @@
-"""Where every worker trains a copy of the parameters: what is brought together with the others', and how often."""
+"""What workers keep copies of, all parameters or the hottest: what is brought together with the others', and how often."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from kernels.csr import sizes, strongest
+from kernels.place import slot_of
+from kernels.steps import aligned
 
 SMALL, SHARE = 64e6, 6  # bytes that copies of the parameters may take, or that share of the data's
 ROWS, BLOCKS = 1024, 128  # rows that are merged at once: so many, or more, to have no more than so many blocks
@@ -12,6 +14,10 @@ FEW = 64  # rows: to merge more of them takes less time than to get another bloc
 PAID = 2  # float32 that a feature's account of the L1 penalty takes
 SAMPLE, TINY = 1000, 1e-30  # rows; a sum of squares of a block that none of them has
 BENT = 0.9  # share of the overlap that is held to what the steps' size allows for it: see `Plan`
+HOT, VALUES = 4096, 1 << 16  # features that workers keep copies of beside shared ones, and float32 of these, at most
+COMMON = 1024  # rows, of which such a feature is in one at least: others have left a core's cache before it comes again
+OFTEN = 16  # updates of it by each worker in an epoch, or to merge it would take as long
+NONE = np.uint32(2**32 - 1)  # no feature
 EASE = 8.0  # gradients that unseen steps may take, as they are toned down; they may take 1 that are not
 
 
@@ -36,6 +42,22 @@ def keeps_copies(data, workers, size, lasso=False, averaged=False, wanted=None) 
         # Weights that a penalty holds at 0 come and go in copies, and the average would see it: objectives 3 to 11% higher.
         return False
     return few_enough(data, workers, size + PAID * lasso) if wanted is None else wanted
+
+
+def hottest(degree, rows, workers, size):
+    """(hot, degree): the features that workers keep copies of where they share the others, as Place.hot of kernels/place.py
+    wants them, and of each feature how many rows have it (int64[n_features]), 0 for those that are shared.
+
+    degree: of all; size: float32 a feature. Of several that have one place there it is the commonest.
+    """
+    hot = aligned((1 << min(HOT, max(VALUES // size, 1)).bit_length() - 1,), np.uint32)
+    hot.fill(NONE)
+    found = np.flatnonzero(degree >= max(rows / COMMON, OFTEN * workers))
+    found = found[np.argsort(degree[found], kind="stable")]
+    hot[slot_of.py_func(hot, found)] = found
+    copied, found = np.zeros_like(degree), hot[hot != NONE]
+    copied[found] = degree[found]
+    return hot, copied
 
 
 def sizes_of(data):
@@ -80,14 +102,14 @@ class Plan(NamedTuple):
 
 
 def plan(data, degree, mean, size, square, pace) -> Plan:
-    """What there is to merge in data whose features have so many rows (int64[n_features]); None: the intercept alone.
+    """What there is to merge: the intercept, and of data the features that have so many rows (int64[n_features]), not 0.
 
     mean, size, square: as of `sizes_of`; pace: the intercept's x.
     """
     d, total = data.n_features, square.sum() + pace**2 or 1.0
     overlap = np.append(np.square(size), pace**2) / total if square.any() else np.append(np.zeros(d), 1.0)
-    found = np.flatnonzero(degree) if degree is not None else np.zeros(0, np.int64)
-    often = degree[found] if degree is not None else found
+    found = np.flatnonzero(degree)
+    often = degree[found]
     tier = np.floor(np.log2(data.rows / often)).astype(np.uint8)
     order = np.argsort(tier, kind="stable")
     names, tiers = np.append(d, found[order]).astype(np.uint32), np.append(np.uint8(0), tier[order])
@@ -97,7 +119,7 @@ def plan(data, degree, mean, size, square, pace) -> Plan:
     common = np.cumsum(np.add.reduceat(overlap[names], starts))
     bent = int(np.searchsorted(common, BENT * common[-1])) + 1
     along, rows = np.append(mean, pace)[names], min(data.rows, SAMPLE)
-    alike, overlap = np.square(along).sum() / total, overlap.sum()  # BLAS would leave its threads beside the workers
+    alike, overlap = np.square(along).sum() / total, overlap[names].sum()  # BLAS would leave its threads beside the workers
     late = np.repeat(spacing * (spacing <= rows / 10), np.diff(ends, prepend=0))  # rarer ones are too few in a sample to tell
 
     def beside(first, last):

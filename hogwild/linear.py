@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from hogwild import formats
-from hogwild.copies import columns_of, keeps_copies, plan, sizes_of
+from hogwild.copies import columns_of, hottest, keeps_copies, plan, sizes_of
 from hogwild.errors import UserError
 from hogwild.judge import classes_of, measure, outputs_of, scores, targets
 from hogwild.shadow import Shadow
@@ -17,16 +17,17 @@ from kernels.atomics import reached
 from kernels.csr import degrees
 from kernels.doors import DOOR
 from kernels.hyper import checked
+from kernels.place import Outputs, Place, new_scratch, slot_of
 from kernels.private import Private, put_back
-from kernels.sharing import Alone, Atomic, Locked, Outputs, Place, RoundRobin, Wild, new_scratch
+from kernels.sharing import Alone, Atomic, Locked, RoundRobin, Wild
 from kernels.steps import aligned
 from kernels.team import CLOSED, OUT, ROUND, Layout, Team
 
 # What each mode of sharing promises.
 MODES = {
     "wild": "no worker waits for another: fastest; each trains a copy, whose changes are added up now and then, or, "
-            "where the parameters are too many, with plain stores to shared ones, which may lose a change",
-    "atomic": "compare-and-swap additions: no change is ever lost",
+            "where the parameters are too many, of the hottest, and the others with plain stores, which may lose a change",
+    "atomic": "compare-and-swap additions, of the hottest to copies: no change is ever lost",
     "locked": "a spin lock a coordinate: a row's change together, and no change is lost (the paper's AIG)",
     "round-robin": "updates in strict turn: step t after step t - 1, and no change is lost (the paper's RR)",
     "deterministic": "the same bits for a seed, whatever the number of workers",
@@ -58,8 +59,8 @@ class Linear(Problem):
     each touch by rows / rows that have the feature (up to where a step takes all of it), so that the sparse penalty is
     l2/2 |w|² in expectation. l1: penalty l1 |w|₁. average: step from which the weights are averaged, None for not.
     weights: float[rows of data], factors of the examples' losses. More than two classes give an output each: judged
-    together by softmax, else each against the rest. copies: whether every worker of mode wild trains a copy of the
-    parameters; None: where they are few enough.
+    together by softmax, else each against the rest. copies: True has every worker of mode wild train a copy of the
+    parameters, False of the intercept alone; None: of all where they are few enough, else of the hottest.
     """
 
     def __init__(self, data, test, loss, rule, decay=None, clip=None, intercept=True, workers=1, rows=None,
@@ -105,30 +106,33 @@ class Linear(Problem):
         """Make the parameters, and a Place in them for each worker."""
         d, size, several = self.data.n_features, self.outputs * self.columns, self.workers > 1
         self.start = (0.0, *rule.start(), *[0.0] * (self.average is not None))
-        room = -(-16 // size)  # a cache line apart
         apart = several and self.mode in ("wild", "atomic")
-        self.flat = self._new(d + 1 + apart * (self.workers + 1) * room)
+        lasso, averaged = self.lasso is not None, self.average is not None
+        self.copies = self.mode == "wild" and keeps_copies(self.data, self.workers, size, lasso, averaged, copies)
+        hot, room, gap = None, 0, -(-16 // size)  # rows of a cache line
+        if apart and not self.copies:
+            hot, degree = hottest(degree * (copies is None), self.data.rows, self.workers, size)
+            room = 1 + len(hot) + gap
+        self.flat = self._new(d + 1 + gap + self.workers * room)
         self.table = self.flat.reshape(-1, size)
         self.shared = self.table[:d + 1].reshape(d + 1, self.outputs, self.columns)
         locks = {"locked": Locked(np.zeros(d + 1, np.uint32)), "round-robin": RoundRobin(np.zeros(8, np.int64)),
                  "atomic": Atomic()}
         self.sharing = locks.get(self.mode, Wild() if apart else Alone())
-        lasso, averaged = self.lasso is not None, self.average is not None
-        self.copies = self.mode == "wild" and keeps_copies(self.data, self.workers, size, lasso, averaged, copies)
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
         self.waits, self.doors = self.copies, aligned((DOOR * self.workers,), np.int64)
         copied = self._touched((self.workers, -(-self.shared.size // 16) * 16) if self.copies else (0, 0))
         if self.copies:
             self.places = [Place(Alone(), flat[:self.shared.size], d) for flat in copied]
         else:
-            self.places = [Place(self.sharing, self.flat, d + 1 + room * (k + 1) if apart else d)
+            self.places = [Place(self.sharing, self.flat, d + 1 + gap + room * k if apart else d, hot)
                            for k in range(self.workers)]
-        self.plan = plan(self.data, degree if self.copies else None, *sample) if apart else None
+        self.plan = plan(self.data, degree, *sample) if apart else None
         if apart:
             locks, gate, came = (aligned((n,), kind) for n, kind in (
                 (16 * len(self.plan.ends), np.uint32), (32, np.int64), (self.workers, np.int64)))
             self.team = Team(self.flat[:self.shared.size], copied, self._part(len(self.plan.names)), locks, gate, came,
-                             np.zeros(self.workers if self.copies and self.lasso else 0))
+                             np.zeros(self.workers if self.lasso else 0))
             self.kept = {}
             self.share = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
             self.most = max(FRESH[0] / self.workers, FRESH[1])
@@ -138,9 +142,12 @@ class Linear(Problem):
 
     def manner(self):
         """How the workers share, for a line on the console."""
-        if self.mode == "wild":
-            return f"copies, merged every {self.most:g} updates of a weight, or sooner" if self.copies else "plain stores"
-        return MODES[self.mode].partition(":")[0]
+        if self.copies:
+            return f"copies, merged every {self.most:g} updates of a weight, or sooner"
+        manner, hot = "plain stores" if self.mode == "wild" else MODES[self.mode].partition(":")[0], 0
+        if self.plan:
+            hot = len(self.plan.names) - 1
+        return manner + (f", but for copies of {hot:,} hot {'features' if hot > 1 else 'feature'}" if hot else "")
 
     def _part(self, rows):
         return self._touched((rows * self.outputs * self.columns,))
@@ -173,7 +180,10 @@ class Linear(Problem):
         kept = None
         if self.plan:
             names, ends = self.plan.names, self.plan.ends
-            rows = names if self.copies else np.array([place.first], np.uint32)
+            rows = names
+            if not self.copies:
+                rows = (place.first + np.append(0, 1 + slot_of.py_func(place.hot, names[1:]))).astype(np.uint32)
+                place = place._replace(rows=aligned((longest,), np.uint32))
             due, merges, met, state = aligned((4, max(len(ends), 8)), np.float64)
             known = np.zeros(len(ends), np.int64)
             kept = Private(k, self.team, rows, names, self._part(len(rows)), known, ends, self.plan.spacing, due, merges, met,
@@ -254,21 +264,19 @@ class Linear(Problem):
         """What the others' latest updates were that a worker had not seen when it made one, on average over all updates.
 
         `stale_examples` of theirs since it last merged the coordinate, with `stale_updates` of that coordinate among them.
-        `lost_updates`: share of all changes; with plain stores to shared parameters an estimate (hogwild/shadow.py), and
-        there each other worker makes about one example while this one does.
+        `lost_updates`: share of all changes; with plain stores to shared parameters an estimate (hogwild/shadow.py). Of
+        shared ones each other worker makes about one example while this one does.
         """
-        if self.shadow:
-            lost = self.shadow.lost()
-            return {} if lost is None else {"stale_examples": self.workers - 1.0, "lost_updates": lost}
-        if not self.copies:
+        lost = self.shadow.lost() if self.shadow else 0.0
+        if not self.plan or lost is None:
             return {}
-        updates, ends = self.plan.updates, self.plan.ends
-        share, done = updates / updates.sum(), np.array([kept.state[0] for kept in self.kept.values()])
+        updates, ends, beside = self.plan.updates, self.plan.ends, self.workers - 1.0
+        share, done = updates / (self.data.nnz + self.data.rows), np.array([kept.state[0] for kept in self.kept.values()])
         merges = np.maximum([kept.merges[:len(share)] for kept in self.kept.values()], 1)
         unseen = done / max(done.sum(), 1) * (done.sum() - done) @ (1 / merges)
         often = updates / np.diff(ends, prepend=0) / self.data.rows
-        return {"stale_examples": float(share @ unseen), "stale_updates": float(share @ (unseen * often)),
-                "lost_updates": 0.0}
+        stale = {"stale_examples": float(share @ unseen + (1 - share.sum()) * beside)}
+        return stale | ({"stale_updates": float(share @ (unseen * often))} if self.copies else {}) | {"lost_updates": lost}
 
     def parameters(self):
         paid = {"paid": self.lasso.paid, "clock": self.lasso.clock[:1]} if self.lasso else {}

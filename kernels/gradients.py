@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels.jit import kernel, prefetch
 from kernels.outputs import judged, score, weight_of
-from kernels.sharing import count, part
+from kernels.place import count, part
 
 AHEAD = 4  # rows whose entries are fetched into the cache early, as in kernels/linear.py
 

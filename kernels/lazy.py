@@ -9,7 +9,8 @@ from numba.extending import overload
 from kernels import rules
 from kernels.atomics import atomic_add
 from kernels.jit import LOOP
-from kernels.sharing import RoundRobin, add, count, width
+from kernels.place import count, row_of, width
+from kernels.sharing import RoundRobin, add
 from kernels.steps import _cast
 
 POOL = 16  # examples after which the workers tell each other how far they are
@@ -100,7 +101,7 @@ def _shrink(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now
         c = _cast(rules.prepare(rule, 1.0, t), like)
         for i in range(np.uint64(start), np.uint64(stop)):
             j = indices[i]
-            owed, at = lasso.l1 * (now - lasso.paid[j]), np.uint64(j) * outs
+            owed, at = lasso.l1 * (now - lasso.paid[j]), row_of(place, indices, i, start) * outs
             if owed > 0.0:  # another worker may have been here later
                 lasso.paid[j] = now
                 for o in range(outs):

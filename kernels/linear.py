@@ -1,6 +1,6 @@
 """Sparse linear models: one pass of a Hogwild worker over its examples, and scores. Niu et al. 2011, section 2.
 
-Parameters as in kernels/sharing.py: a row for each of the d features, row d the intercept's.
+Parameters as in kernels/place.py: a row for each of the d features, row d the intercept's.
 """
 
 import math
@@ -15,9 +15,10 @@ from kernels.chunks import STOP, take
 from kernels.jit import LOOP, kernel, prefetch
 from kernels.lazy import due_of, flush, kept, pooled, shrink, tau_at
 from kernels.outputs import gathered_score, judged, score, slope_of, square, weight_of
+from kernels.place import count, fetch, locate, part
 from kernels.private import again_at, awaited, come, copied, go, layout_of, look, merge_due, owe, pause
 from kernels.schedules import cycled, rate
-from kernels.sharing import again, count, enter, gather, leave, part, row_step
+from kernels.sharing import again, enter, gather, leave, row_step
 from kernels.steps import by_value, shorten
 
 AHEAD = 4  # rows whose entries are fetched into the cache early; 2 to 16 measure alike
@@ -74,6 +75,8 @@ def train(rule, schedule, model, worker, order, t, stride, tally):
             i = order[n]
             start, stop = indptr[i], indptr[i + 1]
             lr, now, tau = rate(schedule, t), cycled(rule, schedule, t), tau_at(average, like, t)
+            fetch(place, scratch, outputs, tau, csr, order[min(n + 1, last)])
+            locate(place, indices, start, stop)
             if given(lasso):
                 enter(mode, indices, start, stop, t)
                 base, own = pooled(lasso, mode, base, own, done)

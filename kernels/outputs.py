@@ -6,7 +6,7 @@ from numba.extending import overload
 
 from kernels.jit import INLINE, LOOP
 from kernels.losses import evaluate
-from kernels.sharing import count, width
+from kernels.place import count, row_of, width
 
 
 def score(place, scratch, outputs, tau, csr, start, stop, intercept):
@@ -21,7 +21,7 @@ def _score(place, scratch, outputs, tau, csr, start, stop, intercept):
             columns = np.uint64(width(scratch, tau))
             z = flat.dtype.type(0)
             for i in range(np.uint64(start), np.uint64(stop)):
-                z += flat[np.uint64(indices[i]) * columns] * values[i]
+                z += flat[row_of(place, indices, i, start) * columns] * values[i]
             return float(z + flat[np.uint64(place.first) * columns] if intercept else z)
         return one
 
@@ -30,7 +30,7 @@ def _score(place, scratch, outputs, tau, csr, start, stop, intercept):
         for o in range(outs):
             z[o] = flat[(np.uint64(place.first) * outs + o) * columns] if intercept else 0.0
         for i in range(np.uint64(start), np.uint64(stop)):
-            at, x = np.uint64(csr.indices[i]) * outs, csr.values[i]
+            at, x = row_of(place, csr.indices, i, start) * outs, csr.values[i]
             for o in range(outs):
                 z[o] += flat[(at + o) * columns] * x
         return z

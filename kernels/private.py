@@ -25,7 +25,7 @@ from kernels.atomics import acquire, atomic_add, atomic_load, atomic_store, reac
 from kernels.doors import back_at, wait_at
 from kernels.jit import INLINE, LOOP, kernel, where_given
 from kernels.outputs import score
-from kernels.sharing import count, part, width
+from kernels.place import count, part, width
 from kernels.team import CLOSED, DONE, EARLY, OUT, ROUND, SUMMED, Layout, add_up, merge, pack, spread_out, sum_up
 
 NEVER = 2.0**62

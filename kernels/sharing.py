@@ -1,9 +1,4 @@
-"""How workers share parameters: where a coordinate lives, how a change reaches it, and the step of one sparse row.
-
-The parameters of `rows` features with K outputs each are one flat array; coordinate (row, k) has its columns side by
-side from (row K + k) width on: the weight, the rule's S slots, and one more where weights are averaged. Feature j has
-row j. What workers keep for themselves: kernels/private.py.
-"""
+"""How workers share parameters: how a change reaches a coordinate (kernels/place.py), and the step of one sparse row."""
 
 from typing import NamedTuple
 
@@ -14,7 +9,8 @@ from numba.extending import overload
 from kernels import rules
 from kernels.atomics import acquire, atomic_add, atomic_store, release, wait_for
 from kernels.jit import INLINE, LOOP
-from kernels.steps import _cast, _decay_terms, _gradient, _most, _moved, _weighed, aligned, step
+from kernels.place import count, part, row_of, width
+from kernels.steps import _cast, _decay_terms, _gradient, _most, _moved, _weighed, step
 
 
 class Alone(NamedTuple):
@@ -49,69 +45,6 @@ class RoundRobin(NamedTuple):
     """RR (Langford et al. 2009): workers update in strict turn, step t after step t - 1; no update is lost."""
 
     turn: np.ndarray  # int64[8], [0]: the step whose turn it is
-
-
-class Place(NamedTuple):
-    """A worker's view of the parameters."""
-
-    mode: tuple
-    flat: np.ndarray  # the parameters that it works on: its own, or all workers'
-    first: int  # row of its intercept
-
-
-class Outputs(NamedTuple):
-    """A worker's scores and their gradient, where there are K > 1 outputs (None: one output, plain numbers)."""
-
-    z: np.ndarray  # float64[K]
-    gradient: np.ndarray  # float64[K]
-
-
-class Scratch(NamedTuple):
-    """A worker's contiguous copy of one row's coordinates, so that a rule's arithmetic runs on vectors."""
-
-    before: tuple  # 1 + S arrays [(longest row + 1) K]
-    after: tuple
-    gradient: np.ndarray
-    weight: np.ndarray
-
-
-def new_scratch(columns, size, dtype) -> Scratch:
-    """Scratch for rows of `size` coordinates with `columns` columns each."""
-    new = lambda: tuple(aligned((size,), dtype) for _ in range(columns))  # noqa: E731
-    return Scratch(new(), new(), *(aligned((size,), dtype) for _ in range(2)))
-
-
-def count(outputs):
-    """K."""
-
-
-@overload(count, **LOOP)
-def _count(outputs):
-    if isinstance(outputs, types.NoneType):
-        return lambda outputs: 1  # a constant, so that loops over outputs vanish
-    return lambda outputs: outputs.z.shape[0]
-
-
-def part(factor, k):
-    """Element k of the gradient by the scores, which is a number where there is one output."""
-
-
-@overload(part, **LOOP)
-def _part(factor, k):
-    if isinstance(factor, types.Array):
-        return lambda factor, k: factor[k]
-    return lambda factor, k: factor
-
-
-def width(scratch, tau):
-    """Columns of a coordinate."""
-
-
-@overload(width, **LOOP)
-def _width(scratch, tau):
-    columns = 1 if isinstance(scratch, types.NoneType) else len(scratch.types[0])
-    columns += not isinstance(tau, types.NoneType)
-    return lambda scratch, tau: columns
 
 
 def add(mode, flat, at, change):
@@ -303,7 +236,7 @@ def _gather(place, scratch, outputs, indices, start, stop, intercept, tau):
         flat, n = place.flat, np.uint64(stop - start)
         outs, columns = np.uint64(count(outputs)), np.uint64(width(scratch, tau))
         for q in range(n):
-            at = np.uint64(indices[np.uint64(start) + q]) * outs
+            at = row_of(place, indices, np.uint64(start) + q, start) * outs
             for o in range(outs):
                 _load(scratch.before, flat, q * outs + o, (at + o) * columns)
         if intercept:
@@ -345,7 +278,7 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
             most = like(_most(decay, lr))
             for i in range(np.uint64(start), np.uint64(stop)):
                 j = indices[i]
-                at, s = np.uint64(j) * outs, _weighed(weight, j, most)
+                at, s = row_of(place, indices, i, start) * outs, _weighed(weight, j, most)
                 for o in range(outs):
                     w = flat[at + o]
                     g = _gradient(like(part(factor, o)) * x[i], w, k, (), s)
@@ -380,7 +313,7 @@ def _row_step(rule, place, scratch, outputs, indices, x, start, stop, intercept,
         _stepped(rule, mode, scratch, (n + np.uint64(intercept != 0)) * outs, lr, t, decay, clip, weight, tau)
         result = _result(mode, scratch, tau)
         for q in range(n):
-            at = np.uint64(indices[np.uint64(start) + q]) * outs
+            at = row_of(place, indices, np.uint64(start) + q, start) * outs
             for o in range(outs):
                 _put(mode, result, flat, q * outs + o, (at + o) * columns)
                 _averaged(mode, scratch, flat, q * outs + o, (at + o) * columns, tau)

@@ -11,7 +11,8 @@ from hogwild.spec import build
 from kernels import linear as kernel
 from kernels.gradients import add_gradient
 from kernels.losses import LOSSES
-from kernels.sharing import Alone, Outputs, Place
+from kernels.place import Outputs, Place
+from kernels.sharing import Alone
 from kernels.steps import aligned
 from sparsecomm.tasks import Task, summed
 

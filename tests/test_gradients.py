@@ -11,7 +11,8 @@ from hogwild.data import from_arrays
 from kernels.gradients import add_gradient
 from kernels.hyper import checked
 from kernels.losses import Hinge, Huber, Logistic, SoftmaxCrossEntropy, Squared, SquaredHinge
-from kernels.sharing import Alone, Outputs, Place
+from kernels.place import Outputs, Place
+from kernels.sharing import Alone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # Loss of one score z and label y each, in torch's words.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from hogwild import judge
 from hogwild import linear as family
 from hogwild.data import from_arrays
 from hogwild.errors import UserError
@@ -14,9 +15,10 @@ from kernels import linear as kernel
 from kernels import losses
 from kernels.csr import CSR
 from kernels.hyper import checked
+from kernels.place import Place, new_scratch
 from kernels.rules import RULES, SGD, AdaGrad
 from kernels.schedules import Constant, InverseSqrt, InverseTime, OneCycle, Warmup, cycled, rate
-from kernels.sharing import Alone, Place, new_scratch
+from kernels.sharing import Alone
 from kernels.steps import Clip, Decay, array_step
 
 D = 40
@@ -69,8 +71,8 @@ def twin(rule, schedule, loss, decay, clip, intercept, dense, labels, weight, or
     return theta, total
 
 
-@pytest.mark.parametrize("name, loss", [*((name, losses.Logistic()) for name in RULES), ("sgd", losses.Huber()),
-                                         ("adam", losses.Huber())])  # a rule sees of a loss no more than the slope
+@pytest.mark.parametrize("name, loss", [*((name, losses.Logistic()) for name in RULES),
+                                        ("sgd", losses.Huber())])  # a rule sees of a loss no more than the slope
 def test_one_worker_is_the_sequential_twin(name, loss):
     dense, csr, labels = problem(700, 1)
     rule, schedule = checked(RULES[name]()), checked(Warmup(InverseSqrt(0.05, 0.01), 20.0))
@@ -203,8 +205,8 @@ def test_scores_in_short_calls_are_those_of_one(monkeypatch, workers, outs):
     monkeypatch.setattr(kernel, "scores", call)
     for most in (1 << 20, 60):
         calls.clear()
-        monkeypatch.setattr(family, "SCORED", most)
-        assert np.array_equal(family.scores(w, data, workers), want)
+        monkeypatch.setattr(judge, "SCORED", most)
+        assert np.array_equal(judge.scores(w, data, workers), want)
         done = sorted(calls)
         assert [start for start, _ in done] == [0, *(stop for _, stop in done[:-1])] and done[-1][1] == 500
         products = outs * np.diff(data.indptr[np.array(done)])
@@ -222,9 +224,9 @@ def test_an_interrupt_ends_scoring_in_all_threads(monkeypatch):
             raise KeyboardInterrupt
         over.wait(10)
     monkeypatch.setattr(kernel, "scores", call)
-    monkeypatch.setattr(family, "SCORED", 50)
+    monkeypatch.setattr(judge, "SCORED", 50)
     with pytest.raises(KeyboardInterrupt):
-        family.scores(np.zeros((D + 1, 1), np.float32), from_arrays(problem(500, 10)[0], labels), 3)
+        judge.scores(np.zeros((D + 1, 1), np.float32), from_arrays(problem(500, 10)[0], labels), 3)
     over.set()
     for thread in set(calls) - {caller}:
         thread.join(10)
@@ -240,4 +242,4 @@ def test_labels_are_checked():
     with pytest.raises(UserError, match="row 2 has label 5"):
         make(two, from_arrays(np.eye(3), np.array([0, 5, 1])))
     with pytest.raises(UserError, match="4 features, the model 3"):
-        family.scores(make(two).w, from_arrays(np.eye(4), np.ones(4)))
+        judge.scores(make(two).w, from_arrays(np.eye(4), np.ones(4)))

@@ -256,15 +256,16 @@ def test_more_workers_than_examples(mode):
 # Common features.
 
 
-@pytest.mark.parametrize("intercept", [True, False])
-def test_many_workers_do_not_swing(intercept):
+@pytest.mark.parametrize("mode, intercept", [("wild", True), ("wild", False), ("atomic", True)])  # of all, and of the hottest
+def test_many_workers_do_not_swing(mode, intercept):
     """Features that all rows have, and a strong rate: eight workers' sums may not go eight times too far."""
     rng = np.random.default_rng(11)
     x = (rng.random((10_000, 20)) < np.linspace(0.9, 0.05, 20)).astype(float)
     p = 1 / (1 + np.exp(-(x @ rng.standard_normal(20) - 0.5)))
     data, loss = from_arrays(x, np.where(rng.random(10_000) < p, 1.0, -1.0)), {}
     for workers in (1, 8):
-        linear = family.Linear(data, None, Logistic(), SGD(), workers=workers, intercept=intercept)
+        linear = family.Linear(data, None, Logistic(), SGD(), workers=workers, intercept=intercept,
+                               mode=mode if workers > 1 else "wild")
         loss[workers] = in_turn(linear, SGD(), InverseSqrt(0.5, 0.001), epochs=5, burst=4)[1:].mean()
     assert loss[8] < loss[1] + 0.03  # merged every 32 updates of a worker: 4
 
