@@ -327,7 +327,7 @@ def test_every_parameter_does_something(small, capsys, kind, name):
     if name not in inspect.signature(kind).parameters:
         return
     if kind is HogwildRegressor and name in COMPILED:  # for its loss anew, and given on by the same code
-        assert kind._learn is HogwildClassifier._learn
+        assert kind._prepare is HogwildClassifier._prepare
         return
     if kind is HogwildRegressor:
         value = {"loss": "huber:delta=0.1", "metric": "r2"}.get(name, value)
