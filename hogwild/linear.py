@@ -111,7 +111,7 @@ class Linear(Problem):
         self.copies = self.mode == "wild" and keeps_copies(self.data, self.workers, size, lasso, averaged, copies)
         hot, room, gap = None, 0, -(-16 // size)  # rows of a cache line
         if apart and not self.copies:
-            hot, degree = hottest(degree * (copies is None), self.data.rows, self.workers, size)
+            hot, degree = hottest(degree if copies is None else np.zeros_like(degree), self.data.rows, self.workers, size)
             room = 1 + len(hot) + gap
         self.flat = self._new(d + 1 + gap + self.workers * room)
         self.table = self.flat.reshape(-1, size)
