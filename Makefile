@@ -8,7 +8,8 @@ export PYTHONDONTWRITEBYTECODE =
 # Two at a time, in turn by file: tests of one need the same kernels and the same data.
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Compiled kernels do not check subscripts by themselves. Of rules that differ in their formulas, not in their subscripts (as
-# many slots, all elementwise), one is enough, and what shows only how well or how often something is done is left out.
+# many slots, all elementwise), one is enough, and what shows only how well or how often something is done, or
+# runs kernels that others of these tests run, is left out.
 CHECKED = rules schedules losses linear atomics modes hot private doors deterministic multiclass data synthetic coding values \
           dropping merge gradients
 UNCHECKED = test_oracle or nesterov or rmsprop or nadam or radam or adamw or adabelief or users_own or digits_as or do_not_swing or \

@@ -218,6 +218,8 @@ def counted(options, report):
 def wide(options, report):
     """Medians of the ratios, with the least and the most."""
     rule, schedule = rule_of(options)
+    if options.workers < 2:
+        raise UserError(f"--workers must be at least 2, for one shares with nobody, got {options.workers}")
     near, _ = synthetic.rcv1_like(options.rows, options.seed)
     step = options.features // near.n_features
     if not 1 <= step < 2**32 // near.n_features:
