@@ -67,8 +67,9 @@ def inspect(options):
     shown = ", ".join(f"{label:g}: {k:,}" for label, k in zip(labels[:6], number[:6], strict=True))
     more = f", … ({len(labels):,} values)" if len(labels) > 6 else ""
     empty, longest = int((np.diff(d.indptr) == 0).sum()), int(np.diff(d.indptr).max(initial=0))
-    copies = _would_copy(d, len(labels), options.workers or preflight.usable_cores()[0])
-    flight = preflight.examine(d, options.workers, loses=not copies)
+    size = _size(len(labels))
+    copies = keeps_copies(d, options.workers or preflight.usable_cores()[0], size)
+    flight = preflight.examine(d, options.workers, loses=not copies, size=None if copies else size)
     print(f"{d.source}\n"
           f"rows        {d.rows:,} ({empty:,} without features)\n"
           f"features    {d.n_features:,} ({flight.occurring:,} occur)\n"
@@ -78,8 +79,8 @@ def inspect(options):
     print(*flight.lines(copies), sep="\n")
 
 
-def _would_copy(data, labels, workers):
-    """Whether `hogwild train linear`, its options at their defaults, has so many workers keep copies; labels: how many."""
+def _size(labels):
+    """float32 a feature that `hogwild train linear`, its options at their defaults, trains; labels: how many there are."""
     default = cli.TrainLinear()
     outputs = judge.outputs_of(build(default.loss, LOSSES, "loss"), labels if labels <= judge.MOST_CLASSES else 0)
-    return keeps_copies(data, workers, outputs * columns_of(training.rule_of(default)[0]))
+    return outputs * columns_of(training.rule_of(default)[0])

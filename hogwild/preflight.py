@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hogwild.copies import NONE, hottest
 from hogwild.workers import cores
 from kernels import conflicts
 from kernels.csr import degrees as add_degrees
@@ -40,6 +41,7 @@ class Preflight:
     p_mean: float  # probability that a random example touches a coordinate that another one, at random, updates: Σ d² / nN
     workers: int  # those that `lost` is for: given, or else advised
     lost: float  # predicted share of lost updates
+    hot: int  # features that these workers keep copies of, so that none of their updates is lost
     advised: int  # workers
     cores: int
     cores_text: str
@@ -55,6 +57,7 @@ class Preflight:
     def lines(self, copies=False) -> list[str]:
         """What `hogwild inspect` says about conflicts, cores and workers; copies: mode wild will keep copies."""
         instead = "; mode wild keeps copies of so few, and loses none" if copies else ""
+        shared = f"all but {_plural(self.hot, 'hot feature')}" if self.hot else "shared parameters"
         return [f"Ω           {self.omega:,} non-zeros in the longest row",
                 f"Δ           {self.delta:.3g} of the rows hold the most common feature",
                 f"ρ           {self.rho:.3g} of the rows meet the best-connected row ({self.rho_method})",
@@ -62,15 +65,16 @@ class Preflight:
                 f"cores       {self.cores_text}",
                 f"workers     {self.advised} advised",
                 f"lost        {_percent(self.lost)} of the updates, predicted for {_plural(self.workers, 'worker')} "
-                f"with plain stores to shared parameters{instead}",
+                f"with plain stores to {shared}{instead}",
                 *(f"warning     {warning}" for warning in self.warnings)]
 
 
-def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None) -> Preflight:
+def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None, size=None) -> Preflight:
     """Preflight of a Dataset: one pass over it, and a search for ρ of bounded work, whose sampling `seed` decides.
 
     workers: those the user asked for, None for as many as advised; rows: int64[n], those to train on, None for all.
     loses: workers share the parameters with plain stores; shares: they share them, if not so (None: as `loses` says).
+    size: float32 a feature, where they keep copies of the hottest; None: they share all.
     """
     degrees, lengths = np.zeros(dataset.n_features, np.int64), np.diff(dataset.indptr)
     if rows is None:
@@ -82,9 +86,9 @@ def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None) -
     occurring = int(np.count_nonzero(degrees))
     found, method = rho(dataset.csr, degrees, seed, rows=rows)
     available, text = usable_cores()
-    advised = advise(degrees, n, available) if loses else _fed(n, available)
-    wanted = workers or available
-    density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted)
+    advised = advise(degrees, n, available, size) if loses else _fed(n, available)
+    wanted, taken = workers or available, workers or advised
+    density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted, size)
     warnings = []
     if (loses if shares is None else shares) and wanted > 1 and density > DENSE:
         warnings.append(f"dense data: the average row holds {_percent(density)} of the features that occur; workers that "
@@ -96,12 +100,21 @@ def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None) -
         warnings.append(f"{_plural(wanted, 'worker')} on {text}: the surplus only takes turns")
     return Preflight(n, dataset.n_features, occurring, nonzeros, int(lengths.max(initial=0)),
                      int(degrees.max(initial=0)) / max(n, 1), found, method,
-                     conflicts.squares(degrees) / max(n * nonzeros, 1), workers or advised,
-                     lost_share(degrees, n, workers or advised), advised, available, text, tuple(warnings))
+                     conflicts.squares(degrees) / max(n * nonzeros, 1), taken, lost_share(degrees, n, taken, size),
+                     len(_hot(degrees, n, taken, size)), advised, available, text, tuple(warnings))
 
 
-def lost_share(degrees, rows, workers) -> float:
-    """Predicted share, in [0, (W-1)/W], of updates lost by W workers with plain stores. degrees: int64[d] over `rows`.
+def _hot(degrees, rows, workers, size):
+    """The features that so many workers keep copies of; size: as in `examine`."""
+    if size is None or workers <= 1:
+        return np.zeros(0, np.int64)
+    hot, _ = hottest(degrees, rows, workers, size)
+    return hot[hot != NONE]
+
+
+def lost_share(degrees, rows, workers, size=None) -> float:
+    """Predicted share, in [0, (W-1)/W], of updates lost by W workers with plain stores. degrees: int64[d] over `rows`;
+    size: float32 a feature, where workers keep copies of the hottest, whose updates are not lost; None: they share all.
 
     An update of coordinate j is lost if another worker loads w_j before its store and stores after it. In the time from
     a load to its store each other worker makes about WINDOW updates, a share d_j / N of them to j (in rows of less than
@@ -116,24 +129,26 @@ def lost_share(degrees, rows, workers) -> float:
     at any density (experiments/RESULTS.md), and the prediction on a loaded one. Rows of 10 to 50 entries lost 0.3 to
     0.8 of the prediction in the kernel of linear models with an adaptive rule, and 1 to 7 times it where the threads
     did nothing but add, since a processor then has many updates under way. More workers are extrapolated; the examples
-    come in random order; all share the parameters.
+    come in random order.
     """
     updates = int(degrees.sum())
     if workers <= 1 or updates == 0:
         return 0.0
     rate, most = WINDOW * (workers - 1) / max(updates, rows), (workers - 1) / workers
-    return min(conflicts.lost_updates(degrees, rate, most) / updates, most)
+    hot = degrees[_hot(degrees, rows, workers, size)]
+    lost = conflicts.lost_updates(degrees, rate, most) - conflicts.lost_updates(hot, rate, most)
+    return min(max(lost, 0.0) / updates, most)
 
 
-def advise(degrees, rows, available) -> int:
+def advise(degrees, rows, available, size=None) -> int:
     """Most workers, from 1 to `available`, with LEAST_EXAMPLES each and a predicted loss of at most MOST_LOST; they share
-    parameters with plain stores.
+    parameters with plain stores, and keep copies of the hottest as `size` of `lost_share` says.
 
     The paper's condition for a near-linear speed-up, o(n^(1/4)) workers with ρ and Δ o(1/n), would forbid most data
     on which it is seen.
     """
     counts = range(1, _fed(rows, available) + 1)
-    return bisect_right(counts, MOST_LOST, key=lambda workers: lost_share(degrees, rows, workers))
+    return bisect_right(counts, MOST_LOST, key=lambda workers: lost_share(degrees, rows, workers, size))
 
 
 def _fed(rows, available) -> int:

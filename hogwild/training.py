@@ -204,7 +204,8 @@ def train_linear(options):
     problem = make(rows, workers, options.mode)
     Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
     loses = options.mode == "wild" and not problem.copies
-    flight = preflight.examine(train_data, workers, options.seed, rows, loses, loses or options.mode in ("atomic", "locked"))
+    flight = preflight.examine(train_data, workers, options.seed, rows, loses, loses or options.mode in ("atomic", "locked"),
+                               problem.outputs * problem.columns if loses else None)
     held = f"; held out: {test_data.rows:,} rows" if test_data else ""
     warnings = [f"warning: {warning}" for warning in flight.warnings]
     for line in (f"{train_data.source}: {flight.line(loses)}{held}", *warnings, *tried):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,9 +150,13 @@ def test_inspect_and_training_decide_alike_on_copies(tmp_path, capsys, d, copies
     assert run("inspect", data, "--workers", 2) == 0
     out = capsys.readouterr().out
     assert "predicted for 2 workers" in out and ("loses none" in out) == copies
+    predicted = re.search(r"lost +(\S+) of the updates.* stores to (?:all but (\d+)|shared)", out)
     assert run("train", "linear", data, "--workers", 2, "--holdout", 0, "--epochs", 1) == 0
     out = capsys.readouterr().out
     assert ("(copies" in out) == copies != ("(plain stores" in out)
+    if not copies:
+        assert f"predicted: {predicted[1]} of the updates lost with 2 workers" in out
+        assert f"(plain stores, but for copies of {predicted[2]} hot features)" in out and int(predicted[2]) > 1
 
 
 @pytest.mark.parametrize("cores", [1, 2])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hogwild import data, preflight
+from hogwild import copies, data, preflight
 from hogwild.preflight import advise, examine, lost_share, rho, usable_cores
 from kernels import conflicts
 
@@ -137,6 +137,20 @@ def test_lost_share_behaves(counts, workers):
     assert share == pytest.approx(lost_share(np.append(counts, 0), 1000, workers))
 
 
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=300), st.integers(2, 40), st.integers(1, 4))
+def test_what_workers_keep_copies_of_is_not_lost(counts, workers, log):
+    counts, n, room = np.array(counts), 10_000, 1 << log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copies, "VALUES", room)
+        share, more = (lost_share(counts, n, w, 1) for w in (workers, workers + 1))
+        kept = copies.hottest(counts, n, workers, 1)[1]
+    N = counts.sum()
+    x = preflight.WINDOW * (workers - 1) * np.where(kept, 0, counts) / max(N, n)
+    assert share == pytest.approx((counts * x / (1 + x * workers / (workers - 1))).sum() / max(N, 1), rel=1e-9, abs=1e-12)
+    assert share <= lost_share(counts, n, workers) and share <= more  # to keep the more, they must be the more common
+    assert np.count_nonzero(kept) <= room
+
+
 def test_lost_share_limits():
     even = np.full(10_000, 3)
     assert lost_share(even, 30_000, 5) == pytest.approx(preflight.WINDOW * 4 / 10_000, rel=1e-2)
@@ -154,7 +168,7 @@ def test_advice():
     some = np.full(100, 10**6)
     count = advise(some, 10**7, 64)
     assert 1 < count < 64 and lost_share(some, 10**7, count) <= 0.05 < lost_share(some, 10**7, count + 1)
-    assert advise(np.array([10**6]), 10**6, 64) == 1
+    assert advise(np.array([10**6]), 10**6, 64) == 1 and advise(np.array([10**6]), 10**6, 64, 2) == 64  # a copy each
 
 
 def warned(found):
@@ -176,6 +190,9 @@ def test_warnings(monkeypatch):
     assert found.advised == 1 == found.workers and found.lost == 0 and "2 workers would lose" in warned(found)
     found = examine(dataset(single), workers=2)
     assert found.lost > 0.05 and "advised: 1" in warned(found)
+    kept = examine(dataset(single), size=2)
+    assert (kept.advised, kept.hot, kept.lost) == (2, 50, 0) and not kept.warnings
+    assert "0% of the updates, predicted for 2 workers with plain stores to all but 50 hot features" in str(kept.lines())
     free = examine(dataset(single), loses=False)
     assert free.advised == 2 and not free.warnings and free.lost > 0.05  # nothing is lost, so all may work
     assert "loses none" in "\n".join(free.lines(copies=True)) and "loses none" not in "\n".join(found.lines())
