@@ -74,6 +74,8 @@ class TrainLinear:
     """Average the weights over all steps from this epoch on (ASGD); 0: from the start."""
     class_weight: str | None = None
     """Factors of the classes' losses: balanced, or LABEL=WEIGHT,…"""
+    sample_weight: Path | None = None
+    """Text file with a factor of each row's loss, one a line in the order of DATA's rows (plain, .gz, .bz2, .xz)."""
     workers: int | None = None
     """Threads; default: the cores this process may use."""
     mode: str = "wild"

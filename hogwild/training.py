@@ -13,14 +13,15 @@ from hogwild.record import Report, versions
 from hogwild.spec import build
 from hogwild.stopping import Stop, Stopper
 from hogwild.train import train
+from hogwild.weights import example_weights
 from kernels.losses import LOSSES
 from kernels.rules import RULES
 from kernels.schedules import SCHEDULES, Warmup
 from kernels.steps import Clip, Decay
 
 # Options that a resumed run may change: they say where and how long, not what is computed.
-FREE = ("data", "test", "model", "record", "config", "checkpoint", "checkpoint_seconds", "resume", "cache", "epochs",
-        "max_steps", "max_seconds", "retries", "workers")
+FREE = ("data", "test", "sample_weight", "model", "record", "config", "checkpoint", "checkpoint_seconds", "resume", "cache",
+        "epochs", "max_steps", "max_seconds", "retries", "workers")
 
 
 def read(options, path, n_features=None):
@@ -114,33 +115,6 @@ def penalties(options):
     return decay, build("clip", {"clip": Clip}, "option", **clips) if clips else None
 
 
-def example_weights(text, dataset, rows):
-    """float32[n] from --class-weight: "balanced" or "LABEL=WEIGHT,…"; None for none. Raises UserError, also for a label that
-    no row has."""
-    if text is None:
-        return None
-    labels = dataset.labels
-    if text == "balanced":
-        classes, number = np.unique(labels if rows is None else labels[rows], return_counts=True)
-        given = dict(zip(classes.tolist(), (number.sum() / (len(classes) * number)).tolist()))
-    else:
-        try:
-            given = {float(label): float(weight) for label, _, weight in (part.partition("=") for part in text.split(","))}
-        except ValueError:
-            given = {}
-        if not given or not all(0 <= weight < float("inf") for weight in given.values()):
-            raise UserError(f"--class-weight must be balanced or LABEL=WEIGHT,… with weights not negative, got '{text}'")
-    weights = np.ones(len(labels), np.float32)
-    for label, weight in given.items():
-        having = labels == np.float32(label)
-        if not having.any():
-            known = np.unique(labels)
-            raise UserError(f"--class-weight has label {label:g}, which no row of {dataset.source} has; its labels are "
-                            f"{', '.join(f'{c:g}' for c in known[:5])}{', …' * (len(known) > 5)}")
-        weights[having] = weight
-    return weights
-
-
 def interrupt(number):
     """What Ctrl-C or, by its number, SIGTERM raises."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
@@ -174,7 +148,7 @@ def train_linear(options):
     lr, (rule, default), (decay, clip) = learning_rate(options), rule_of(options), penalties(options)
     schedule_of(options, rule, 1 << 30, default)  # mistakes show before the data are read
     whole, rows, held_out, planted = datasets(options)
-    weights = example_weights(options.class_weight, whole, rows)
+    weights = example_weights(options, whole, rows)
     state = transforms.fit(names, whole)
     train_data, test_data = transforms.apply(names, state, whole), None
     if held_out is not None:
@@ -217,6 +191,8 @@ def train_linear(options):
         kept = {k: v for k, v in asdict(options).items() if k not in FREE}
         arrays = {name: getattr(train_data, name) for name in data.ARRAYS} | {"n_features": train_data.n_features}
         arrays["rows"] = np.zeros(0, np.int64) if rows is None else rows
+        if options.sample_weight:
+            arrays["weights"] = weights
         now = checkpoint.fingerprint(arrays, {**kept, "lr": lr, "schedule": said(schedule)})
         checkpoints = checkpoint.Writer(options.checkpoint, options.checkpoint_seconds, {"fingerprint": now})
         if options.resume and checkpoint.exists(options.checkpoint):

@@ -41,6 +41,8 @@ class LinearOptions(_Options):
     """Train without an intercept."""
     class_weight: str | None = None
     """Factors of the classes' losses: balanced, or LABEL=WEIGHT,…"""
+    sample_weight: Path | None = None
+    """Text file with a factor of each row's loss, one a line in the order of DATA's rows (plain, .gz, .bz2, .xz)."""
     features: int | None = None
     """Number of features; default: the largest index in DATA."""
     zero_based: bool = False

@@ -8,6 +8,7 @@ from hogwild import data, judge, training, transforms
 from hogwild.errors import UserError
 from hogwild.record import versions
 from hogwild.spec import build
+from hogwild.weights import example_weights
 from kernels import linear as kernel
 from kernels.gradients import add_gradient
 from kernels.losses import LOSSES
@@ -26,7 +27,7 @@ class LinearTask(Task):
         super().__init__(name, options, rank, size)
         self.loss, self.transform = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform)
         whole, self.rows, held, planted = training.datasets(options)
-        self.weights = training.example_weights(options.class_weight, whole, self.rows)
+        self.weights = example_weights(options, whole, self.rows)
         self.fitted = transforms.fit(self.transform, whole)
         self.train, self.test = transforms.apply(self.transform, self.fitted, whole), None
         if held is not None:
@@ -83,7 +84,8 @@ class LinearTask(Task):
     def arrays(self):
         rows = np.zeros(0, np.int64) if self.rows is None else self.rows
         arrays = {name: getattr(self.train, name) for name in data.ARRAYS}
-        return {**arrays, "n_features": self.train.n_features, "rows": rows}
+        weights = {"weights": self.weights} if self.options.sample_weight else {}
+        return {**arrays, "n_features": self.train.n_features, "rows": rows, **weights}
 
     def export(self):
         weights = self.flat.reshape(-1, self.count)

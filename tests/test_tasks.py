@@ -82,12 +82,15 @@ def test_gradients_of_images_are_autograds(tmp_path, name):
 
 @pytest.mark.parametrize("name, outs", [("logistic", 1), ("one-against-rest", 4), ("softmax", 4), ("huber", 1)])
 def test_gradients_of_linear_models_are_autograds(tmp_path, name, outs):
-    task = jobs.made(name, tmp_path, class_weight=None if name == "huber" else "balanced")
+    of_rows = np.random.default_rng(0).random(55).round(3)
+    (tmp_path / "w.txt").write_text("".join(f"{weight}\n" for weight in of_rows))
+    more = {"sample_weight": tmp_path / "w.txt"} if name == "huber" else {"class_weight": "balanced"}
+    task = jobs.made(name, tmp_path, **more)
     x, y = (torch.tensor(array, dtype=torch.float64) for array in jobs.dense(task))
     for flat in task.tensors().values():
         flat[:] = np.random.default_rng(0).standard_normal(flat.size)
     w, b = (torch.tensor(flat, dtype=torch.float64, requires_grad=True) for flat in task.tensors().values())
-    weight = torch.ones(len(y)) if task.weights is None else torch.tensor(task.weights[task.rows])
+    weight = torch.tensor((of_rows if name == "huber" else task.weights)[task.rows])
     task.begin(1)
     for k in range(task.steps):
         loss, count, given = jobs.taken(task, k)

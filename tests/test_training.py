@@ -1,6 +1,7 @@
 """What the options of `hogwild train linear` do, through the command line; lr="auto" by itself."""
 
 import json
+import lzma
 
 import numpy as np
 import pytest
@@ -68,6 +69,37 @@ def test_penalties_weights_and_averages_change_the_model(tmp_path):
     assert np.linalg.norm(models["l2"]) < np.linalg.norm(plain)
     assert models["weight"][-1] < plain[-1] and not np.array_equal(models["average"], plain)
     assert np.array_equal(models["retries"], plain)
+
+
+def test_weights_of_rows(tmp_path, capsys):
+    """As class weights of the same size, with which they are multiplied; each belongs to its row, held out or not."""
+    labels = [line.split()[0] for line in svm(tmp_path / "a.svm").read_text().splitlines()]
+    train = "train", "linear", "a.svm", "--transform", "log,l2", "--workers", 1, "--epochs", 3
+    for name, weights in {"six": {"+1": 6, "-1": 1}, "two": {"+1": 2, "-1": 1}, "none": {"+1": 0, "-1": 0}}.items():
+        (tmp_path / name).write_text("".join(f"{weights[label]:.1f}\n" for label in labels))
+    (tmp_path / "six.xz").write_bytes(lzma.compress((tmp_path / "six").read_bytes()))
+    models = []
+    for options in (["--class-weight", "1=6"], ["--sample-weight", "six.xz"],
+                    ["--class-weight", "1=3", "--sample-weight", "two"], []):
+        assert run(*train, "--model", "m", *options) == 0
+        models.append(load("m")[0]["weights"])
+    assert all(np.array_equal(model, models[0]) for model in models[:3]) and not np.array_equal(models[0], models[3])
+    assert "all rows of a.svm to train on have weight 0" in fails(capsys, *train, "--sample-weight", "none")
+    kept = "--sample-weight", "six", "--checkpoint", "c"
+    assert run(*train, *kept) == 0
+    (tmp_path / "six").write_bytes((tmp_path / "two").read_bytes())
+    assert "a run with other data" in fails(capsys, *train, *kept, "--resume")
+
+
+@pytest.mark.parametrize("text, said", [
+    ("1\n2\nnan\n4\n", "w, line 3: needed a finite number, not negative, got 'nan'"), ("1\n-2\n3\n4\n", "w, line 2"),
+    ("1\n1e39\n3\n4\n", "w, line 2"), ("weight\n1\n2\n3\n4\n", "w, line 1: needed a finite number, not negative, got 'w"),
+    ("1\n\n3\n4\n", "w, line 2"), ("1\n2 3\n3\n4\n", "w, line 2"), ("1\n2\n-inf\n4", "w, line 3"),
+    ("1\n2\n3\n", "w: holds 3 weights, a.svm 4 rows"), ("", "w: is empty")])
+def test_mistakes_in_weights_of_rows(tmp_path, capsys, text, said):
+    (tmp_path / "a.svm").write_text("1 1:1\n-1 2:1\n1 1:2\n-1 2:2\n")
+    (tmp_path / "w").write_text(text)
+    assert said in fails(capsys, "train", "linear", "a.svm", "--sample-weight", "w")
 
 
 def test_stopping(tmp_path, capsys):

@@ -1,0 +1,75 @@
+"""Factors of the examples' losses, as options of the command lines give them."""
+
+import numpy as np
+
+from hogwild import formats
+from hogwild.errors import UserError
+
+
+def example_weights(options, dataset, rows):
+    """float32[rows of dataset]: --class-weight times --sample-weight; None where neither is given. rows: int64[n], those to
+    train on, None for all. Raises UserError."""
+    by_class, by_row = _of_classes(options.class_weight, dataset, rows), _of_rows(options.sample_weight, dataset)
+    if by_class is None or by_row is None:
+        weights = by_row if by_class is None else by_class
+    else:
+        weights = by_class * by_row
+    if weights is not None and not (weights if rows is None else weights[rows]).any():
+        raise UserError(f"all rows of {dataset.source} to train on have weight 0; needed one above it")
+    return weights
+
+
+def _of_classes(text, dataset, rows):
+    """float32[n] from "balanced" or "LABEL=WEIGHT,…"; a label that no row has is a mistake."""
+    if text is None:
+        return None
+    labels = dataset.labels
+    if text == "balanced":
+        classes, number = np.unique(labels if rows is None else labels[rows], return_counts=True)
+        given = dict(zip(classes.tolist(), (number.sum() / (len(classes) * number)).tolist()))
+    else:
+        try:
+            given = {float(label): float(weight) for label, _, weight in (part.partition("=") for part in text.split(","))}
+        except ValueError:
+            given = {}
+        if not given or not all(0 <= weight < float("inf") for weight in given.values()):
+            raise UserError(f"--class-weight must be balanced or LABEL=WEIGHT,… with weights not negative, got '{text}'")
+    weights = np.ones(len(labels), np.float32)
+    for label, weight in given.items():
+        having = labels == np.float32(label)
+        if not having.any():
+            known = np.unique(labels)
+            raise UserError(f"--class-weight has label {label:g}, which no row of {dataset.source} has; its labels are "
+                            f"{', '.join(f'{c:g}' for c in known[:5])}{', …' * (len(known) > 5)}")
+        weights[having] = weight
+    return weights
+
+
+def _of_rows(path, dataset):
+    """float32[n] from a text file, packed or not, with a number a line, in the order of the rows."""
+    if path is None:
+        return None
+    with formats.opened(path) as file:
+        lines = b"".join(formats.unpacked(path, file)).rstrip().split(b"\n")
+    try:
+        with np.errstate(over="ignore"):
+            weights = np.array(lines).astype(np.float32)
+        valid = (weights >= 0) & (weights < np.inf)
+    except ValueError:
+        valid = np.array([_number(line) for line in lines])
+    if not valid.all():
+        line = int(valid.argmin())
+        raise UserError(f"{formats.place(path, line + 1)}: needed a finite number, not negative, got "
+                        f"{formats.excerpt(lines[line])}; give a weight a line, one for each row of the data")
+    if len(weights) != dataset.rows:
+        raise UserError(f"{formats.place(path)}: holds {len(weights):,} weights, {dataset.source} {dataset.rows:,} rows; "
+                        "needed one a line for each row, in the same order")
+    return weights
+
+
+def _number(line) -> bool:
+    try:
+        float(line)
+        return True
+    except ValueError:
+        return False
