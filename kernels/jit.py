@@ -16,11 +16,14 @@ from numba import types
 from numba.core import caching, cgutils, config
 from numba.extending import intrinsic, overload
 
+from kernels.parts import Part, PartCacheImpl
+
 # Full fastmath would remove NaN checks; this set keeps them and still lets loops vectorize.
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
-SUM = {"jit_options": {"fastmath": FASTMATH, "error_model": "numpy"}}  # for overloads that add up in loops
+# For overloads that add up in loops.
+SUM = {"jit_options": {"pipeline_class": Part, "fastmath": FASTMATH, "error_model": "numpy"}}
 # For what is done to each element by itself: vectorizes as it is, and gives the same bits in a vector as alone behind it.
-LOOP = {"jit_options": {"fastmath": False, "error_model": "numpy"}}
+LOOP = {"jit_options": {"pipeline_class": Part, "fastmath": False, "error_model": "numpy"}}
 # For the few large ones: as calls they would cost a fifth of the time of an example.
 INLINE = {"jit_options": {**SUM["jit_options"], "forceinline": True}}
 STALE_SECONDS = 30 * 24 * 3600
@@ -84,6 +87,10 @@ class _Locator(caching._CacheLocator):
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class _PartCacheImpl(PartCacheImpl):
     _locator_classes = [_Locator]
 
 
@@ -153,26 +160,52 @@ class _Cache(caching.FunctionCache):
             super().save_overload(sig, data)
 
 
-def kernel(function=None, *, inline=False, once=False):
-    """Compile `function` for nogil use, cached on disk. It must be at the top level of a module.
+class _PartCache(_Cache):
+    _impl_class = _PartCacheImpl
+    open = 0  # parts that are being compiled, each for the one before
 
-    Rules, schedules and losses reach it as NamedTuple arguments, never as functions: those miss the disk cache. inline: make
-    it a part of each kernel that calls it: a call with tuples of 20 arrays takes 100 ns, for they are passed by value.
-    once: for a large one that one kernel calls in one place, of which it becomes a part before either is compiled. Else
-    Numba has it optimized and turned into machine code by itself, and then all of it again for the one that calls it.
-    Not where the caller is compiled for more types than it would be.
-    """
-    if function is None:
-        return functools.partial(kernel, inline=inline, once=once)
-    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=inline,
-                            inline="always" if once else "never")(function)
-    dispatcher._cache, compile_ = _Cache(function), dispatcher.compile
+    def load_overload(self, sig, target_context):
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            self._count(1)
+            self.compiling.callback(self._count, -1)
+        return found
+
+    def save_overload(self, sig, data):
+        if self.open == 1:  # what it calls is seldom needed without it, and to pickle types takes a tenth of the time
+            super().save_overload(sig, data)
+
+    @classmethod
+    def _count(cls, number):
+        cls.open += number
+
+
+def _dispatcher(function, cache, **options):
+    """Numba's, with this disk cache."""
+    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", **options)(function)
+    dispatcher._cache, compile_ = cache(function), dispatcher.compile
 
     def compile_or_wait(sig):
         with contextlib.ExitStack() as dispatcher._cache.compiling:
             return compile_(sig)
     dispatcher.compile = compile_or_wait
-    resolve = dispatcher.get_call_template
+    return dispatcher
+
+
+def kernel(function=None, *, inline=False, once=False):
+    """Compile `function` for nogil use, cached on disk. It must be at the top level of a module.
+
+    Rules, schedules and losses reach it as NamedTuple arguments, never as functions: those miss the disk cache. inline: make
+    it a part of each kernel that calls it: a call with tuples of 20 arrays takes 100 ns, for they are passed by value.
+    once: for a large one that one kernel calls in one place, of which it becomes a part before either is compiled. Else it
+    is optimized by itself, and then again with the one that calls it. Not where the caller is compiled for more types than
+    it would be.
+    """
+    if function is None:
+        return functools.partial(kernel, inline=inline, once=once)
+    dispatcher = _dispatcher(function, _Cache, inline="always" if once else "never", no_cfunc_wrapper=True)
+    part = _dispatcher(function, _PartCache, forceinline=inline, pipeline_class=Part)  # for kernels that call it
+    dispatcher.part, dispatcher.get_overload, resolve = part, part.get_overload, part.get_call_template
     # A kernel that calls it with True and False, 0 and n would have a version of it compiled for each.
     dispatcher.get_call_template = lambda args, named: resolve(
         tuple(map(types.unliteral, args)), {name: types.unliteral(x) for name, x in named.items()})
@@ -215,7 +248,7 @@ def by_type(generic):
             return method
         # A static method does not take x: put an ignored argument in front.
         names = list(inspect.signature(method.__func__).parameters)
-        scope = {"f": numba.njit(error_model="numpy")(method.__func__)}
+        scope = {"f": numba.njit(error_model="numpy", pipeline_class=Part)(method.__func__)}
         exec(f"def {name}(x, {', '.join(names)}): return f({', '.join(names)})", scope)
         return scope[name]
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from numba.extending import overload, register_jitable
 
-from kernels.jit import FASTMATH, by_type
+from kernels.jit import SUM, by_type
 
 
 @by_type
@@ -339,7 +339,7 @@ def cycled(rule, schedule, t):
     return rule._replace(**{field: momentum(schedule, t)})
 
 
-@overload(cycled, strict=False, jit_options={"fastmath": FASTMATH, "error_model": "numpy"})
+@overload(cycled, strict=False, **SUM)
 def _cycled(rule, schedule, t):
     field = _momentum_field(rule.fields)
     if field is None or not _type_cycles(schedule):

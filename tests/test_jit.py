@@ -45,6 +45,33 @@ class Rule(NamedTuple):
 """
 
 
+NESTED = """
+from kernels.jit import kernel
+@kernel
+def leaf(x, out): out[0] += x
+@kernel
+def middle(x, out):
+    leaf(x, out)
+    leaf(2 * x, out)
+@kernel
+def top(x, out): middle(x, out)
+@kernel
+def another(x, y, out):
+    middle(x, out)
+    out[0] += y
+"""
+CALL = """
+import json
+import numpy as np
+from nested import another, leaf, middle, top
+out = np.zeros(1)
+{call}
+counts = [[sum(c.values()) for c in (k.part.stats.cache_hits, k.part.stats.cache_misses)] for k in (middle, leaf)]
+leaf(0.5, out)
+print(json.dumps([out[0], *counts]))
+"""
+
+
 @pytest.fixture
 def run(tmp_path):
     """`run(rule)` runs PROGRAM on the copy in tmp_path, with its cache in tmp_path, and returns what it printed."""
@@ -72,6 +99,18 @@ def test_second_process_and_other_numbers_compile_nothing(run):
     assert counts(first) == (0, 1) and counts(second) == (1, 0)
     assert first["compiled"] == second["compiled"] == 1
     assert first["compiled_later"] == second["compiled_later"] == 0
+
+
+def test_parts_of_kernels_are_cached_for_other_kernels(tmp_path):
+    """What a kernel calls is compiled for those that call it, kept for the next, and can also be called itself."""
+    (tmp_path / "nested.py").write_text(NESTED)
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": f"{KERNELS.parent}{os.pathsep}{tmp_path}"}
+    env.pop("NUMBA_CACHE_DIR", None)
+    for call, hits, inner in (("top(1.0, out)", [0, 1], [0, 1]), ("another(1.0, 0.0, out)", [1, 0], [0, 0]),
+                              ("top(1.0, out)", [0, 0], [0, 0])):
+        result = subprocess.run([sys.executable, "-c", CALL.format(call=call)], capture_output=True, text=True, env=env)
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout) == [3.5, hits, inner]
 
 
 def test_of_processes_that_start_together_one_compiles(run):
