@@ -8,6 +8,7 @@ import math
 import os
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,19 +77,20 @@ def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None, s
     loses: workers share the parameters with plain stores; shares: they share them, if not so (None: as `loses` says).
     size: float32 a feature, where they keep copies of the hottest; None: they share all.
     """
-    degrees, lengths = np.zeros(dataset.n_features, np.int64), np.diff(dataset.indptr)
+    lengths = np.diff(dataset.indptr)
     if rows is None:
-        add_degrees(dataset.csr, degrees)
+        degrees = _degrees(dataset)
     else:
+        degrees, lengths = np.zeros(dataset.n_features, np.int64), lengths[rows]
         conflicts.degrees_of(dataset.csr, rows, degrees)
-        lengths = lengths[rows]
     n, nonzeros = len(lengths), int(lengths.sum())
     occurring = int(np.count_nonzero(degrees))
     found, method = rho(dataset.csr, degrees, seed, rows=rows)
     available, text = usable_cores()
-    advised = advise(degrees, n, available, size) if loses else _fed(n, available)
+    kept = None if size is None else partial(_hot, _degrees(dataset) if rows is not None else degrees, dataset.rows, size)
+    advised = advise(degrees, n, available, kept) if loses else _fed(n, available)
     wanted, taken = workers or available, workers or advised
-    density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted, size)
+    density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted, kept)
     warnings = []
     if (loses if shares is None else shares) and wanted > 1 and density > DENSE:
         warnings.append(f"dense data: the average row holds {_percent(density)} of the features that occur; workers that "
@@ -100,21 +102,27 @@ def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None, s
         warnings.append(f"{_plural(wanted, 'worker')} on {text}: the surplus only takes turns")
     return Preflight(n, dataset.n_features, occurring, nonzeros, int(lengths.max(initial=0)),
                      int(degrees.max(initial=0)) / max(n, 1), found, method,
-                     conflicts.squares(degrees) / max(n * nonzeros, 1), taken, lost_share(degrees, n, taken, size),
-                     len(_hot(degrees, n, taken, size)), advised, available, text, tuple(warnings))
+                     conflicts.squares(degrees) / max(n * nonzeros, 1), taken, lost_share(degrees, n, taken, kept),
+                     0 if kept is None else len(kept(taken)), advised, available, text, tuple(warnings))
 
 
-def _hot(degrees, rows, workers, size):
-    """The features that so many workers keep copies of; size: as in `examine`."""
-    if size is None or workers <= 1:
+def _degrees(dataset):
+    count = np.zeros(dataset.n_features, np.int64)
+    add_degrees(dataset.csr, count)
+    return count
+
+
+def _hot(degrees, rows, size, workers):
+    """The features that so many workers keep copies of, as in training; size: float32 a feature."""
+    if workers <= 1:
         return np.zeros(0, np.int64)
     hot, _ = hottest(degrees, rows, workers, size)
     return hot[hot != NONE]
 
 
-def lost_share(degrees, rows, workers, size=None) -> float:
+def lost_share(degrees, rows, workers, kept=None) -> float:
     """Predicted share, in [0, (W-1)/W], of updates lost by W workers with plain stores. degrees: int64[d] over `rows`;
-    size: float32 a feature, where workers keep copies of the hottest, whose updates are not lost; None: they share all.
+    kept(W): the features that W workers keep copies of, whose updates are not lost; None: they share all.
 
     An update of coordinate j is lost if another worker loads w_j before its store and stores after it. In the time from
     a load to its store each other worker makes about WINDOW updates, a share d_j / N of them to j (in rows of less than
@@ -135,20 +143,21 @@ def lost_share(degrees, rows, workers, size=None) -> float:
     if workers <= 1 or updates == 0:
         return 0.0
     rate, most = WINDOW * (workers - 1) / max(updates, rows), (workers - 1) / workers
-    hot = degrees[_hot(degrees, rows, workers, size)]
-    lost = conflicts.lost_updates(degrees, rate, most) - conflicts.lost_updates(hot, rate, most)
-    return min(max(lost, 0.0) / updates, most)
+    if kept is not None:
+        degrees = degrees.copy()
+        degrees[kept(workers)] = 0
+    return min(conflicts.lost_updates(degrees, rate, most) / updates, most)
 
 
-def advise(degrees, rows, available, size=None) -> int:
+def advise(degrees, rows, available, kept=None) -> int:
     """Most workers, from 1 to `available`, with LEAST_EXAMPLES each and a predicted loss of at most MOST_LOST; they share
-    parameters with plain stores, and keep copies of the hottest as `size` of `lost_share` says.
+    parameters with plain stores, but for those that they keep copies of, as in `lost_share`.
 
     The paper's condition for a near-linear speed-up, o(n^(1/4)) workers with ρ and Δ o(1/n), would forbid most data
     on which it is seen.
     """
     counts = range(1, _fed(rows, available) + 1)
-    return bisect_right(counts, MOST_LOST, key=lambda workers: lost_share(degrees, rows, workers, size))
+    return bisect_right(counts, MOST_LOST, key=lambda workers: lost_share(degrees, rows, workers, kept))
 
 
 def _fed(rows, available) -> int:

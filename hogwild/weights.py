@@ -13,8 +13,13 @@ def example_weights(options, dataset, rows):
     if by_class is None or by_row is None:
         weights = by_row if by_class is None else by_class
     else:
-        weights = by_class * by_row
-    if weights is not None and not (weights if rows is None else weights[rows]).any():
+        with np.errstate(over="ignore"):
+            weights = by_class * by_row
+    if weights is None:
+        return None
+    if not np.isfinite(weights).all():
+        raise UserError("a row's weight is beyond what float32 can hold; make --class-weight or --sample-weight smaller")
+    if not (weights if rows is None else weights[rows]).any():
         raise UserError(f"all rows of {dataset.source} to train on have weight 0; needed one above it")
     return weights
 
@@ -41,7 +46,8 @@ def _of_classes(text, dataset, rows):
             known = np.unique(labels)
             raise UserError(f"--class-weight has label {label:g}, which no row of {dataset.source} has; its labels are "
                             f"{', '.join(f'{c:g}' for c in known[:5])}{', …' * (len(known) > 5)}")
-        weights[having] = weight
+        with np.errstate(over="ignore"):
+            weights[having] = weight
     return weights
 
 
@@ -51,12 +57,10 @@ def _of_rows(path, dataset):
         return None
     with formats.opened(path) as file:
         lines = b"".join(formats.unpacked(path, file)).rstrip().split(b"\n")
-    try:
-        with np.errstate(over="ignore"):
-            weights = np.array(lines).astype(np.float32)
-        valid = (weights >= 0) & (weights < np.inf)
-    except ValueError:
-        valid = np.array([_number(line) for line in lines])
+    numbers = (formats.numeric(line.decode("latin-1")) for line in lines)
+    with np.errstate(over="ignore"):
+        weights = np.fromiter((-1.0 if number is None else number for number in numbers), np.float64).astype(np.float32)
+    valid = (weights >= 0) & (weights < np.inf)
     if not valid.all():
         line = int(valid.argmin())
         raise UserError(f"{formats.place(path, line + 1)}: needed a finite number, not negative, got "
@@ -65,11 +69,3 @@ def _of_rows(path, dataset):
         raise UserError(f"{formats.place(path)}: holds {len(weights):,} weights, {dataset.source} {dataset.rows:,} rows; "
                         "needed one a line for each row, in the same order")
     return weights
-
-
-def _number(line) -> bool:
-    try:
-        float(line)
-        return True
-    except ValueError:
-        return False

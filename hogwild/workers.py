@@ -1,5 +1,6 @@
 """Lock-free workers: threads, of which the caller's is one, that run a problem's nogil kernel on chunk after chunk."""
 
+import math
 import os
 import signal
 import threading
@@ -339,7 +340,8 @@ class Workers:
             self.stop.set()
         if done:
             speed = CHUNK_SECONDS / max(time.perf_counter() - begun, 1e-6)
-            self.chunk[k] = int(min(max(done * min(speed, 8.0), 1), 1 << 20))
+            # Rounded up: after a last chunk of 1, where a call takes half of it whatever it does, 1 would follow for ever.
+            self.chunk[k] = min(math.ceil(done * min(speed, 8.0)), 1 << 20)
         if k == 0:
             self._look()
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numba
 from numba import types
 from numba.core import caching, cgutils, config
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 
-from kernels.parts import Part, PartCacheImpl
+from kernels.parts import Part, PartCacheImpl, Whole
 
 # Full fastmath would remove NaN checks; this set keeps them and still lets loops vectorize.
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -152,8 +153,11 @@ class _Cache(caching.FunctionCache):
             key = self._impl.filename_base, self._index_key(sig, target_context.codegen())
             self.compiling.enter_context(_alone(key))
             found = super().load_overload(sig, target_context)
+        if found is None:
+            return None
         # A class of __main__ comes back as a copy; under the caller's own types the next call finds the machine code.
-        return found and found._replace(signature=found.signature.replace(args=tuple(sig)))
+        found.fndesc.argtypes = tuple(sig)
+        return found._replace(signature=found.signature.replace(args=tuple(sig)))
 
     def save_overload(self, sig, data):
         with _alone(self._impl.filename_base):  # two that add to one index would give both codes one file
@@ -186,14 +190,14 @@ def _dispatcher(function, cache, **options):
     dispatcher._cache, compile_ = cache(function), dispatcher.compile
 
     def compile_or_wait(sig):
-        with contextlib.ExitStack() as dispatcher._cache.compiling:
+        with global_compiler_lock, contextlib.ExitStack() as dispatcher._cache.compiling:
             return compile_(sig)
     dispatcher.compile = compile_or_wait
     return dispatcher
 
 
 def kernel(function=None, *, inline=False, once=False):
-    """Compile `function` for nogil use, cached on disk. It must be at the top level of a module.
+    """Compile `function` for nogil use, cached on disk. It must be at the top level of a module, and not call itself.
 
     Rules, schedules and losses reach it as NamedTuple arguments, never as functions: those miss the disk cache. inline: make
     it a part of each kernel that calls it: a call with tuples of 20 arrays takes 100 ns, for they are passed by value.
@@ -203,8 +207,9 @@ def kernel(function=None, *, inline=False, once=False):
     """
     if function is None:
         return functools.partial(kernel, inline=inline, once=once)
-    dispatcher = _dispatcher(function, _Cache, inline="always" if once else "never", no_cfunc_wrapper=True)
-    part = _dispatcher(function, _PartCache, forceinline=inline, pipeline_class=Part)  # for kernels that call it
+    inlined = "always" if once else "never"
+    dispatcher = _dispatcher(function, _Cache, pipeline_class=Whole, inline=inlined, no_cfunc_wrapper=True)
+    part = _dispatcher(function, _PartCache, pipeline_class=Part, forceinline=inline)  # for kernels that call it
     dispatcher.part, dispatcher.get_overload, resolve = part, part.get_overload, part.get_call_template
     # A kernel that calls it with True and False, 0 and n would have a version of it compiled for each.
     dispatcher.get_call_template = lambda args, named: resolve(

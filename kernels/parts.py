@@ -11,6 +11,7 @@ from numba.core.caching import CompileResultCacheImpl
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder, compile_result
 from numba.core.compiler_machinery import register_pass
+from numba.core.environment import lookup_environment
 from numba.core.typed_passes import NativeLowering
 
 
@@ -49,14 +50,33 @@ class _Lowering(NativeLowering):
         return True
 
 
-class Part(CompilerBase):
-    """The `pipeline_class` of such functions."""
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _WholeLowering(NativeLowering):
+    _name = "lowering_of_a_kernel"
 
-    def define_pipelines(self):
-        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager.passes = [(_Lowering if each is NativeLowering else each, what) for each, what in manager.passes]
-        manager.finalize()
-        return [manager]
+    def run_pass(self, state):
+        super().run_pass(state)
+        library = state.library
+        for name in (each.name for each in library._final_module.global_variables):
+            environment = lookup_environment(name) if name.startswith("_ZN08NumbaEnv") else None
+            if environment is not None:  # a part's, without which it could not print, nor raise what is made as it runs
+                library.codegen.set_env(name, environment)
+        return True
+
+
+def _with(lowering):
+    """Numba's compiler, but for this pass."""
+    class Compiler(CompilerBase):
+        def define_pipelines(self):
+            manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+            manager.passes = [(lowering if each is NativeLowering else each, what) for each, what in manager.passes]
+            manager.finalize()
+            return [manager]
+    return Compiler
+
+
+# The `pipeline_class` of a function that only kernels call, and of the kernel that Python calls.
+Part, Whole = _with(_Lowering), _with(_WholeLowering)
 
 
 class PartCacheImpl(CompileResultCacheImpl):
@@ -69,14 +89,15 @@ class PartCacheImpl(CompileResultCacheImpl):
         cres.fndesc.typemap = cres.fndesc.calltypes = None  # as Numba does: they cannot all be pickled
         library = cres.library
         return (library.name, library._get_module_for_linking().as_bitcode(), cres.fndesc, cres.environment, cres.signature,
-                cres.reload_init)
+                cres.reload_init, tuple(cres._find_referenced_environments()))
 
     def rebuild(self, target_context, payload):
-        name, bitcode, fndesc, environment, signature, reload_init = payload
+        name, bitcode, fndesc, environment, signature, reload_init, environments = payload
         for initialize in reload_init:
             initialize()
         library = _Library.of(target_context.codegen(), name, bitcode)
+        library._reload_init.update(reload_init)
         return compile_result(
             typing_context=target_context.typing_context, target_context=target_context, library=library, fndesc=fndesc,
             entry_point=_name(library, fndesc, environment), environment=environment, signature=signature, objectmode=False,
-            lifted=(), reload_init=reload_init, referenced_envs=())
+            lifted=(), reload_init=reload_init, referenced_envs=environments)

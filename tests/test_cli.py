@@ -157,6 +157,10 @@ def test_inspect_and_training_decide_alike_on_copies(tmp_path, capsys, d, copies
     if not copies:
         assert f"predicted: {predicted[1]} of the updates lost with 2 workers" in out
         assert f"(plain stores, but for copies of {predicted[2]} hot features)" in out and int(predicted[2]) > 1
+    record = tmp_path / "r.jsonl"
+    assert run("train", "linear", data, "--workers", 2, "--holdout", 0.3, "--epochs", 1, "--record", record) == 0
+    hot = json.loads(record.read_text().splitlines()[0])["preflight"]["hot"]
+    assert hot == 0 if copies else f"copies of {hot} hot features" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("cores", [1, 2])

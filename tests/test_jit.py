@@ -48,26 +48,38 @@ class Rule(NamedTuple):
 NESTED = """
 from kernels.jit import kernel
 @kernel
-def leaf(x, out): out[0] += x
+def leaf(x, out):
+    if x < 0: raise ValueError("negative", x)
+    out[0] += x
 @kernel
-def middle(x, out):
+def middle(x, hp, out):
     leaf(x, out)
-    leaf(2 * x, out)
+    leaf(hp.a * x, out)
 @kernel
-def top(x, out): middle(x, out)
+def top(x, hp, out): middle(x, hp, out)
 @kernel
-def another(x, y, out):
-    middle(x, out)
-    out[0] += y
+def another(x, hp, out):
+    middle(x, hp, out)
+    out[0] += 0.0
 """
 CALL = """
-import json
+import json, sys
+from typing import NamedTuple
 import numpy as np
-from nested import another, leaf, middle, top
+import nested
+class Two(NamedTuple):
+    a: float = 2.0
 out = np.zeros(1)
-{call}
-counts = [[sum(c.values()) for c in (k.part.stats.cache_hits, k.part.stats.cache_misses)] for k in (middle, leaf)]
-leaf(0.5, out)
+call = getattr(nested, sys.argv[1])
+call(1.0, Two(), out)
+try:
+    call(-1.0, Two(), out)
+except ValueError as error:
+    assert error.args == ("negative", -1.0)
+    out += 1
+counts = [[sum(c.values()) for c in (k.part.stats.cache_hits, k.part.stats.cache_misses)]
+          for k in (nested.middle, nested.leaf)]
+nested.leaf(0.5, out)
 print(json.dumps([out[0], *counts]))
 """
 
@@ -102,15 +114,19 @@ def test_second_process_and_other_numbers_compile_nothing(run):
 
 
 def test_parts_of_kernels_are_cached_for_other_kernels(tmp_path):
-    """What a kernel calls is compiled for those that call it, kept for the next, and can also be called itself."""
+    """What a kernel calls is compiled for those that call it, kept for the next, and can also be called itself.
+
+    It raises what is made as it runs, and takes a class of the main program, in whichever process it was compiled.
+    """
     (tmp_path / "nested.py").write_text(NESTED)
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": f"{KERNELS.parent}{os.pathsep}{tmp_path}"}
     env.pop("NUMBA_CACHE_DIR", None)
-    for call, hits, inner in (("top(1.0, out)", [0, 1], [0, 1]), ("another(1.0, 0.0, out)", [1, 0], [0, 0]),
-                              ("top(1.0, out)", [0, 0], [0, 0])):
-        result = subprocess.run([sys.executable, "-c", CALL.format(call=call)], capture_output=True, text=True, env=env)
+    (tmp_path / "program.py").write_text(CALL)
+    for name, hits, inner in (("top", [0, 1], [0, 1]), ("another", [1, 0], [0, 0]), ("top", [0, 0], [0, 0]),
+                              ("another", [0, 0], [0, 0])):
+        result = subprocess.run([sys.executable, tmp_path / "program.py", name], capture_output=True, text=True, env=env)
         assert result.returncode == 0, result.stderr
-        assert json.loads(result.stdout) == [3.5, hits, inner]
+        assert json.loads(result.stdout) == [4.5, hits, inner]
 
 
 def test_of_processes_that_start_together_one_compiles(run):

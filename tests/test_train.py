@@ -174,6 +174,20 @@ def test_where_several_do_not_pay_the_first_goes_on_alone():
     assert sum(n for own, n in toy.by if own) < 100_000 and {own for own, n in toy.by[-3:]} == {0}
 
 
+def test_chunks_grow_where_a_call_takes_long_whatever_it_does():
+    """After an epoch whose last chunk was a single example, too."""
+    class Slow(Toy):
+        def run(self, rule, schedule, own, order, t, stride, tally):
+            time.sleep(0.011 * bool(len(order)))
+            super().run(rule, schedule, own, order, t, stride, tally)
+    toy = Slow(300)
+    crew = workers.Workers(toy, 1)
+    crew.chunk[0] = 1
+    crew.run(SGD(), Constant(0.5), np.arange(300), 0)
+    sizes = [len(order) for order, _, _ in toy.seen]
+    assert sum(sizes) == 300 and len(sizes) < 100 and max(sizes) > 20
+
+
 def test_what_the_caller_is_shown_can_stop_the_workers_and_its_mistakes_do():
     class Slow(Toy):
         def run(self, *call):
