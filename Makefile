@@ -15,7 +15,7 @@ CHECKED = rules schedules losses linear atomics modes hot private doors determin
 UNCHECKED = test_oracle or nesterov or rmsprop or nadam or radam or adamw or adabelief or users_own or digits_as or do_not_swing or \
             second_process or average_as_it_was or with_every_rule or one_source or \
             shrinks_for_all or no_update_of_copies or private_slots or more_workers or share_what or under_a_penalty or \
-            no_update_is_lost or canaries or no_workers_intercept or trained_again
+            no_update_is_lost or canaries or no_workers_intercept or trained_again or penalties]
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 
 .PHONY: help train test test-checked test-openmpi bench lint clean

@@ -43,7 +43,7 @@ def test_the_commonest_feature_has_a_place(degree, workers, size, log):
 
 @pytest.mark.parametrize("mode, rule, outputs, options", [
     ("wild", SGD(), 1, {}), ("atomic", SGD(), 3, {"decay": Decay(0.1, 0.01)}),
-    ("wild", AdaGrad(), 1, {"average": 0, "l1": 0.001, "decay": Decay(0.1)})])
+    ("wild", AdaGrad(), 1, {"average": 0, "l1": 0.001, "decay": Decay(0.1)})], ids=["plain", "softmax", "penalties"])
 def test_one_worker_trains_as_without_copies(mode, rule, outputs, options, monkeypatch):
     """Its copies are merged with nobody's: the parameters are those of the sequential algorithm."""
     monkeypatch.setattr(copies, "few_enough", lambda *_: False)

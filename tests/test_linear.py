@@ -71,8 +71,9 @@ def twin(rule, schedule, loss, decay, clip, intercept, dense, labels, weight, or
     return theta, total
 
 
-@pytest.mark.parametrize("name, loss", [*((name, losses.Logistic()) for name in RULES),
-                                        ("sgd", losses.Huber())])  # a rule sees of a loss no more than the slope
+# Of rules with as many slots one: tests/test_rules.py compares their formulas. A rule sees of a loss only the slope.
+@pytest.mark.parametrize("name, loss", [("sgd", losses.Huber()), *((name, losses.Logistic()) for name in (
+    "sgd", "momentum", "adagrad", "adam", "nadam", "apollo"))])
 def test_one_worker_is_the_sequential_twin(name, loss):
     dense, csr, labels = problem(700, 1)
     rule, schedule = checked(RULES[name]()), checked(Warmup(InverseSqrt(0.05, 0.01), 20.0))
