@@ -54,6 +54,12 @@ class Dataset:
     def csr(self) -> CSR:
         return CSR(self.indptr, self.indices, self.values)
 
+    def degrees(self):
+        """Rows that have each feature, int64[n_features]."""
+        count = np.zeros(self.n_features, np.int64)
+        csr.degrees(self.csr, count)
+        return count
+
     def subset(self, start, stop) -> "Dataset":
         """Rows start … stop - 1, sharing entries and labels; the row pointers alone are copied, to begin at 0."""
         first, last = self.indptr[start], self.indptr[stop]

@@ -14,7 +14,6 @@ from hogwild.train import Problem
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.atomics import reached
-from kernels.csr import degrees
 from kernels.doors import DOOR
 from kernels.hyper import checked
 from kernels.place import Outputs, Place, new_scratch, slot_of
@@ -75,7 +74,7 @@ class Linear(Problem):
         self.test_labels = self._targets(test) if test is not None else None
         self.columns = columns_of(rule, average is not None)
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
-        degree = self._degrees() if decay or workers > 1 else None
+        degree = data.degrees() if decay or workers > 1 else None
         sample = sizes_of(data)
         pace = pace_of(sample[2]) if intercept else 0.0
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
@@ -96,11 +95,6 @@ class Linear(Problem):
 
     def _targets(self, data):
         return targets(data, self.classes, 1 if self.outputs == 1 else 2)
-
-    def _degrees(self):
-        count = np.zeros(self.data.n_features, np.int64)
-        degrees(self.data.csr, count)
-        return count
 
     def _lay_out(self, rule, degree, copies, sample):
         """Make the parameters, and a Place in them for each worker."""

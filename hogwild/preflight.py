@@ -16,7 +16,6 @@ import numpy as np
 from hogwild.copies import NONE, hottest
 from hogwild.workers import cores
 from kernels import conflicts
-from kernels.csr import degrees as add_degrees
 
 WORK = 1 << 25  # entries that each pass of the search for ρ may look at; on less data, all its passes together
 ROW_WORK = 16  # what a row costs besides its entries, in entries
@@ -79,7 +78,7 @@ def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None, s
     """
     lengths = np.diff(dataset.indptr)
     if rows is None:
-        degrees = _degrees(dataset)
+        degrees = dataset.degrees()
     else:
         degrees, lengths = np.zeros(dataset.n_features, np.int64), lengths[rows]
         conflicts.degrees_of(dataset.csr, rows, degrees)
@@ -87,29 +86,24 @@ def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None, s
     occurring = int(np.count_nonzero(degrees))
     found, method = rho(dataset.csr, degrees, seed, rows=rows)
     available, text = usable_cores()
-    kept = None if size is None else partial(_hot, _degrees(dataset) if rows is not None else degrees, dataset.rows, size)
+    kept = None if size is None else partial(_hot, degrees if rows is None else dataset.degrees(), dataset.rows, size)
     advised = advise(degrees, n, available, kept) if loses else _fed(n, available)
     wanted, taken = workers or available, workers or advised
-    density, lost = nonzeros / max(n * occurring, 1), lost_share(degrees, n, wanted, kept)
+    lost = {count: lost_share(degrees, n, count, kept) for count in {wanted, taken}}
+    density = nonzeros / max(n * occurring, 1)
     warnings = []
     if (loses if shares is None else shares) and wanted > 1 and density > DENSE:
         warnings.append(f"dense data: the average row holds {_percent(density)} of the features that occur; workers that "
                         f"share them gain little above {_percent(DENSE)}, since all write the same cache lines")
-    if loses and lost > MOST_LOST:
-        warnings.append(f"{_plural(wanted, 'worker')} would lose about {_percent(lost)} of the updates; "
+    if loses and lost[wanted] > MOST_LOST:
+        warnings.append(f"{_plural(wanted, 'worker')} would lose about {_percent(lost[wanted])} of the updates; "
                         f"advised: {advised}")
     if wanted > available:
         warnings.append(f"{_plural(wanted, 'worker')} on {text}: the surplus only takes turns")
     return Preflight(n, dataset.n_features, occurring, nonzeros, int(lengths.max(initial=0)),
                      int(degrees.max(initial=0)) / max(n, 1), found, method,
-                     conflicts.squares(degrees) / max(n * nonzeros, 1), taken, lost_share(degrees, n, taken, kept),
+                     conflicts.squares(degrees) / max(n * nonzeros, 1), taken, lost[taken],
                      0 if kept is None else len(kept(taken)), advised, available, text, tuple(warnings))
-
-
-def _degrees(dataset):
-    count = np.zeros(dataset.n_features, np.int64)
-    add_degrees(dataset.csr, count)
-    return count
 
 
 def _hot(degrees, rows, size, workers):
