@@ -257,7 +257,7 @@ def _write(chunks, folder):
             top = max(top, chunk.width, int(chunk.indices.max()) + 1 if chunk.indices.size else 0)
             for name, array in (("indptr", ends), ("indices", chunk.indices), ("values", chunk.values),
                                 ("labels", chunk.labels)):
-                files[name].write(np.ascontiguousarray(array))
+                files[name].write(np.ascontiguousarray(array, ARRAYS[name]))
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())  # or a power cut may leave right sizes with wrong content

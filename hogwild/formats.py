@@ -10,11 +10,11 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from hogwild.errors import UserError
+from hogwild.schema import Chunk, Schema, Source
 from kernels import csr, text
 
 CHUNK_BYTES = 4 << 20  # text parsed at once
@@ -24,16 +24,6 @@ FOREIGN = {b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "zstd-compressed
            b"\x89HDF": "an HDF5 file", b"PAR1": "a Parquet file"}
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
 WRITE_NPZ = "write it with hogwild.formats.save_npz(path, X, y)"
-
-
-class Chunk(NamedTuple):
-    """Some rows. width: number of features where the format tells it, else 0."""
-
-    labels: np.ndarray  # float32[n]
-    lengths: np.ndarray  # int64[n], entries per row
-    indices: np.ndarray  # uint32[nnz]
-    values: np.ndarray  # float32[nnz]
-    width: int = 0
 
 
 def excerpt(got) -> str:
@@ -57,21 +47,37 @@ def kind(path) -> str:
     return path.suffix.lower()[1:] if path.suffix.lower() in (".csv", ".npz") else "svmlight"
 
 
-def read_chunks(path, *, zero_based=False, label=None):
-    """Yield the rows of a file as Chunks. zero_based: for svmlight; label: column name or index, for CSV.
+def source(path, *, zero_based=None, label=None, header="auto", categorical=None, schema=None) -> Source:
+    """The file at `path` as a Source.
 
-    Raises UserError with one line: file, line, what was got, what was needed, what to do.
+    zero_based: of svmlight, whether indices count from 0; label: of a table, the label column's name or number; header: of a
+    CSV, auto, yes or no; categorical: names of columns, each of whose values becomes a feature. What is not given (None) is
+    as in `schema`, that of an earlier file: a table's columns are then found by their names. Raises UserError.
     """
-    reader = {"csv": read_csv, "npz": read_npz, "svmlight": read_svmlight}[kind(path)]
-    options = {"csv": {"label": label}, "npz": {}, "svmlight": {"zero_based": zero_based}}[kind(path)]
-    if label is not None and kind(path) != "csv":
+    form = kind(path)
+    if label is not None and form != "csv":
         raise UserError(f"{place(path)}: a label column was given, but only .csv files have columns; leave it out")
+    if zero_based is None:
+        zero_based = schema is not None and schema.zero_based
+    found = Schema(form, zero_based=zero_based and form == "svmlight", label=None if label is None else str(label))
+    return Source(path, found, _rows)
+
+
+def _rows(source):
+    found = source.schema
+    options = {"csv": {"label": found.label}, "npz": {}, "svmlight": {"zero_based": found.zero_based}}[found.kind]
+    reader = {"csv": read_csv, "npz": read_npz, "svmlight": read_svmlight}[found.kind]
     rows = 0
-    for chunk in reader(path, **options):
+    for chunk in reader(source.path, **options):
         rows += chunk.labels.size
         yield chunk
     if rows == 0:
-        raise UserError(f"{place(path)}: holds no row; needed at least one example, check how the file was made")
+        raise UserError(f"{place(source.path)}: holds no row; needed at least one example, check how the file was made")
+
+
+def read_chunks(path, **options):
+    """Yield the rows of a file as Chunks; options of `source`."""
+    yield from source(path, **options).chunks()
 
 
 def opened(path):
@@ -155,7 +161,7 @@ def read_svmlight(path, *, zero_based=False):
             needed, remedy = NOT_FINITE if status == text.NOT_A_NUMBER and _not_finite(token) else SVMLIGHT[status]
             where = place(path, first + block.count(b"\n", 0, position))
             raise UserError(f"{where}: got {excerpt(token)}, {needed}; {remedy}")
-        yield Chunk(labels, np.diff(indptr), indices, values)
+        yield Chunk(labels.astype(np.float64), np.diff(indptr), indices, values)
 
 
 def line_of_row(path, row):
@@ -199,7 +205,7 @@ def read_csv(path, *, label=None):
         table = csv_table(path, first, lines, width)
         features = np.delete(table, column, axis=1)
         stored = features != 0
-        yield Chunk(np.ascontiguousarray(table[:, column]), stored.sum(axis=1, dtype=np.int64),
+        yield Chunk(table[:, column].astype(np.float64), stored.sum(axis=1, dtype=np.int64),
                     np.nonzero(stored)[1].astype(np.uint32), features[stored], width - 1)
 
 
@@ -364,7 +370,7 @@ def checked(source, first, y, indptr, indices, values, width):
         status, row = csr.check(csr.CSR(indptr, indices, values), width)
     if status != csr.OK:
         raise UserError(f"{source}, row {first + row} (from 0): {CSR_MISTAKES[status]}")
-    return Chunk(labels, np.diff(indptr), indices, values, width)
+    return Chunk(labels.astype(np.float64), np.diff(indptr), indices, values, width)
 
 
 def save_npz(path, X, y):

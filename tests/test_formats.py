@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import re
 import zipfile
@@ -17,6 +18,7 @@ from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 from hogwild import formats
 from hogwild.errors import UserError
 from hogwild.formats import read_chunks
+from hogwild.schema import Schema
 from kernels import csr, text
 
 
@@ -327,3 +329,9 @@ def test_save_npz_refuses(tmp_path, X, y, needed):
 def test_check(indptr, indices, values, expected):
     rows = csr.CSR(np.array(indptr), np.array(indices, np.uint32), np.array(values, np.float32))
     assert csr.check(rows, 5) == expected
+
+
+@pytest.mark.parametrize("schema", [Schema("svmlight", zero_based=True), Schema(
+    "csv", columns=("a", "color=red"), categories=(("color", "red"),), label="y", header=True, width=4, left_out=("id",))])
+def test_a_schema_goes_through_json(schema):
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
