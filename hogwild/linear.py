@@ -15,6 +15,7 @@ from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.atomics import reached
 from kernels.doors import DOOR
+from kernels.gradients import add_gradient
 from kernels.hyper import checked
 from kernels.place import Outputs, Place, new_scratch, slot_of
 from kernels.private import Private, put_back
@@ -305,6 +306,14 @@ class Linear(Problem):
         if self.average is not None and self.steps > self.average.start:
             w = w + self.shared[:, :, -1] * np.float32(self.average.scale / (self.steps - self.average.start))
         return w[:, 0] if self.outputs == 1 else w
+
+    def mean_loss(self, rows):
+        """Mean weighted loss of these rows of the data under the weights as they are."""
+        w = np.ascontiguousarray(self.w, np.float32).reshape(-1)
+        outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
+        total = add_gradient(self.loss, Place(Alone(), w, self.data.n_features), outputs, self.data.csr, self.model.labels,
+                             self.model.weights, rows, 0.0, 1.0, np.zeros_like(w))
+        return float(total) / max(len(rows), 1)
 
     def evaluate(self):
         if self.test is None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from hogwild.errors import UserError
-from hogwild.workers import TALLIES, spread
+from hogwild.workers import BAD, TALLIES, spread
 from kernels.hyper import checked
 from kernels.schedules import Constant
 
@@ -16,7 +16,8 @@ GRID = 4.0 ** np.arange(-4, 4)  # factors of the rule's default; then twice and 
 def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[float, dict[float, float]]:
     """(best learning rate, {learning rate: mean loss}) after one pass over a sample of the row numbers `rows`.
 
-    make(rows): a fresh problem of one worker on these rows. Raises UserError when no rate gives a finite loss.
+    make(rows): a fresh problem of one worker on these rows, with a `mean_loss` of rows. Raises UserError when no rate gives a
+    finite loss.
     """
     rule, rng = checked(rule), np.random.default_rng((seed, 0))
     chosen = rng.permutation(rows)[:SAMPLE] if len(rows) > SAMPLE else rng.permutation(rows)
@@ -29,10 +30,10 @@ def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[floa
         own = problem.private(0)
         problem.begin(0)
         problem.run(rule, checked(Constant(lr)), own, fitted, 0, 1, tally)
-        found = np.zeros(TALLIES)
-        problem.run(rule, checked(Constant(0.0)), own, held, len(fitted), 1, found)  # lr 0: only measures
-        good = tally[3] == found[3] == 0 and math.isfinite(found[0])
-        losses[lr] = found[0] / max(found[1], 1) if good else math.inf
+        problem.settle(rule, len(fitted))
+        # Not by a run at rate 0: momentum moves on by what it has inside.
+        loss = problem.mean_loss(held)
+        losses[lr] = loss if tally[BAD] == 0 and math.isfinite(loss) else math.inf
 
     def attempts(rates):
         spread(lambda a, b: [attempt(float(lr)) for lr in rates[a:b]], len(rates), workers)

@@ -12,8 +12,8 @@ from hogwild import linear, tune
 from hogwild.data import from_arrays
 from hogwild.errors import UserError
 from hogwild.model import load
-from kernels.losses import Logistic, Squared
-from kernels.rules import SGD, AdaGrad
+from kernels.losses import Logistic, SoftmaxCrossEntropy, Squared
+from kernels.rules import SGD, AdaGrad, Momentum
 
 
 def digits(path, classes=3, rows=300, seed=0):
@@ -164,6 +164,34 @@ def test_best_rate_is_the_best_of_those_tried(rule):
     assert len(losses) >= 8 and losses[best] == min(losses.values()) and losses[best] < 0.5 * max(losses.values())
     assert {best / 2, best * 2} & set(losses)
     assert tune.best_rate(make, rule, 0.1, np.arange(2000), workers=1)[0] == best
+
+
+@pytest.mark.parametrize("loss, weighted", [(Logistic(), False), (SoftmaxCrossEntropy(), True)])
+def test_losses_are_those_that_scikit_learn_measures(loss, weighted):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, 3)), rng.integers(0, 3 if weighted else 2, 60)
+    weights = rng.random(60).astype(np.float32) if weighted else None
+    problem = linear.Linear(from_arrays(x, y), None, loss, SGD(), weights=weights)
+    problem.shared[:] = rng.standard_normal(problem.shared.shape)
+    before, z = problem.shared.copy(), x @ problem.w[:-1] + problem.w[-1]
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True) if weighted else 1 / (1 + np.exp(-z))
+    truth = log_loss(y, p, sample_weight=weights) * (weights.mean() if weighted else 1)
+    assert problem.mean_loss(np.arange(60)) == pytest.approx(truth, rel=1e-5)
+    assert np.array_equal(problem.shared, before)
+
+
+def test_the_best_rate_is_measured_without_a_step():
+    """Where momentum has the rate inside, a run at rate 0 would go on: measured after it, another rate won."""
+    data, rule = sample(rows=400), Momentum(lr_inside=True)
+    order, problems = np.random.default_rng((0, 0)).permutation(400), []
+
+    def make(rows):
+        problems.append(linear.Linear(data, None, Logistic(), rule, rows=rows))
+        return problems[-1]
+    _, losses = tune.best_rate(make, rule, 0.01, np.arange(400))
+    z = data.labels[order[:100]] * np.array([data_row @ p.w[:-1] + p.w[-1] for p in problems for data_row in
+                                             data.values.reshape(400, 10)[order[:100]]]).reshape(len(problems), 100)
+    assert sorted(losses.values()) == pytest.approx(sorted(np.logaddexp(0, -z).mean(1)), rel=1e-4)
 
 
 def test_no_rate_is_finite():
