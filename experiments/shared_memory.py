@@ -25,7 +25,7 @@ from hogwild.cli import parsed
 from hogwild.errors import UserError
 from hogwild.record import Report
 from hogwild.train import train
-from kernels.jit import user_cache
+from kernels.folders import user_cache
 from kernels.losses import Hinge, Logistic
 from kernels.rules import SGD, AdaGrad
 from kernels.schedules import Constant

@@ -17,7 +17,7 @@ from hogwild import formats
 from hogwild.errors import UserError
 from kernels import csr
 from kernels.csr import CSR
-from kernels.jit import STALE_SECONDS, user_cache
+from kernels.folders import own_folder, remove_stale, user_cache
 
 FORMAT_VERSION = 1  # of the cache's files and of what the readers make of a text; part of the key
 ARRAYS = {"indptr": np.int64, "indices": np.uint32, "values": np.float32, "labels": np.float32}
@@ -161,8 +161,7 @@ def read(path, *, zero_based=False, label=None, n_features=None, cache=True) -> 
 
 def _cached(path, before, options):
     try:
-        root = user_cache() / "data"
-        root.mkdir(exist_ok=True)
+        root = own_folder(user_cache() / "data")
     except OSError as error:
         raise UserError(f"{error}; or pass --no-cache (cache=False)") from None
     parts = {"content": _content_hash(root, path, before), "version": FORMAT_VERSION, "kind": formats.kind(path),
@@ -173,7 +172,7 @@ def _cached(path, before, options):
         with contextlib.suppress(OSError):
             os.utime(folder)
         return dataset
-    _remove_stale(root)
+    remove_stale(root)
     dataset = _parsed(path, options, folder)
     if _identity(path, os.stat(path)) != _identity(path, before):
         shutil.rmtree(folder, ignore_errors=True)
@@ -201,15 +200,6 @@ def _content_hash(root, path, status):
                 fresh.write(digest)
             os.replace(fresh.name, seen)
     return digest
-
-
-def _remove_stale(root):
-    for old in root.iterdir():
-        try:
-            if time.time() - old.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-        except OSError:  # another process was faster
-            pass
 
 
 def _parsed(path, options, folder):

@@ -8,7 +8,7 @@ import numpy as np
 
 from hogwild.errors import UserError
 from kernels.csr import scale_rows
-from kernels.jit import user_cache
+from kernels.folders import user_cache
 
 NAMES = ("log", "l2", "binary", "tfidf", "none")
 BLOCK = 1 << 20  # entries transformed together

@@ -6,8 +6,6 @@ import functools
 import hashlib
 import inspect
 import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +15,9 @@ from numba.core import caching, cgutils, config
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 
+from kernels.folders import held_folder, private_folder, remove_stale, say, user_cache
 from kernels.parts import Part, PartCacheImpl, Whole
+from kernels.sources import source_stamp
 
 # Full fastmath would remove NaN checks; this set keeps them and still lets loops vectorize.
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -27,7 +27,6 @@ SUM = {"jit_options": {"pipeline_class": Part, "fastmath": FASTMATH, "error_mode
 LOOP = {"jit_options": {"pipeline_class": Part, "fastmath": False, "error_model": "numpy"}}
 # For the few large ones: as calls they would cost a fifth of the time of an example.
 INLINE = {"jit_options": {**SUM["jit_options"], "forceinline": True}}
-STALE_SECONDS = 30 * 24 * 3600
 when_missing = []  # functions to call, once, when a kernel is not in the cache: it is compiled then, or waited for
 
 
@@ -40,38 +39,38 @@ def sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def user_cache() -> Path:
-    """The user's cache folder of this project (XDG_CACHE_HOME or ~/.cache); a temporary one where that is read-only."""
-    for base in (os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~/.cache"), tempfile.gettempdir()):
-        if base and os.path.isabs(base):
-            folder = Path(base) / (f"hogwild-{os.getuid()}" if base == tempfile.gettempdir() else "hogwild-sparsecomm")
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=folder).close()
-            except OSError:
-                continue
-            return folder
-    raise OSError("no writable folder for the cache: set XDG_CACHE_HOME to one")
+def _bases():
+    """Where the compiled kernels may lie, the best first."""
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(os.environ["NUMBA_CACHE_DIR"])
+    yield user_cache() / "kernels"
+    yield private_folder("the user's cache folder cannot be used")
 
 
 @functools.cache
 def cache_folder() -> Path:
-    """Folder of the compiled kernels of exactly these sources; those unused for 30 days are removed."""
-    base = Path(os.environ["NUMBA_CACHE_DIR"]) if os.environ.get("NUMBA_CACHE_DIR") else user_cache() / "kernels"
-    folder = base / f"hogwild-{sources_hash()}"
-    if not folder.exists():
-        for old in base.glob("hogwild-*"):
-            if time.time() - old.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(old, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    os.utime(folder)
-    return folder
+    """Folder of the compiled kernels of exactly these sources; those unused for 30 days are removed.
+
+    What is read from there is unpickled: a folder to which others may write is not taken.
+    """
+    name = f"hogwild-{sources_hash()}"
+    for base in _bases():
+        try:
+            new = not (base / name).exists()
+            folder = held_folder(base / name)
+        except OSError as error:
+            say(f"{error}: it is not used for compiled kernels")
+            continue
+        if new:
+            remove_stale(base, "hogwild-*")
+        return folder
+    raise OSError("no folder for compiled kernels: set NUMBA_CACHE_DIR to one of your own")
 
 
 class _Locator(caching._CacheLocator):
     def __init__(self, function):
         self.where = f"{function.__module__}.{function.__qualname__}:{inspect.getfile(function)}"
-        self.source = Path(inspect.getfile(function))
+        self.source, self.module = inspect.getfile(function), function.__module__
 
     @classmethod
     def from_function(cls, py_func, py_file):
@@ -81,7 +80,7 @@ class _Locator(caching._CacheLocator):
         return str(cache_folder())
 
     def get_source_stamp(self):
-        return hashlib.sha256(self.source.read_bytes()).hexdigest()
+        return source_stamp(self.source, self.module)
 
     def get_disambiguator(self):
         return hashlib.sha256(self.where.encode()).hexdigest()[:10]
@@ -107,7 +106,7 @@ def _classes(numba_type):
 def _class_key(cls) -> tuple:
     """Name of `cls` and hash of its file: an edit to a rule of the user's own must not meet its old machine code."""
     try:
-        stamp = hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+        stamp = source_stamp(inspect.getfile(cls), cls.__module__)
     except (OSError, TypeError):  # typed into an interpreter: never the same twice
         stamp = str(time.time_ns())
     return cls.__module__, cls.__qualname__, stamp

@@ -156,13 +156,22 @@ def test_every_kernel_file_is_in_the_hash(tmp_path, monkeypatch, name):
     assert own == before != jit.sources_hash.__wrapped__()
 
 
-def test_edit_to_a_users_rule_is_noticed(run, tmp_path):
-    mine, rule = tmp_path / "mine.py", "from mine import Rule"
-    mine.write_text(MINE)
-    assert [(r["first"], *counts(r)) for r in (run(rule), run(rule))] == [(-0.5, 0, 1), (-0.5, 1, 0)]
-    mine.write_text(MINE.replace("c[0] * g", "3 * c[0] * g"))
-    after = run(rule)
-    assert (after["first"], *counts(after)) == (-1.5, 0, 1)
+def test_edit_to_a_users_rule_and_to_what_it_imports_is_noticed(run, tmp_path):
+    """Through modules and packages of the user's own, whichever way they are imported: their constants are in the code."""
+    (tmp_path / "own").mkdir()
+    mine = "from own.middle import FACTOR\n" + MINE.replace("c[0] * g", "FACTOR * c[0] * g")
+    edits = [("own/__init__.py", "THREE = 3.0\n", None), ("own/end.py", "TWO = 2.0\n", None),
+             ("own/middle.py", "from . import end\nFACTOR = end.TWO\n", None), ("own/other.py", "unused = 1\n", None),
+             ("mine.py", mine, (-1.0, 0, 1)),
+             ("own/other.py", "unused = 2\n", (-1.0, 1, 0)),  # not by the rule
+             ("own/end.py", "import own\nTWO = own.THREE\n", (-1.5, 0, 1)),
+             ("own/__init__.py", "THREE = 4.0\n", (-2.0, 0, 1)),
+             ("mine.py", mine.replace("c[0] * g", "2 * c[0] * g"), (-4.0, 0, 1))]
+    for name, text, expected in edits:
+        (tmp_path / name).write_text(text)
+        if expected:
+            result = run("import own.other\nfrom mine import Rule")
+            assert (result["first"], *counts(result)) == expected
 
 
 def test_a_users_rule_does_not_disturb_other_programs(run, tmp_path):
