@@ -105,7 +105,9 @@ class Hogwild(BaseEstimator):
             problem, run, lr = self._prepare(whole, rows, held, weights, classes, once, old, seed)
             first = run.t
             run.go()
-        for line in run.rollbacks:
+            if not once:  # a batch is too small to judge by
+                run.judge()
+        for line in run.warnings:
             warnings.warn(line, ConvergenceWarning, stacklevel=3)
         if run.report:
             run.report.close()
@@ -149,7 +151,7 @@ class Hogwild(BaseEstimator):
         problem = make(rows, workers, self.mode)
         if old:
             self._put(old, problem, 1 + len(rule.start()))
-        stop = Stop(metric, self.patience, self.min_delta, tol=self.tol)
+        stop = Stop(metric, self.patience, self.min_delta, tol=None if once else self.tol)
         run = Run(problem, rule, schedule, epochs, workers, seed + first, Report() if self.verbose else None,
                   Stopper(stop, list(problem.evaluate())), 5, None)
         run.t = first

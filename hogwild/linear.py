@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from hogwild import formats
+from hogwild import divergence, formats
 from hogwild.copies import columns_of, hottest, keeps_copies, plan, sizes_of
 from hogwild.errors import UserError
 from hogwild.judge import classes_of, measure, outputs_of, scores, targets
@@ -14,6 +14,7 @@ from hogwild.train import Problem
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.atomics import reached
+from kernels.csr import CSR
 from kernels.doors import DOOR
 from kernels.gradients import add_gradient
 from kernels.hyper import checked
@@ -309,11 +310,27 @@ class Linear(Problem):
 
     def mean_loss(self, rows):
         """Mean weighted loss of these rows of the data under the weights as they are."""
-        w = np.ascontiguousarray(self.w, np.float32).reshape(-1)
+        return self._mean_loss(self.data.csr, self.w, self.data.n_features, rows)
+
+    def _mean_loss(self, csr, w, d, rows):
+        w = np.ascontiguousarray(w, np.float32).reshape(-1)
         outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
-        total = add_gradient(self.loss, Place(Alone(), w, self.data.n_features), outputs, self.data.csr, self.model.labels,
-                             self.model.weights, rows, 0.0, 1.0, np.zeros_like(w))
+        total = add_gradient(self.loss, Place(Alone(), w, d), outputs, csr, self.model.labels, self.model.weights, rows, 0.0,
+                             1.0, np.zeros_like(w))
         return float(total) / max(len(rows), 1)
+
+    def reference(self):
+        rows = np.arange(self.data.rows) if self.rows is None else self.rows
+        labels, weights = self.model.labels[rows], None if self.model.weights is None else self.model.weights[rows]
+        if self.classes is not None:
+            numbers = labels > 0 if self.outputs == 1 else labels
+            shares = np.bincount(numbers.astype(np.int64), weights, max(self.outputs, 2))
+            mean = 1.0 if weights is None else weights.mean(dtype=np.float64)
+            return divergence.Reference(*(mean * x for x in divergence.of_classes(self.loss, shares)))
+        pointers = np.zeros(self.data.rows + 1, np.int64)
+        pointers.flags.writeable = self.data.indptr.flags.writeable  # of one type for the kernel
+        empty = CSR(pointers, self.data.indices[:0], self.data.values[:0])
+        return divergence.of_targets(lambda z: self._mean_loss(empty, [z], 0, rows), labels, weights)
 
     def evaluate(self):
         if self.test is None:

@@ -40,7 +40,7 @@ def auc(scores, labels, sample_weight=None) -> float:
     positive = np.bincount(inverse, weight * true, len(values))
     negative = np.bincount(inverse, weight * ~true, len(values))
     pairs = positive.sum() * negative.sum()
-    below = np.cumsum(negative) - negative
+    below = np.concatenate(([0.0], np.cumsum(negative)[:-1]))  # not less itself: a large weight would cancel small ones
     return float((positive * (below + negative / 2)).sum() / pairs) if pairs else math.nan
 
 

@@ -1,11 +1,13 @@
 """The one training loop. It knows nothing of any problem family: see `Problem`."""
 
+import functools
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hogwild.divergence import Reference, diverges, far
 from hogwild.errors import UserError
 from hogwild.stopping import Stop, Stopper
 from hogwild.workers import BAD, Workers
@@ -83,6 +85,9 @@ class Problem:
     def settle(self, rule, t) -> None:
         """Called at the end of an epoch, after step t: apply what was put off."""
 
+    def reference(self) -> Reference | None:
+        """Losses of a constant prediction and of a run's start, as the epochs' are measured; None: not known."""
+
     def exchanged(self) -> dict[str, float]:
         """How fresh the workers' view of each other was up to now, by name, for the record."""
         return {}
@@ -125,9 +130,10 @@ def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, repo
 
     Step t of the schedule is the example at place t of the permutations, one after the other.
     report: an object with `progress`, `epoch`, `event` and `say`, see hogwild/record.py. stop: a `Stop`. checkpoint: an
-    object with `due()` and `save(tensors, state)`; resume: (tensors, state) of one. A loss that is not finite brings back
-    the parameters before it and halves the learning rate, `retries` times; then UserError. Ctrl-C ends the run between
-    two chunks, writes a checkpoint and raises KeyboardInterrupt; the parameters then hold what was learnt so far.
+    object with `due()` and `save(tensors, state)`; resume: (tensors, state) of one. A loss that is not finite, or a mean loss
+    that in two epochs in a row is far above the run's start and grows, brings back the parameters before it and halves the
+    learning rate, `retries` times; then UserError. Ctrl-C ends the run between two chunks, writes a checkpoint and raises
+    KeyboardInterrupt; the parameters then hold what was learnt so far.
     """
     run = Run(problem, checked(rule), checked(schedule), epochs, workers, seed, report, Stopper(stop or Stop()), retries,
               checkpoint)
@@ -136,6 +142,7 @@ def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, repo
     try:
         with run.team.signals:
             run.go()
+        run.judge()
     except KeyboardInterrupt:
         if run.good and (run.bad or not _finite(problem.parameters())):
             run.back()
@@ -157,7 +164,7 @@ class Run:
         self.epoch, self.t, self.at, self.done = 1, 0, 0, np.zeros(4)  # loss, examples, non-zeros, seconds
         self.failures, self.seconds, self.history, self.reason = 0, 0.0, [], None
         self.best, self.bad, self.good, self.first, self.failed = None, False, None, None, None
-        self.rollbacks = []  # what was said of each
+        self.warnings = []  # what was said of rollbacks, and of an end that is none
         self.partial = False  # a budget ended the last epoch before its end
 
     def go(self):
@@ -173,6 +180,30 @@ class Run:
         if self.best and self.stopper.stop.restore_best and self.stopper.best_epoch != len(self.history):
             self._put(self.best)
             self._say(f"the parameters of epoch {self.stopper.best_epoch}, the best, are restored")
+
+    @functools.cached_property
+    def reference(self):
+        return self.problem.reference()
+
+    def judge(self):
+        """Warn of a run that has learnt nothing, or whose epochs were too few for `tol`."""
+        if not self.history:
+            return
+        best = self.stopper.best_epoch if self.best and self.stopper.stop.restore_best else None
+        last = self.history[(best or len(self.history)) - 1]
+        if self.reference and self.reference.worse(last.loss, last.examples < self.problem.examples):
+            self._warn(f"the training loss of epoch {last.epoch} is {last.loss:.4g}, that of a constant prediction "
+                       f"{self.reference.constant:.4g}: this model predicts worse than a constant; use a smaller lr, or "
+                       "lr auto, or scale the features or the rows")
+        elif self.stopper.stop.tol is not None and not self.reason:
+            self._warn(f"all {self.epochs} epochs are done and the training loss still falls by more than tol: raise epochs, "
+                       "or tol")
+
+    def _warn(self, line, event="warning", **fields):
+        self.warnings.append(line)
+        self._say(f"{event}: {line}")
+        if self.report:
+            self.report.event(event, text=line, **fields)
 
     def _order(self):
         """What is left of this epoch's permutation."""
@@ -192,7 +223,7 @@ class Run:
             before = self.t
             self._pass(order)
             if self.bad or not _finite(self.problem.parameters()):  # the last step may have spoilt what no loss has shown
-                self._roll_back()
+                self._roll_back(f"the loss is no longer finite at {self._culprit()}")
                 continue
             if self.checkpoint and self.checkpoint.due():
                 self._remember()
@@ -200,6 +231,9 @@ class Run:
             if self.reason or self.t - before == len(order):
                 break
         self.partial = self.at < self.problem.examples
+        if not self.reason and diverges([*(epoch.loss for epoch in self.history), self._loss()], self.reference):
+            return self._roll_back(f"the mean loss grows to {self._loss():.4g}, that at the start was "
+                                   f"{self.reference.start:.4g}")
         if self.partial and self.checkpoint:  # what closing the epoch does is not to be done twice
             self.save()
         self._close_epoch()
@@ -207,7 +241,8 @@ class Run:
     def _pass(self, order):
         """Workers on the order, until it is done or something stops them; `done` grows by what they did."""
         self.team.rest()  # so that an interrupt before it begins counts nothing
-        self.base, start = self.team.tally[:, :3].sum(0), time.perf_counter()
+        self.team.tally[:, :3] = 0  # sums over more than a pass would lose small losses behind a huge one
+        start = time.perf_counter()
         try:
             self.team.run(self.rule, self.schedule, order, self.t, lambda: self._watch(start))
         finally:
@@ -216,34 +251,37 @@ class Run:
             total = self.team.tally[:, :3].sum(0)
             self.bad = not np.isfinite(total).all() or self.team.tally[:, BAD].any()
             if np.isfinite(total).all():
-                self.done[:3] += total - self.base
+                self.done[:3] += total
             self.done[3] += seconds
             self.seconds += seconds
 
     def _watch(self, start):
         """Whether the workers should stop."""
-        done = self.team.tally[:, :3].sum(0) - self.base
+        done = self.team.tally[:, :3].sum(0)
         if self.report:
             t = self.t + int(done[1])
             self.report.progress(t, self.problem.examples * self.epochs, self.done[:3] + done, float(rate(self.schedule, t)))
         self.reason = self.stopper.spent(self.t + int(done[1]), self.seconds + time.perf_counter() - start) or self.reason
         return bool(self.reason) or bool(self.checkpoint and self.checkpoint.due())
 
+    def _loss(self):
+        """Mean loss of what the epoch has done."""
+        return float(self.done[0] / max(self.done[1], 1))
+
     def _close_epoch(self):
         """Evaluate, ask the stopper, report."""
         self.problem.settle(self.rule, self.t)
-        loss, examples, nonzeros, seconds = self.done
+        _, examples, nonzeros, seconds = self.done
         lr = float(rate(self.schedule, max(self.t - 1, 0)))
-        epoch = Epoch(self.epoch, float(loss / max(examples, 1)), lr, int(examples), seconds, examples / max(seconds, 1e-9),
+        epoch = Epoch(self.epoch, self._loss(), lr, int(examples), seconds, examples / max(seconds, 1e-9),
                       nonzeros / max(seconds, 1e-9), self.problem.evaluate(), self.problem.exchanged())
         # An interrupt up to here repeats this epoch's end when the run goes on.
         self.history.append(epoch)
         self.reason = self.stopper.observe(epoch.epoch, epoch.metrics, epoch.loss, self.t, self.seconds) or self.reason
         if self.stopper.improved:
             self.best = {name: x.copy() for name, x in self.problem.parameters().items()}
-        if epoch.metrics:
-            watched = self.stopper.stop.metric or next(iter(epoch.metrics))
-            self.schedule = observed(self.schedule, epoch.metrics[watched])
+        watched = self.stopper.stop.metric or next(iter(epoch.metrics), None)
+        self.schedule = observed(self.schedule, epoch.metrics[watched] if watched else epoch.loss)
         self.epoch, self.at, self.done = self.epoch + 1, 0, np.zeros(4)
         if self.report:
             self.report.epoch(epoch, self.epochs)
@@ -251,9 +289,9 @@ class Run:
             self._say(f"stopped: {self.reason}")
 
     def _remember(self):
-        """Take a snapshot to go back to, unless the run is going astray: its loss is far above the best epoch's."""
-        losses = [epoch.loss for epoch in self.history]
-        if self.good and losses and losses[-1] > 10 * min(losses):
+        """Take a snapshot to go back to, unless the run is going astray."""
+        losses = [epoch.loss for epoch in self.history] + [self._loss()] * bool(self.done[1])
+        if self.good and losses and far(losses[-1], losses, self.reference):
             return
         copied = np.copy if self.first else _start
         parameters = {name: copied(x) for name, x in self.problem.parameters().items()}
@@ -272,28 +310,28 @@ class Run:
         self.done, self.bad = done.copy(), False
         self.history = self.history[:self.epoch - 1]
 
-    def _roll_back(self):
-        """Back to the last snapshot, with half the learning rate."""
+    def _culprit(self):
+        """The example whose loss was not finite, or whose step made the parameters so."""
         seen = self.team.tally[:, BAD].astype(np.int64)
-        example = self.problem.named(int(seen[seen > 0][0]) - 1) if seen.any() else self.problem.suspect()
+        return self.problem.named(int(seen[seen > 0][0]) - 1) if seen.any() else self.problem.suspect()
+
+    def _roll_back(self, trouble):
+        """Back to the last snapshot, with half the learning rate."""
         self.team.tally[:, :BAD + 1] = 0
-        lr = float(rate(self.schedule, self.t))
+        lr, epoch = float(rate(self.schedule, self.t)), self.epoch
         self.failures += 1
-        epoch = self.epoch
         if self.good is self.failed:  # finite, but beyond rescue: to where the run began
             self.good = self.first
         self.failed = self.good
         self.back()
         if self.failures > self.retries:
-            raise UserError(f"the loss is no longer finite at {example} (epoch {epoch}, learning rate {lr:g}, halved "
-                            f"{self.retries} times before): use a smaller --lr, or a --transform that scales the rows, "
-                            "such as log,l2")
+            raise UserError(f"{trouble} (epoch {epoch}, learning rate {lr:g}, halved {self.retries} times before): use a "
+                            "smaller lr, or scale the features or the rows")
         self.schedule = scaled(self.schedule, 0.5)
-        self.rollbacks.append(f"the loss is no longer finite at {example} (epoch {epoch}): back to step {self.t}, learning "
-                              f"rate from {lr:g} to {float(rate(self.schedule, self.t)):g}")
-        self._say(self.rollbacks[-1])
-        if self.report:
-            self.report.event("rollback", epoch=epoch, example=example, step=self.t, failures=self.failures)
+        new = float(rate(self.schedule, self.t))
+        there = f", there {new:g} in place of {2 * new:g}" if new else ""
+        self._warn(f"{trouble} (epoch {epoch}): back to step {self.t}, with half the learning rate{there}", "rollback",
+                   epoch=epoch, step=self.t, failures=self.failures)
 
     def _say(self, line):
         if self.report:

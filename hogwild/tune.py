@@ -44,5 +44,5 @@ def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[floa
     best = attempts(np.array([best / 2, best * 2]))
     if not math.isfinite(losses[best]):
         raise UserError(f"no learning rate from {min(losses):g} to {max(losses):g} gives a finite loss; "
-                        "use a --transform that scales the rows, such as log,l2")
+                        "scale the features or the rows")
     return best, dict(sorted(losses.items()))

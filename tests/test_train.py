@@ -217,7 +217,7 @@ def test_an_exception_in_a_worker_is_raised_and_stops_the_others():
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice():
     toy = Toy(10)
-    with pytest.raises(UserError, match="no longer finite .*halved 5 times before.*--lr"):
+    with pytest.raises(UserError, match="no longer finite .*halved 5 times before.*smaller lr"):
         train(toy, SGD(), Constant(1e200), epochs=10)
 
 

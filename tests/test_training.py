@@ -125,7 +125,7 @@ def test_a_row_that_explodes_is_named_by_its_line(tmp_path, capsys):
     data.write_text("\n".join(lines) + "\n")
     assert run("train", "linear", data, "--rule", "sgd", "--holdout", 0, "--epochs", 50, "--loss", "squared-hinge") == 2
     printed = capsys.readouterr()
-    assert "a.svm, line " in printed.out and "learning rate from 0.5 to 0.25" in printed.out
+    assert "a.svm, line " in printed.out and "half the learning rate, there 0.25 in place of 0.5" in printed.out
     assert "halved 5 times before" in printed.err and len(printed.err.strip().splitlines()) == 1
 
 
