@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 FAR = 10.0  # times the loss of a run's start: parameters that give so much are no place to go back to
+LOST = 1000.0  # the same, for those that no later steps will bring back: AdaGrad's first ones may well give FAR
 NOISE = 0.05  # of the constant prediction's loss, that an epoch's may lie above it by chance
 
 
@@ -32,7 +33,7 @@ def diverges(losses, reference) -> bool:
     if reference is None or len(losses) < 2:
         return False
     last, before = losses[-1], losses[-2]
-    return not last <= before and before > FAR * max(reference.start, 1e-12)
+    return not last <= before and before > LOST * max(reference.start, 1e-12)
 
 
 def of_classes(loss, shares) -> Reference:
