@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -140,21 +141,20 @@ def _alone(dataset, test, classes, rule, schedule, workers, epochs, seed):
     """(examples, examples/s) of all copies together."""
     problems = [linear.Linear(dataset, test, Logistic(), rule, rows=np.arange(k, dataset.rows, workers),
                               classes=classes) for k in range(workers)]
-    gate, histories = threading.Barrier(workers), [None] * workers
+    gate = threading.Barrier(workers)
 
     def copy(k):
-        gate.wait()
         try:
-            histories[k] = train(problems[k], rule, schedule, epochs=epochs, workers=1, seed=seed, report=InStep(gate))
+            gate.wait()
+            return train(problems[k], rule, schedule, epochs=epochs, workers=1, seed=seed, report=InStep(gate))
+        except threading.BrokenBarrierError:  # another has failed
+            return []
         except BaseException:
             gate.abort()  # leaves none waiting for one that failed
             raise
 
-    threads = [threading.Thread(target=copy, args=(k,)) for k in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(workers) as pool:
+        histories = list(pool.map(copy, range(workers)))  # raises what a copy has raised
     done = [sum(epoch.examples for epoch in history) for history in histories]
     return sum(done), sum(n / sum(epoch.seconds for epoch in history) for n, history in zip(done, histories))
 
@@ -267,13 +267,15 @@ def memory(options, report):
             while not done.wait(0.002):
                 np.maximum(top, status(), out=top)
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        dataset = data.read(path)
-        problem = linear.Linear(dataset, None, Logistic(), rule, workers=options.workers)
-        train(problem, rule, schedule, epochs=options.epochs, workers=options.workers)
-        done.set()
-        watcher.join()
+        with ThreadPoolExecutor(1) as pool:
+            watched = pool.submit(watch)
+            try:
+                dataset = data.read(path)
+                problem = linear.Linear(dataset, None, Logistic(), rule, workers=options.workers)
+                train(problem, rule, schedule, epochs=options.epochs, workers=options.workers)
+            finally:
+                done.set()  # or the pool would wait for it for ever
+            watched.result()
     grown = dict(zip(("grown", "anonymous", "mapped"), ((top - before) * 1024).tolist()))
     size = {"data": sum(getattr(dataset, name).nbytes for name in data.ARRAYS), "model": problem.flat.nbytes}
     return {**size, **grown, "share": grown["grown"] / sum(size.values())}

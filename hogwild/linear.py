@@ -13,7 +13,7 @@ from hogwild.shadow import Shadow
 from hogwild.train import Problem
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
-from kernels.atomics import reached
+from kernels.atomics import Gate, reached
 from kernels.csr import CSR
 from kernels.doors import DOOR
 from kernels.gradients import add_gradient
@@ -74,6 +74,7 @@ class Linear(Problem):
         self.data, self.test, self.rows = data, test, rows
         self.examples = data.rows if rows is None else len(rows)
         self.test_labels = self._targets(test) if test is not None else None
+        self.halt = aligned((8,), np.int64)
         self.columns = columns_of(rule, average is not None)
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         degree = data.degrees() if decay or workers > 1 else None
@@ -92,7 +93,7 @@ class Linear(Problem):
             total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
             self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)
             self.cuts[0], self.cuts[-1], self.block = 0, data.n_features, block
-            self.gate, self.lost = np.zeros(16, np.int64), np.zeros(block)
+            self.gate, self.lost = Gate(np.zeros(16, np.int64), self.halt), np.zeros(block)
             self.slopes = np.zeros(block * self.outputs)
 
     def _targets(self, data):
@@ -112,8 +113,8 @@ class Linear(Problem):
         self.flat = self._new(d + 1 + gap + self.workers * room)
         self.table = self.flat.reshape(-1, size)
         self.shared = self.table[:d + 1].reshape(d + 1, self.outputs, self.columns)
-        locks = {"locked": Locked(np.zeros(d + 1, np.uint32)), "round-robin": RoundRobin(np.zeros(8, np.int64)),
-                 "atomic": Atomic()}
+        locks = {"locked": Locked(np.zeros(d + 1, np.uint32), self.halt), "atomic": Atomic(),
+                 "round-robin": RoundRobin(np.zeros(8, np.int64), self.halt)}
         self.sharing = locks.get(self.mode, Wild() if apart else Alone())
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and not self.copies else None
         self.waits, self.doors = self.copies, aligned((DOOR * self.workers,), np.int64)
@@ -128,7 +129,7 @@ class Linear(Problem):
             locks, gate, came = (aligned((n,), kind) for n, kind in (
                 (16 * len(self.plan.ends), np.uint32), (32, np.int64), (self.workers, np.int64)))
             self.team = Team(self.flat[:self.shared.size], copied, self._part(len(self.plan.names)), locks, gate, came,
-                             np.zeros(self.workers if self.lasso else 0))
+                             np.zeros(self.workers if self.lasso else 0), self.halt)
             self.kept = {}
             self.share = 1.0 if getattr(rule, "summed", False) else 1.0 / self.workers
             self.most = max(FRESH[0] / self.workers, FRESH[1])
@@ -192,13 +193,18 @@ class Linear(Problem):
         return k, worker, worker._replace(place=place._replace(mode=self.shadow.mode(k))) if self.shadow else None
 
     def begin(self, t):
-        """A round of the workers' copies; the turn from step t."""
+        """A round of the workers' copies; the turn from step t. What a worker that failed has left locked is free."""
         self.steps, self.clocks[:, 0] = t, self.lasso.clock[0] if self.lasso else 0
         if self.mode == "round-robin":
             self.sharing.turn[0] = t
+        elif self.mode == "locked":
+            self.sharing.locks.fill(0)
+        elif self.whole:
+            self.gate.marks.fill(0)
         if self.plan:
             self.team.gate[ROUND] += 1
             self.team.gate[CLOSED:] = 0
+            self.team.locks[::16] = 0
 
     def pays(self):
         """Not where a step turns the others' gradients so much that copies are merged every few updates."""

@@ -54,6 +54,7 @@ class Problem:
     rows = None  # numbers of the examples to train on, where these are not all
     lockstep = False  # workers call the kernel together
     whole = False  # and each of them gets all examples of the call
+    halt = None  # int64[8], where workers wait for each other in a kernel: not when halt[0] is 1, after one has failed
     waits = False  # `work` itself waits for an order, at `doors` (kernels/doors.py), set before `private` is asked for
 
     def private(self, k) -> Any:

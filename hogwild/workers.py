@@ -1,16 +1,17 @@
 """Lock-free workers: threads, of which the caller's is one, that run a problem's nogil kernel on chunk after chunk."""
 
+import contextlib
 import math
 import os
-import signal
 import threading
 import time
 import weakref
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from hogwild.errors import UserError
+from hogwild.postponed import Flag, Postponed
 from kernels.chunks import BEGUN, CALLS, NEXT, ORDER, STOP, WORKERS
 from kernels.doors import AT, BELL, DOOR, EXPECTED, FINISHED, HEARD, OVER, OWN, PATIENCE, at_rest, summon, wait_at
 from kernels.steps import aligned
@@ -25,64 +26,6 @@ BAD = 3  # … and an example whose loss was not finite, its number + 1
 def cores() -> int:
     """Cores this process may use (its affinity, not the machine's)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Postponed:
-    """A context in which Ctrl-C and SIGTERM, while `held`, set `stop` (a Flag) at once, but raise what their handlers raise
-    only when they are let go.
-
-    Where the caller's thread is itself at work, they would else end a chunk that is counted and not done. To set handlers
-    for each epoch would take 3% of one of 3 ms.
-    """
-
-    def __init__(self, stop):
-        self.stop, self.held, self.raised, self.ours = stop, False, [], {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if callable(handler := signal.getsignal(number)):
-                    later = partial(self._signalled, handler)
-                    signal.signal(number, later)
-                    self.ours[number] = handler, later
-
-    def _signalled(self, handler, number, frame):
-        if not self.held:
-            return handler(number, frame)
-        try:
-            handler(number, frame)
-        except BaseException as error:
-            self.raised.append(error)
-            self.stop.set()
-
-    def let_go(self):
-        """Raise what a handler has raised meanwhile."""
-        self.held = False
-        if self.raised:
-            error, self.raised = self.raised[0], []
-            raise error
-
-    def __exit__(self, *raised):
-        for number, (handler, later) in self.ours.items():
-            if signal.getsignal(number) is later:  # the handler may have set another
-                signal.signal(number, handler)
-        self.ours = {}
-
-
-class Flag:
-    """An element of an array that kernels look at."""
-
-    def __init__(self, array, at):
-        self.array, self.at = array, at
-
-    def set(self):
-        self.array[self.at] = 1
-
-    def clear(self):
-        self.array[self.at] = 0
-
-    def is_set(self):
-        return bool(self.array[self.at])
 
 
 class Order(NamedTuple):
@@ -106,15 +49,24 @@ class Helper:
         self.door[HEARD] = self.door[FINISHED] = team.queue[CALLS]
         self.door[PATIENCE] = LOOKS if team.count <= cores() else 0
         args = team.problem, team.own[k], team.doors, team.queue, team.tally[k], weakref.ref(team)
+        self.thread = threading.Thread(target=self._until_over, args=args, name=f"worker {k}", daemon=True)
         try:
-            threading.Thread(target=self._serve, args=args, name=f"worker {k}", daemon=True).start()
+            _start(self.thread)
         except BaseException:
             self._close()
             raise
 
     def _close(self):
         for end in (OWN, BELL):
-            os.close(int(self.door[end]))
+            with contextlib.suppress(OSError):  # whoever closes all of a process's files has closed these too
+                os.close(int(self.door[end]))
+
+    def _until_over(self, *args):
+        try:
+            self._serve(*args)
+        except BaseException as error:  # a thread has no caller to raise to
+            if workers := args[-1]():
+                workers.give_up(error)
 
     def _serve(self, problem, own, doors, queue, tally, team):
         door = self.door
@@ -144,6 +96,14 @@ def _dismiss(helpers, doors, queue, process):
         summon(doors, queue, 1)
 
 
+def _start(thread):
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise UserError(f"{thread.name} cannot be started ({error}): use fewer workers, or allow this process more threads "
+                        "(ulimit -u)") from None
+
+
 class Workers:
     """Runs chunks of examples in `count` threads; `tally[count, TALLIES]` float64 adds up what each has done.
 
@@ -164,6 +124,7 @@ class Workers:
         self.queue = aligned((16,), np.int64)
         self.queue[WORKERS] = count
         self.stop, self.failure = Flag(self.queue, STOP), None
+        self.halt = Flag(np.zeros(1, np.int64) if problem.halt is None else problem.halt, 0)
         self.signals = Postponed(self.stop)
         self.look = 0.0  # when `watch` is next to be called
         self.helpers, self.order, self.paying = [], None, True
@@ -206,6 +167,7 @@ class Workers:
         """
         self.rest()
         self.stop.clear()
+        self.halt.clear()
         self.failure, self.watch = None, watch
         self.queue[BEGUN], self.began = t, time.perf_counter()
         self._say(rule, schedule, np.ascontiguousarray(order))
@@ -238,7 +200,7 @@ class Workers:
         try:
             self._hire()
         except BaseException as error:  # a thread that could not be started
-            self._fail(error)
+            self.give_up(error)
         for helper in self.helpers:
             helper.order = self.order
         summon(self.doors, self.queue, 1)
@@ -254,6 +216,9 @@ class Workers:
         pause = 1e-5
         while not at_rest(self.doors, self.queue, len(self.helpers)):
             self._look()
+            for helper in self.helpers:
+                if not helper.thread.is_alive():  # of a fork, or one that was ended from outside
+                    raise self.failure or RuntimeError(f"the thread of worker {helper.k} has ended before its work")
             time.sleep(pause)
             pause = min(2 * pause, 1e-3)
 
@@ -268,11 +233,16 @@ class Workers:
                 self._fail(error)
 
     def _fail(self, error):
-        """Stop all."""
+        """Stop all, when they have done what they have begun."""
         self.failure = self.failure or error
         self.stop.set()
+
+    def give_up(self, error):
+        """Stop all, after a failure of a worker that others may wait for: for its turn, for what it has locked."""
+        self._fail(error)
+        self.halt.set()
         if self.together is not None:
-            self.together.abort()  # the others would wait for one that never comes
+            self.together.abort()
 
     def _work(self, k, over=None):
         """over: what a first call of the kernel has said."""
@@ -284,13 +254,13 @@ class Workers:
         except threading.BrokenBarrierError:
             pass
         except BaseException as error:  # a thread has no caller to raise to
-            self._fail(error)
+            self.give_up(error)
 
     def helped(self, helper, over, error):
         """A helper has left its door; over, error: what the kernel has said there, None if it was not for this order."""
         k = helper.k
         if error:
-            return self._fail(error)
+            return self.give_up(error)
         if over is not None:  # it has done as many as it was to, and there are more
             self._called(k, helper.most, self.began)
         self._work(k, over)
@@ -349,22 +319,31 @@ class Workers:
 def spread(function, n: int, count: int, step=None):
     """Run `function(start, stop)` over [0, n) in `count` threads, for kernels that only read what is shared.
 
-    step: the most that a call gets; None: a thread's whole part. After an exception in the caller, such as Ctrl-C's, the
-    others begin no further call.
+    step: the most that a call gets; None: a thread's whole part. What a call raises is raised here; after that, or Ctrl-C,
+    the threads begin no further call.
     """
-    bounds, over = np.linspace(0, n, count + 1).astype(np.int64), threading.Event()
+    bounds, over, errors = np.linspace(0, n, count + 1).astype(np.int64), threading.Event(), []
 
     def part(first, last):
         for start in range(first, last, step or max(last - first, 1)):
             if not over.is_set():
                 function(start, min(start + (step or last), last))
-    threads = [threading.Thread(target=part, args=(bounds[k], bounds[k + 1])) for k in range(1, count)]
+
+    def helped(first, last):
+        try:
+            part(first, last)
+        except BaseException as error:  # a thread has no caller to raise to
+            errors.append(error)
+            over.set()
+    threads = [threading.Thread(target=helped, args=(bounds[k], bounds[k + 1])) for k in range(1, count)]
     try:
         for thread in threads:
-            thread.start()
+            _start(thread)
         part(bounds[0], bounds[1])
         for thread in threads:
             thread.join()
     except BaseException:
         over.set()
         raise
+    if errors:
+        raise errors[0]

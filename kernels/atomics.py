@@ -4,7 +4,9 @@ Plain loads and stores may stay in a register for a whole loop; these never do. 
 """
 
 import platform
+from typing import NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -84,15 +86,18 @@ def _give_way(typingctx):
 
 
 @kernel
-def wait_for(array, index, value):
-    """Return once `array[index]` is `value` (an integer of the array's dtype)."""
+def wait_for(array, index, value, halt):
+    """Whether `array[index]` has come to be `value` (an integer of the array's dtype); not if halt[0] is no longer 0."""
     spins = 0
     while atomic_load(array, index) != value:
         spins += 1
         if spins % 128:
             _pause()
+        elif atomic_load(halt, 0) != 0:  # who would have stored the value has failed
+            return False
         else:
             _give_way()
+    return True
 
 
 @kernel
@@ -120,11 +125,12 @@ def seen_soon(array, index, value, looks):
 
 
 @kernel
-def acquire(locks, index):
-    """Take spin lock `index` of locks (uint32, 0 is free)."""
+def acquire(locks, index, halt):
+    """Take spin lock `index` of locks (uint32, 0 is free), or give up when halt[0] is no longer 0."""
     free = locks.dtype.type(0)
     while not compare_swap(locks, index, free, locks.dtype.type(1)):
-        wait_for(locks, index, free)  # by loads, which leave the cache line with the holder
+        if not wait_for(locks, index, free, halt):  # by loads, which leave the cache line with the holder
+            return
 
 
 @kernel
@@ -133,12 +139,20 @@ def release(locks, index):
     atomic_store(locks, index, locks.dtype.type(0))
 
 
+class Gate(NamedTuple):
+    """Where threads meet."""
+
+    marks: np.ndarray  # int64[16] of zeros: [0] arrivals, [8] rounds passed
+    halt: np.ndarray  # int64[8]: from halt[0] = 1 on nobody waits
+
+
 @kernel
 def barrier(gate, count):
-    """Return when `count` threads have come here. gate: int64[16] of zeros; [0] arrivals, [8] rounds passed."""
-    turn = atomic_load(gate, 8)
-    if atomic_add(gate, 0, 1) == count - 1:
-        atomic_store(gate, 0, 0)
-        atomic_store(gate, 8, turn + 1)
+    """Return when `count` threads have come to this Gate."""
+    marks = gate.marks
+    turn = atomic_load(marks, 8)
+    if atomic_add(marks, 0, 1) == count - 1:
+        atomic_store(marks, 0, 0)
+        atomic_store(marks, 8, turn + 1)
     else:
-        wait_for(gate, 8, turn + 1)
+        wait_for(marks, 8, turn + 1, gate.halt)

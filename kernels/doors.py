@@ -17,10 +17,11 @@ from kernels.jit import kernel
 AT, OWN, BELL, EXPECTED, HEARD, FINISHED, ASLEEP, PATIENCE = range(8)  # places in a door
 DOOR = 8
 OVER = -1  # the order to go home
+PAUSE = 2000  # µs between two looks for a call where no bell can ring: 0.3% of a core
 
 
 def _of_one_byte(name):
-    """read(2) or write(2) of a byte on a pipe: below 0 where a signal came first."""
+    """read(2) or write(2) of a byte on a pipe: 1; below 0 where a signal came first; else, or 0, where the pipe is closed."""
     @intrinsic
     def call(typingctx, pipe):
         def codegen(context, builder, signature, args):
@@ -32,6 +33,17 @@ def _of_one_byte(name):
 
 
 _read, _write = _of_one_byte("read"), _of_one_byte("write")
+
+
+@intrinsic
+def _sleep(typingctx, microseconds):
+    """usleep(3)."""
+    def codegen(context, builder, signature, args):
+        i32 = ir.IntType(32)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(i32, [i32]), "usleep")
+        builder.call(function, [builder.trunc(args[0], i32)])
+        return context.get_dummy_value()
+    return types.void(types.int64), codegen
 
 
 @kernel
@@ -63,8 +75,11 @@ def wait_at(doors, k, queue, t):
         # Either the caller sees that it sleeps, or it sees the call: both change both numbers, one after the other.
         atomic_add(doors, door + ASLEEP, 1)
         if atomic_add(queue, CALLS, 0) == heard or not compare_swap(doors, door + ASLEEP, 1, 0):
-            while _read(doors[door + OWN]) < 0:
-                pass
+            while _read(doors[door + OWN]) != 1:
+                # Nobody can ring where the pipe is closed, as a program that makes itself a daemon may do.
+                if atomic_load(queue, CALLS) != heard:
+                    break
+                _sleep(PAUSE)
             atomic_store(doors, door + ASLEEP, 0)  # it is so already, unless a fork of this process has rung
             _wake(doors, k)
             looks = doors[door + PATIENCE]

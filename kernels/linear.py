@@ -178,7 +178,7 @@ def train_blocks(rule, schedule, model, worker, me, cuts, gate, slopes, lost, or
 
     A block of examples is judged with the weights before it, each example by one worker; then its updates are made in
     their order, each coordinate by the worker that owns it: `me` the features from cuts[me] up to cuts[me + 1] - 1
-    (cuts [workers + 1]). gate: as `barrier` wants it; slopes float64[block K], lost float64[block]: shared. A block
+    (cuts [workers + 1]). gate: a Gate; slopes float64[block K], lost float64[block]: shared. A block
     rule's updates are all made by worker 0. t, tally: as in `train`, with stride 1; worker 0 alone adds to the tally.
     """
     loss, decay, clip, average, csr, labels, weights, decay_weight, intercept = model

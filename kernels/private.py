@@ -178,7 +178,7 @@ def _exchanged(flat, private, k, first, last, layout, known):
     if quick:
         for h in range(first, last):
             seen[h] = flat[rows[h]] - seen[h]
-    acquire(team.locks, 16 * k)
+    acquire(team.locks, 16 * k, team.halt)
     if quick:
         add_up(team.common, seen, first, last)
     elif known or _opened(private, k, first, last, layout.size, True):
@@ -370,7 +370,7 @@ def merge_all(flat, private, layout, early):
         first, last = private.ends[k - 1] if k else 0, private.ends[k]
         if k < private.bent:
             tone_down(flat, private, k, first, last, layout)
-        acquire(team.locks, 16 * k)
+        acquire(team.locks, 16 * k, team.halt)
         if _opened(private, k, first, last, layout.size, not summed):
             _merged(flat, private, k, first, last, layout, False)
         release(team.locks, 16 * k)

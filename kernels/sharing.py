@@ -39,12 +39,14 @@ class Locked(NamedTuple):
     """
 
     locks: np.ndarray  # uint32[rows + 1], 0 is free; the last one is the intercept's
+    halt: np.ndarray  # int64[8]: from halt[0] = 1 on nobody waits for a lock
 
 
 class RoundRobin(NamedTuple):
     """RR (Langford et al. 2009): workers update in strict turn, step t after step t - 1; no update is lost."""
 
     turn: np.ndarray  # int64[8], [0]: the step whose turn it is
+    halt: np.ndarray  # int64[8]: from halt[0] = 1 on nobody waits for a turn
 
 
 def add(mode, flat, at, change):
@@ -76,12 +78,14 @@ def _enter(mode, indices, start, stop, t):
     if mode.instance_class is Locked:
         def lock(mode, indices, start, stop, t):
             for i in range(start, stop):  # in rising order in every row: no two workers wait for each other
-                acquire(mode.locks, np.intp(indices[i]))
+                acquire(mode.locks, np.intp(indices[i]), mode.halt)
             if start <= stop:
-                acquire(mode.locks, np.intp(mode.locks.shape[0] - 1))
+                acquire(mode.locks, np.intp(mode.locks.shape[0] - 1), mode.halt)
         return lock
     if mode.instance_class is RoundRobin:
-        return lambda mode, indices, start, stop, t: wait_for(mode.turn, 0, t)
+        def wait(mode, indices, start, stop, t):
+            wait_for(mode.turn, 0, t, mode.halt)
+        return wait
     return lambda mode, indices, start, stop, t: None
 
 

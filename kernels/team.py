@@ -29,6 +29,7 @@ class Team(NamedTuple):
     gate: np.ndarray
     came: np.ndarray  # int64[W]: the last round that each worker was in
     owed: np.ndarray  # float64[W]: l1 times the rates of each worker's steps in the round; none without a penalty
+    halt: np.ndarray  # int64[8]: from halt[0] = 1 on nobody waits for a block
 
 
 class Layout(NamedTuple):

@@ -1,5 +1,6 @@
 """Where workers wait for their next order, in the kernel: who is woken, what is said there, and that they go in the end."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -39,7 +40,8 @@ def bells():
     pipes = [os.pipe() for _ in range(5)]
     yield pipes
     for pipe in sum(pipes, ()):
-        os.close(pipe)
+        with contextlib.suppress(OSError):
+            os.close(pipe)
 
 
 class Row:
@@ -97,6 +99,26 @@ def test_who_is_to_look_out_sleeps_no_more_until_its_patience_ends(patient, bell
     assert not row.said
     row.call(4)
     assert row.said == [7] and [row.rung(k) for k in (3, 4)] == [1, 1]
+
+
+@pytest.mark.parametrize("how", ["ended", "closed"])
+def test_who_cannot_be_rung_looks_for_a_call_now_and_then(how, bells):
+    """Programs that become daemons close all files of a process, pipes too; reading returns at once then."""
+    row = Row(bells)
+    read, write = bells[1]
+    if how == "ended":
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, read)
+        os.close(nothing)
+    else:
+        os.close(read)
+    os.write(write, b"!")  # it may be in a read of the pipe itself, once more
+    clock = time.pthread_getcpuclockid(row.thread.ident)
+    before = time.clock_gettime(clock)
+    time.sleep(0.3)
+    assert time.clock_gettime(clock) - before < 0.1 and not row.said
+    row.call(4)
+    assert row.said == [7]
 
 
 class Called(linear.Linear):
@@ -198,6 +220,20 @@ def test_threads_and_pipes_go_with_the_workers_but_not_with_a_forked_process():
     gc.collect()
     until(lambda: not waiting())
     assert len(os.listdir("/dev/fd")) == files
+
+
+def test_a_thread_that_ends_is_told():
+    problem, team, order, rate = crew(3)
+    rule, none = team.order.rule, checked(Constant(0.0))
+
+    def helped(*_):
+        raise SystemExit("from outside")
+    team.helped = helped
+    with pytest.raises(SystemExit, match="from outside"):
+        within(60, lambda: team.run(rule, none, order, N))  # another order: they leave the kernel
+    team.failure = None  # one that ended without a word
+    with pytest.raises(RuntimeError, match="worker [12] has ended"):
+        within(60, lambda: team.run(rule, rate, order, N))
 
 
 def test_what_a_worker_raises_on_its_way_to_the_door_is_raised_with_the_next_order():

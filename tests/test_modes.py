@@ -230,6 +230,40 @@ def test_a_stop_in_the_middle_is_no_deadlock(mode):
     assert mode != "round-robin" or linear.sharing.turn[0] == linear.steps  # whoever goes on has the next turn
 
 
+class Fails(family.Linear):
+    """Worker 1's third call raises, with a lock in its hands."""
+
+    calls = 0
+
+    def run(self, rule, schedule, own, *rest):
+        self._count(own)
+        super().run(rule, schedule, own, *rest)
+
+    def work(self, rule, schedule, own, *rest):
+        if not self.lockstep:
+            self._count(own)
+        return super().work(rule, schedule, own, *rest)
+
+    def _count(self, own):
+        self.calls += own[0] == 1
+        if own[0] == 1 and self.calls == 3:
+            for locks in (getattr(self.sharing, "locks", None), self.plan and self.team.locks):
+                if locks is not None:
+                    locks.fill(1)
+            raise ZeroDivisionError("a worker")
+
+
+@pytest.mark.parametrize("mode", ["round-robin", "locked", "deterministic", "wild"])
+def test_a_worker_that_raises_is_no_deadlock(mode):
+    """The others would wait for its turn, at the barrier, or for what it has locked; what it raised is raised."""
+    x, y = sparse(5001, 8, 5)
+    linear, rule, schedule = Fails(from_arrays(x, y), None, Hinge(), SGD(), workers=3, mode=mode), SGD(), Constant(0.01)
+    with pytest.raises(ZeroDivisionError, match="a worker"):
+        within(60, lambda: train(linear, rule, schedule, epochs=10**6, workers=3))
+    history = within(60, lambda: train(linear, rule, schedule, epochs=2, workers=3))  # nothing stays locked
+    assert [epoch.examples for epoch in history] == [5001, 5001] and np.isfinite(linear.w).all()
+
+
 @pytest.mark.parametrize("mode", family.MODES)
 def test_an_example_that_is_not_finite_is_no_deadlock(mode):
     x, y = sparse(700, 8, 6)

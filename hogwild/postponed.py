@@ -1,0 +1,63 @@
+"""Ctrl-C and SIGTERM while workers are at work."""
+
+import signal
+import threading
+from functools import partial
+
+
+class Flag:
+    """An element of an array that kernels look at."""
+
+    def __init__(self, array, at):
+        self.array, self.at = array, at
+
+    def set(self):
+        self.array[self.at] = 1
+
+    def clear(self):
+        self.array[self.at] = 0
+
+    def is_set(self):
+        return bool(self.array[self.at])
+
+
+class Postponed:
+    """A context in which Ctrl-C and SIGTERM, while `held`, set `stop` (a Flag) at once, but raise what their handlers raise
+    only when they are let go.
+
+    Where the caller's thread is itself at work, they would else end a chunk that is counted and not done. To set handlers
+    for each epoch would take 3% of one of 3 ms.
+    """
+
+    def __init__(self, stop):
+        self.stop, self.held, self.raised, self.ours = stop, False, [], {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(handler := signal.getsignal(number)):
+                    later = partial(self._signalled, handler)
+                    signal.signal(number, later)
+                    self.ours[number] = handler, later
+
+    def _signalled(self, handler, number, frame):
+        if not self.held:
+            return handler(number, frame)
+        try:
+            handler(number, frame)
+        except BaseException as error:
+            self.raised.append(error)
+            self.stop.set()
+
+    def let_go(self):
+        """Raise what a handler has raised meanwhile."""
+        self.held = False
+        if self.raised:
+            error, self.raised = self.raised[0], []
+            raise error
+
+    def __exit__(self, *raised):
+        for number, (handler, later) in self.ours.items():
+            if signal.getsignal(number) is later:  # the handler may have set another
+                signal.signal(number, handler)
+        self.ours = {}
