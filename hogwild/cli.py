@@ -43,8 +43,9 @@ class TrainLinear:
     transform: str = "none"
     """Row transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), none. For raw counts: log,l2."""
     loss: str = "logistic"
-    """logistic, hinge, squared-hinge, softmax (classes; more than two: each against the rest, or softmax);
-    squared, huber[:delta=1.35] (real targets)."""
+    """logistic, hinge, squared-hinge, modified-huber, perceptron, softmax (classes; more than two: each against the rest,
+    or softmax); squared, huber[:delta=1.35], epsilon-insensitive[:epsilon=0.1] and squared-epsilon-insensitive (real
+    targets, of any size: they are scaled for training, and the model's weights are not)."""
     rule: str = "adagrad"
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo;
     or module.Class of your own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6."""

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from hogwild import data, judge, linear, preflight, training, tune
+from hogwild.continued import State, seen
 from hogwild.errors import UserError
 from hogwild.record import Report
 from hogwild.spec import build
 from hogwild.stopping import Stop, Stopper
+from hogwild.targets import moments, units_of
 from hogwild.train import Run
 from kernels.hyper import checked
 from kernels.losses import LOSSES
@@ -102,7 +104,11 @@ class Hogwild(BaseEstimator):
                 rows, out = train_test_split(np.arange(len(y)), test_size=self.validation_fraction, random_state=seed,
                                              stratify=y if classes else None)
                 held = data.take(whole, out)
-            problem, run, lr = self._prepare(whole, rows, held, weights, classes, once, old, seed)
+            known = seen(whole, None if classes else moments(y, weights))
+            if old:
+                old.demand(whole.n_features, judge.outputs_of(self._loss(), classes))
+                known = old.seen.joined(known)
+            problem, run, lr = self._prepare(whole, rows, held, weights, classes, once, old, seed, known)
             first = run.t
             run.go()
             if not once:  # a batch is too small to judge by
@@ -114,21 +120,21 @@ class Hogwild(BaseEstimator):
         # The weights are those of the best epoch, or of the last; so must be the step that the average is taken at.
         problem.steps = first + sum(epoch.examples for epoch in run.history[:run.stopper.best_epoch])
         self.n_iter_ = len(run.history)
-        self._state = {"theta": problem.shared, "steps": problem.steps, "rule": self.rule, "found": lr,
-                       "average": problem.average and tuple(problem.average)}
+        self._state = State(problem.shared, problem.steps, self.rule, lr, problem.average and tuple(problem.average),
+                            problem.units, known)
         w = problem.w.reshape(len(problem.shared), -1)
         w = w[:, 1:] - w[:, :1] if classes == 2 and w.shape[1] == 2 else w  # softmax of two: its log-odds
         self.coef_, self.intercept_ = np.ascontiguousarray(w[:-1].T), w[-1].copy()
         return self
 
-    def _prepare(self, whole, rows, held, weights, classes, once, old, seed):
+    def _prepare(self, whole, rows, held, weights, classes, once, old, seed, known):
         """(problem, run, learning rate that was found) of one call, at the step where `old` ended."""
         examples = whole.rows if rows is None else len(rows)
         epochs = 1 if once else self._epochs(examples)
-        loss = build(self.loss, {name: LOSSES[name] for name in self._losses}, "loss")
-        if old and old["rule"] != self.rule:  # another rule starts anew, from the weights alone
-            old = {**old, "steps": 0, "average": None, "found": None}
-        first = old["steps"] if old else 0
+        loss = self._loss()
+        same = old and old.rule == self.rule
+        old = old if same or not old else old.anew()
+        first = old.steps if old else 0
         metric = (self.metric or ("accuracy" if classes else "rmse")) if held else None
         # A schedule spans the steps done and those of `epochs` more, so that it has not ended before they begin.
         options = SimpleNamespace(**{**self.get_params(deep=False), "warmup": None, "early_stopping": metric,
@@ -136,37 +142,30 @@ class Hogwild(BaseEstimator):
         rule, default = training.rule_of(options)
         decay, clip = training.penalties(options)
         average, workers = self._average_from(old, first, examples), self._workers(examples)
+        units = units_of(loss, known.targets, self.fit_intercept)
 
         def make(rows, workers, mode):
             return linear.Linear(whole, held, loss, rule, decay, clip, self.fit_intercept, workers, rows, mode, self.l1,
-                                 average, weights, np.arange(classes) if classes else None)
+                                 average, weights, np.arange(classes) if classes else None, units=units, seen=known)
         lr, found = default if self.lr is None else self.lr, None
         if lr == "auto":
             every = np.arange(whole.rows) if rows is None else rows
-            lr = found = old and old["found"] or tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every,
+            lr = found = old and old.lr or tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every,
                                                                 workers, seed)[0]
         if not isinstance(lr, Real):
             raise ValueError(f"lr must be a number, None or 'auto', got {lr!r}")
         schedule = checked(training.schedule_of(options, rule, examples, lr))
         problem = make(rows, workers, self.mode)
         if old:
-            self._put(old, problem, 1 + len(rule.start()))
+            old.put(problem, 1 + len(rule.start()) if same else 1)
         stop = Stop(metric, self.patience, self.min_delta, tol=None if once else self.tol)
         run = Run(problem, rule, schedule, epochs, workers, seed + first, Report() if self.verbose else None,
                   Stopper(stop, list(problem.evaluate())), 5, None)
         run.t = first
         return problem, run, found
 
-    def _put(self, old, problem, columns):
-        """Weights and, of the same rule, its state from the last call into a new problem."""
-        theta, last = problem.shared, old["theta"]
-        if theta.shape[:2] != last.shape[:2]:
-            raise ValueError(f"warm_start goes on from {last.shape[0] - 1} features and {last.shape[1]} outputs, got "
-                             f"{theta.shape[0] - 1} and {theta.shape[1]}: fit with warm_start=False, or a new estimator")
-        same = old["rule"] == self.rule
-        theta[:, :, :columns if same else 1] = last[:, :, :columns if same else 1]
-        if problem.average and old["average"]:
-            theta[:, :, -1] = last[:, :, -1] * np.float32(old["average"][1] / problem.average.scale)
+    def _loss(self):
+        return build(self.loss, {name: LOSSES[name] for name in self._losses}, "loss")
 
     def _epochs(self, examples):
         if self.epochs is None:
@@ -185,7 +184,7 @@ class Hogwild(BaseEstimator):
             raise ValueError(f"average must be True, False or an epoch, not negative, got {self.average!r}")
         if self.average is False:
             return None
-        return old["average"][0] if old and old["average"] else first + epoch * examples
+        return old.average[0] if old and old.average else first + epoch * examples
 
     def _scores(self, X):
         check_is_fitted(self)
@@ -200,14 +199,15 @@ def _whole(name, value):
 
 
 def _has_probabilities(self):
-    if self.loss not in ("logistic", "softmax"):
-        raise AttributeError(f"probabilities are not available for loss={self.loss!r}: use logistic or softmax")
+    if self.loss not in ("logistic", "modified-huber", "softmax"):
+        raise AttributeError(f"probabilities are not available for loss={self.loss!r}: use logistic, modified-huber or softmax")
     return True
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class HogwildClassifier(ClassifierMixin, Hogwild):
-    """Linear classifier trained by lock-free workers. loss: logistic, hinge, squared-hinge, softmax.
+    """Linear classifier trained by lock-free workers. loss: logistic, hinge, squared-hinge,
+    modified-huber, perceptron, softmax.
 
     More than two classes get a row of weights each: judged together by softmax, else each against the rest. `classes_`
     are the labels of the first fit, ascending; also one whose rows all have weight 0, which is then not learnt.
@@ -216,7 +216,7 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
     loss: str = "logistic"
     class_weight: Any = None  # factors of the classes' losses: {label: factor}, or "balanced"
 
-    _losses = ("logistic", "hinge", "squared-hinge", "softmax")
+    _losses = ("logistic", "hinge", "squared-hinge", "modified-huber", "perceptron", "softmax")
 
     def fit(self, X, y, sample_weight=None):
         """Train on X [n, d] (dense or sparse) and labels y [n]; sample_weight [n]: factors of the examples' losses."""
@@ -266,9 +266,9 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
 
     @available_if(_has_probabilities)
     def predict_proba(self, X):
-        """Probabilities [n, K] in the order of `classes_`; for losses logistic and softmax."""
+        """Probabilities [n, K] in the order of `classes_`; for losses logistic, modified-huber and softmax."""
         z = self.decision_function(X)
-        return judge.probabilities(z, LOSSES["logistic" if z.ndim == 1 else self.loss]())
+        return judge.probabilities(z, LOSSES["logistic" if z.ndim == 1 and self.loss == "softmax" else self.loss]())
 
     @available_if(_has_probabilities)
     def predict_log_proba(self, X):
@@ -278,15 +278,16 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class HogwildRegressor(RegressorMixin, Hogwild):
-    """Linear regression trained by lock-free workers. loss: squared, or huber[:delta=1.35].
+    """Linear regression trained by lock-free workers. loss: squared, huber[:delta=1.35],
+    epsilon-insensitive[:epsilon=0.1], squared-epsilon-insensitive[:epsilon=0.1].
 
-    Neither X nor y are scaled. Under AdaGrad, Adam and the like the steps do not grow with y: bring y to a size of about 1
-    (sklearn.compose.TransformedTargetRegressor does that), or raise lr with it.
+    y may be of any size: it is trained on scaled by its mean and standard deviation (of all rows so far, in partial_fit),
+    while coef_, intercept_, penalties and the losses' parameters are in its own unit, and lr in that of the scaled ones.
     """
 
     loss: str = "squared"
 
-    _losses = ("squared", "huber")
+    _losses = ("squared", "huber", "epsilon-insensitive", "squared-epsilon-insensitive")
 
     def fit(self, X, y, sample_weight=None):
         """Train on X [n, d] (dense or sparse) and targets y [n]; sample_weight [n]: factors of the examples' losses."""

@@ -51,7 +51,7 @@ def outputs_of(loss, classes) -> int:
 
 
 def scores(w, data, workers=1) -> np.ndarray:
-    """Scores float32[rows] of `data` under weights w [d + 1], the intercept last; [rows, K] under weights [d + 1, K].
+    """Scores [rows] of `data` under weights w [d + 1], the intercept last, in their dtype; [rows, K] under [d + 1, K].
 
     Raises UserError when the data have features that the model lacks.
     """
@@ -59,7 +59,7 @@ def scores(w, data, workers=1) -> np.ndarray:
         raise UserError(f"{data.source}: has {data.n_features} features, the model {len(w) - 1}; "
                         "train with --features at least that number")
     table, csr = np.ascontiguousarray(w.reshape(len(w), -1)), data.csr
-    out = np.zeros((data.rows, table.shape[1]), np.float32)
+    out = np.zeros((data.rows, table.shape[1]), w.dtype)
     parts = list(data.blocks(max(min(SCORED // table.shape[1], (data.nnz + data.rows) // workers), 1)))
     spread(lambda first, last: kernel.scores(table, csr, parts[first][0], parts[last - 1][1], out), len(parts), workers, 1)
     return out[:, 0] if w.ndim == 1 else out
@@ -76,6 +76,12 @@ def probabilities(z, loss) -> np.ndarray | None:
     One against the rest: each class's own, scaled to a sum of 1, as scikit-learn does.
     """
     z, name = np.asarray(z, np.float64), type(loss).__name__
+    if name == "ModifiedHuber":  # (clip(z, -1, 1) + 1) / 2, Zhang 2004; classes that all have 0 are as likely as each other
+        p = (np.clip(z, -1, 1) + 1) / 2
+        if z.ndim == 1:
+            return np.stack([1 - p, p], axis=1)
+        p[~p.any(axis=1)] = 1
+        return p / p.sum(axis=1, keepdims=True)
     if name not in ("SoftmaxCrossEntropy", "Logistic"):
         return None
     logs = z if name == "SoftmaxCrossEntropy" else -np.logaddexp(0, -z)

@@ -10,6 +10,7 @@ from hogwild.copies import columns_of, hottest, keeps_copies, plan, sizes_of
 from hogwild.errors import UserError
 from hogwild.judge import classes_of, measure, outputs_of, scores, targets
 from hogwild.shadow import Shadow
+from hogwild.targets import Units
 from hogwild.train import Problem
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
@@ -53,20 +54,28 @@ def pace_of(square) -> float:
     return float(np.clip(strongest, 0.01, 1.0)) if strongest else 1.0
 
 
+def _rarity(rows, degree):
+    """What multiplies the decay of each feature when it is touched (float32[d])."""
+    return (rows / np.maximum(degree, 1)).astype(np.float32)
+
+
 class Linear(Problem):
     """W·x + b under `loss`, trained on dataset `data`, measured on `test` (a dataset or None).
 
     rows: the row numbers to train on, None for all. mode: how workers share the parameters, see MODES. decay: weighted at
     each touch by rows / rows that have the feature (up to where a step takes all of it), so that the sparse penalty is
     l2/2 |w|² in expectation. l1: penalty l1 |w|₁. average: step from which the weights are averaged, None for not.
-    weights: float[rows of data], factors of the examples' losses. More than two classes give an output each: judged
+    weights: float[rows of data], factors of the examples' losses. units: of real targets, see hogwild/targets.py. seen: the
+    rows of earlier calls with these, see hogwild/continued.py; None: these are all. More than two classes give an output each: judged
     together by softmax, else each against the rest. copies: True has every worker of mode wild train a copy of the
     parameters, False of the intercept alone; None: of all where they are few enough, else of the hottest.
     """
 
     def __init__(self, data, test, loss, rule, decay=None, clip=None, intercept=True, workers=1, rows=None,
-                 mode="wild", l1=0.0, average=None, weights=None, classes=None, copies=None, block=BLOCK):
-        self.loss, self.rule, self.workers, self.mode = checked(loss), checked(rule), workers, mode
+                 mode="wild", l1=0.0, average=None, weights=None, classes=None, copies=None, block=BLOCK, units=Units(), seen=None):
+        self.units, self.rule, self.workers, self.mode = units, checked(rule), workers, mode
+        self.loss = units.loss(checked(loss))
+        decay, clip, l1 = units.penalties(decay, clip, l1)
         if mode not in MODES:
             raise UserError(f"unknown mode '{mode}': choose from {', '.join(MODES)}")
         self.classes = classes_of(data, rows, classes) if loss.task == "classification" else None
@@ -79,14 +88,14 @@ class Linear(Problem):
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         degree = data.degrees() if decay or workers > 1 else None
         sample = sizes_of(data)
-        pace = pace_of(sample[2]) if intercept else 0.0
+        pace = pace_of(sample[2] if seen is None else seen.squares / seen.sampled) if intercept else 0.0
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
         self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
         self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
         self.model = kernel.Model(
-            self.loss, checked(decay), checked(clip), average, data.csr, self._targets(data),
+            self.loss, checked(decay), checked(clip), average, data.csr, units.targets(self._targets(data)),
             None if weights is None else np.ascontiguousarray(weights, np.float32),
-            (self.data.rows / np.maximum(degree, 1)).astype(np.float32) if decay else None, pace)
+            _rarity(*((data.rows, degree) if seen is None else seen[:2])) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
         self._lay_out(rule, degree, copies, (*sample, pace))
         if self.whole:
@@ -308,22 +317,30 @@ class Linear(Problem):
 
     @property
     def w(self):
-        """Weights float32 [d + 1, K] with the intercepts last, [d + 1] for K = 1; averaged where that was asked for."""
+        """Weights [d + 1, K] with the intercepts last, [d + 1] for K = 1; averaged where that was asked for. float32, or
+        float64 for targets that were scaled: in their unit."""
+        return self.units.weights(self._scaled_w())
+
+    def _scaled_w(self):
         w = self.shared[:, :, 0]
         if self.average is not None and self.steps > self.average.start:
             w = w + self.shared[:, :, -1] * np.float32(self.average.scale / (self.steps - self.average.start))
         return w[:, 0] if self.outputs == 1 else w
 
+    @property
+    def of_loss(self):
+        return self.units.of_loss
+
     def mean_loss(self, rows):
         """Mean weighted loss of these rows of the data under the weights as they are."""
-        return self._mean_loss(self.data.csr, self.w, self.data.n_features, rows)
+        return self._mean_loss(self.data.csr, self._scaled_w(), self.data.n_features, rows)
 
     def _mean_loss(self, csr, w, d, rows):
         w = np.ascontiguousarray(w, np.float32).reshape(-1)
         outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
         total = add_gradient(self.loss, Place(Alone(), w, d), outputs, csr, self.model.labels, self.model.weights, rows, 0.0,
                              1.0, np.zeros_like(w))
-        return float(total) / max(len(rows), 1)
+        return float(total) / max(len(rows), 1) * self.of_loss
 
     def reference(self):
         rows = np.arange(self.data.rows) if self.rows is None else self.rows

@@ -51,6 +51,7 @@ class Problem:
             self.leave(rule, schedule, own)
         return start == stop
 
+    of_loss = 1.0  # what the kernel's loss is multiplied by, to be in the unit that people see
     rows = None  # numbers of the examples to train on, where these are not all
     lockstep = False  # workers call the kernel together
     whole = False  # and each of them gets all examples of the call
@@ -261,13 +262,14 @@ class Run:
         done = self.team.tally[:, :3].sum(0)
         if self.report:
             t = self.t + int(done[1])
-            self.report.progress(t, self.problem.examples * self.epochs, self.done[:3] + done, float(rate(self.schedule, t)))
+            tally = (self.done[:3] + done) * (self.problem.of_loss, 1, 1)
+            self.report.progress(t, self.problem.examples * self.epochs, tally, float(rate(self.schedule, t)))
         self.reason = self.stopper.spent(self.t + int(done[1]), self.seconds + time.perf_counter() - start) or self.reason
         return bool(self.reason) or bool(self.checkpoint and self.checkpoint.due())
 
     def _loss(self):
         """Mean loss of what the epoch has done."""
-        return float(self.done[0] / max(self.done[1], 1))
+        return float(self.done[0] * self.problem.of_loss / max(self.done[1], 1))
 
     def _close_epoch(self):
         """Evaluate, ask the stopper, report."""

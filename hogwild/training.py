@@ -12,6 +12,7 @@ from hogwild.metrics import MAXIMISED
 from hogwild.record import Report, versions
 from hogwild.spec import build
 from hogwild.stopping import Stop, Stopper
+from hogwild.targets import Units, moments, units_of
 from hogwild.train import train
 from hogwild.weights import example_weights
 from kernels.losses import LOSSES
@@ -115,6 +116,14 @@ def penalties(options):
     return decay, build("clip", {"clip": Clip}, "option", **clips) if clips else None
 
 
+def units(loss, dataset, rows, weights, intercept) -> Units:
+    """The unit in which real targets of the training rows are counted."""
+    if loss.task != "regression":
+        return Units()
+    y = dataset.labels if rows is None else dataset.labels[rows]
+    return units_of(loss, moments(y, weights if weights is None or rows is None else weights[rows]), intercept)
+
+
 def interrupt(number):
     """What Ctrl-C or, by its number, SIGTERM raises."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
@@ -164,16 +173,18 @@ def train_linear(options):
     if options.schedule.partition(":")[0] == "plateau" and test_data is None:
         raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
 
+    unit = units(loss, train_data, rows, weights, options.intercept)
+
     def make(rows, workers, mode):
         average = None if options.average is None else options.average * examples
         return linear.Linear(train_data, test_data, loss, rule, decay, clip, options.intercept, workers, rows, mode,
-                             options.l1, average, weights, classes)
+                             options.l1, average, weights, classes, units=unit)
     report = Report()
-    tried = []
+    tried = [unit.said()] if unit != Units() else []
     if lr == "auto":
         every = np.arange(train_data.rows) if rows is None else rows
         lr, losses = tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every, workers, options.seed)
-        tried = [f"learning rate {lr:g}, the best of {len(losses)} tried on a sample"]
+        tried += [f"learning rate {lr:g}, the best of {len(losses)} tried on a sample"]
     schedule = schedule_of(options, rule, examples, default if lr is None else lr)
     problem = make(rows, workers, options.mode)
     Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now

@@ -11,6 +11,7 @@ from kernels.schedules import Constant
 
 SAMPLE = 20_000  # most rows that are tried on; a quarter of them measures
 GRID = 4.0 ** np.arange(-4, 4)  # factors of the rule's default; then twice and half the best one
+BEYOND = 8  # steps by which the grid grows, at most, while its best is at an edge
 
 
 def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[float, dict[float, float]]:
@@ -41,6 +42,10 @@ def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[floa
 
     attempt(float(default))  # compiles, once
     best = attempts(np.setdiff1d(default * GRID, [default]))
+    for _ in range(BEYOND):
+        if min(losses) < best < max(losses):
+            break
+        best = attempts(np.array([best / 4 if best == min(losses) else best * 4]))
     best = attempts(np.array([best / 2, best * 2]))
     if not math.isfinite(losses[best]):
         raise UserError(f"no learning rate from {min(losses):g} to {max(losses):g} gives a finite loss; "

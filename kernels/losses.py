@@ -31,7 +31,8 @@ def derivative(loss, z, y) -> float:
     return evaluate(loss, float(z), float(y))[1]
 
 
-# `curvature` bounds the second derivative (hinge has none: 1).
+# `curvature` bounds the second derivative (1 where there is none). A regression loss may say how it changes with the unit of
+# score and target: L(s z, s y) = s^degree L(z, y), where the hyper-parameters named in `lengths` are divided by s, too.
 # In each: `1.0 *` makes a kernel's float32 scores float64, and `0.0 * z` is 0 for a finite z and NaN otherwise.
 
 
@@ -69,11 +70,35 @@ class SquaredHinge(NamedTuple):
         return slack * slack, -2.0 * y * slack
 
 
+class ModifiedHuber(NamedTuple):
+    """max(0, 1 - y z)² where y z >= -1, else -4 y z, y = ±1. Zhang 2004."""
+
+    task = "classification"
+    curvature = 2.0
+
+    def evaluate(self, z, y):
+        margin = 1.0 * y * z
+        slack = min(max(1.0 - margin, 0.0), 2.0) + 0.0 * z
+        return (slack * slack if margin >= -1.0 else -4.0 * margin) + 0.0 * z, -2.0 * y * slack
+
+
+class Perceptron(NamedTuple):
+    """max(0, -y z), y = ±1; the derivative at the kink is -y, or no weight would ever leave 0. Rosenblatt 1958."""
+
+    task = "classification"
+    curvature = 1.0
+
+    def evaluate(self, z, y):
+        margin = 1.0 * y * z
+        return max(-margin, 0.0) + 0.0 * z, (-1.0 * y if margin <= 0.0 else 0.0) + 0.0 * z
+
+
 class Squared(NamedTuple):
     """(z - y)² / 2."""
 
     task = "regression"
     curvature = 1.0
+    degree = 2
 
     def evaluate(self, z, y):
         r = 1.0 * z - y
@@ -91,11 +116,47 @@ class Huber(NamedTuple):
     ranges = {"delta": "(0, inf)"}
     task = "regression"
     curvature = 1.0
+    degree = 2
+    lengths = ("delta",)
 
     def evaluate(self, z, y):
         r = 1.0 * z - y
         c = min(abs(r), self.delta) + 0.0 * z
         return c * (abs(r) - 0.5 * c), c if r > 0.0 else -c
+
+
+class EpsilonInsensitive(NamedTuple):
+    """max(0, |z - y| - epsilon); the derivative at the kinks is 0. Vapnik 1995; scikit-learn's default epsilon."""
+
+    epsilon: float = 0.1
+
+    ranges = {"epsilon": "[0, inf)"}
+    task = "regression"
+    curvature = 1.0
+    degree = 1
+    lengths = ("epsilon",)
+
+    def evaluate(self, z, y):
+        r = 1.0 * z - y
+        excess = abs(r) - self.epsilon
+        return max(excess, 0.0) + 0.0 * z, ((1.0 if r > 0.0 else -1.0) if excess > 0.0 else 0.0) + 0.0 * z
+
+
+class SquaredEpsilonInsensitive(NamedTuple):
+    """max(0, |z - y| - epsilon)²."""
+
+    epsilon: float = 0.1
+
+    ranges = {"epsilon": "[0, inf)"}
+    task = "regression"
+    curvature = 2.0
+    degree = 2
+    lengths = ("epsilon",)
+
+    def evaluate(self, z, y):
+        r = 1.0 * z - y
+        excess = max(abs(r) - self.epsilon, 0.0) + 0.0 * z
+        return excess * excess, 2.0 * excess if r > 0.0 else -2.0 * excess
 
 
 class SoftmaxCrossEntropy(NamedTuple):
@@ -124,5 +185,6 @@ class SoftmaxCrossEntropy(NamedTuple):
         return math.log1p(rest) + max(high - scores[y], 0.0)
 
 
-LOSSES = {"logistic": Logistic, "hinge": Hinge, "squared-hinge": SquaredHinge, "squared": Squared, "huber": Huber,
-          "softmax": SoftmaxCrossEntropy}
+LOSSES = {"logistic": Logistic, "hinge": Hinge, "squared-hinge": SquaredHinge, "modified-huber": ModifiedHuber,
+          "perceptron": Perceptron, "softmax": SoftmaxCrossEntropy, "squared": Squared, "huber": Huber,
+          "epsilon-insensitive": EpsilonInsensitive, "squared-epsilon-insensitive": SquaredEpsilonInsensitive}

@@ -35,8 +35,9 @@ class LinearOptions(_Options):
     transform: str = "none"
     """Row transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), none. For raw counts: log,l2."""
     loss: str = "logistic"
-    """logistic, hinge, squared-hinge, softmax (classes; more than two: each against the rest, or softmax);
-    squared, huber[:delta=1.35] (real targets)."""
+    """logistic, hinge, squared-hinge, modified-huber, perceptron, softmax (classes; more than two: each against the rest,
+    or softmax);
+    squared, huber[:delta=1.35], epsilon-insensitive[:epsilon=0.1] and squared-epsilon-insensitive (real targets)."""
     intercept: bool = True
     """Train without an intercept."""
     class_weight: str | None = None
@@ -171,6 +172,10 @@ class Task:
     def tensors(self) -> dict[str, np.ndarray]:
         """The parameters by name: flat float32 views of the memory that the model computes with."""
         raise NotImplementedError
+
+    def penalties(self, decay, clip) -> tuple:
+        """(Decay or None, Clip or None) as its gradients want them, of those that were asked for."""
+        return decay, clip
 
     def begin(self, epoch):
         """Shuffle for an epoch (from 1): the same permutation on all ranks."""

@@ -41,7 +41,8 @@ class LinearTask(Task):
         self.count = judge.outputs_of(self.loss, 0 if regression else len(self.classes))
         several = self.count > 1
         self.outputs = Outputs(np.zeros(self.count), np.zeros(self.count)) if several else None
-        self.labels = np.array(judge.targets(self.train, self.classes, 1 + several))
+        self.units = training.units(self.loss, self.train, self.rows, self.weights, options.intercept)  # all ranks' alike
+        self.labels = np.array(self.units.targets(judge.targets(self.train, self.classes, 1 + several)))
         self.test_labels = judge.targets(self.test, self.classes, 1 + several) if self.test else None
         self.flat, self.gradient = aligned(((d + 1) * self.count,)), aligned(((d + 1) * self.count,))
         self.place = Place(Alone(), self.flat, d)
@@ -61,7 +62,7 @@ class LinearTask(Task):
         return self._named(self.flat)
 
     def _add(self, rows, factor):
-        return add_gradient(self.loss, self.place, self.outputs, self.train.csr, self.labels, self.weights, rows,
+        return add_gradient(self.units.loss(self.loss), self.place, self.outputs, self.train.csr, self.labels, self.weights, rows,
                             float(factor), float(self.options.intercept), self.gradient)
 
     def step(self, k, ready):
@@ -70,13 +71,23 @@ class LinearTask(Task):
         loss = self._add(rows if self.rows is None else self.rows[rows], factor)
         for name, gradient in self._named(self.gradient).items():
             ready(name, gradient)
-        return loss, len(rows)
+        return loss * self.units.of_loss, len(rows)
+
+    def penalties(self, decay, clip):
+        return self.units.penalties(decay, clip, 0.0)[:2]
+
+    @property
+    def w(self):
+        """Weights as a model has them, see `hogwild.linear.Linear.w`."""
+        w = self.flat.reshape(-1, self.count)
+        return self.units.weights(w if self.outputs is not None else w[:, 0])
 
     def evaluate(self, comm=None):
         if self.test is None:
             return {}
-        z, n = np.zeros((self.test.rows, self.count), np.float32), self.test.rows
-        kernel.scores(self.flat.reshape(-1, self.count), self.test.csr, n * self.rank // self.size,
+        w, n = self.w, self.test.rows
+        z = np.zeros((n, self.count), w.dtype)
+        kernel.scores(w.reshape(-1, self.count), self.test.csr, n * self.rank // self.size,
                       n * (self.rank + 1) // self.size, z)
         z = summed(comm, z)
         return judge.measure(z[:, 0] if self.outputs is None else z, self.test_labels, self.loss)
@@ -88,7 +99,6 @@ class LinearTask(Task):
         return {**arrays, "n_features": self.train.n_features, "rows": rows, **weights}
 
     def export(self):
-        weights = self.flat.reshape(-1, self.count)
         header = {"family": "linear", "loss": self.options.loss, "transform": list(self.transform), "versions": versions(),
                   "classes": None if self.classes is None else [float(c) for c in self.classes]}
-        return {"weights": (weights if self.outputs is not None else weights[:, 0]).copy(), **self.fitted}, header
+        return {"weights": self.w.copy(), **self.fitted}, header

@@ -116,8 +116,9 @@ class Run:
             self._put(_part(saved.common, "w."))
         self.local = config.combine == "local"  # the ranks' parameters and moments differ
         groups = [Group(tuple(self.task.undecayed), job.rule, schedule)]
-        self.sync = Synchronizer(self.task.tensors(), job.rule, schedule, comm, config, job.decay, job.clip, groups,
-                                 job.seed, report.say)
+        decay, clip = self.task.penalties(job.decay, job.clip)
+        self.sync = Synchronizer(self.task.tensors(), job.rule, schedule, comm, config, decay, clip, groups, job.seed,
+                                 report.say)
         self._compile()
         if saved:
             self._restore(saved)

@@ -236,9 +236,9 @@ def test_partial_fit_is_an_epoch_of_fit(small, rule):
     X, y = small
     one = HogwildClassifier(epochs=1, rule=rule, random_state=0).fit(X, y)
     part = HogwildClassifier(epochs=1, rule=rule, random_state=0).partial_fit(X, y, classes=[0, 1, 2])
-    assert same(one, part) and part._state["steps"] == len(y)
+    assert same(one, part) and part._state.steps == len(y)
     warm = clone(one).set_params(warm_start=True).fit(X, y).fit(X, y)
-    assert same(warm, part.partial_fit(X, y)) and warm._state["steps"] == 2 * len(y) and warm.n_iter_ == 1
+    assert same(warm, part.partial_fit(X, y)) and warm._state.steps == 2 * len(y) and warm.n_iter_ == 1
     anew = clone(one).fit(X, y).fit(X, y)
     assert same(anew, one)
 
@@ -263,7 +263,7 @@ def test_schedules_leave_room_for_what_follows(small):
     before = ours.coef_.copy()
     assert np.abs(ours.fit(X, y).coef_ - before).max() > 0.01
     before = ours.coef_.copy()
-    assert np.abs(ours.set_params(rule="sgd").fit(X, y).coef_ - before).max() > 0 and ours._state["steps"] == 3 * len(y)
+    assert np.abs(ours.set_params(rule="sgd").fit(X, y).coef_ - before).max() > 0 and ours._state.steps == 3 * len(y)
 
 
 def test_averages_go_on(small):
@@ -276,14 +276,14 @@ def test_averages_go_on(small):
     ours.partial_fit(X[21:60], y[21:60])
     plain.set_params(average=0.0).partial_fit(X[21:60], y[21:60])  # here it begins now
     assert np.allclose(ours.coef_, (21 * first + 39 * plain.coef_) / 60, atol=1e-5)
-    assert not np.allclose(ours.coef_, plain.coef_, atol=1e-3) and ours._state["steps"] == 60
+    assert not np.allclose(ours.coef_, plain.coef_, atol=1e-3) and ours._state.steps == 60
 
 
 def test_early_stopping_keeps_the_best_epoch(tumours):
     X, _, y, _ = tumours
     ours = HogwildClassifier(early_stopping=True, patience=2, epochs=50, average=0.0, random_state=0).fit(X, y)
     best = ours.n_iter_ - 2
-    assert ours.n_iter_ < 50 and ours._state["steps"] == best * (len(y) - round(0.1 * len(y)))
+    assert ours.n_iter_ < 50 and ours._state.steps == best * (len(y) - round(0.1 * len(y)))
     assert same(ours, clone(ours).set_params(epochs=best).fit(X, y))
 
 
@@ -357,9 +357,9 @@ def test_every_parameter_does_something(small, capsys, kind, name):
 def test_learning_rate_auto(tumours):
     X, held, y, truth = tumours
     ours = HogwildClassifier(lr="auto", epochs=10, random_state=0).fit(X, y)
-    assert ours.score(held, truth) > 0.92 and ours._state["found"] > 0
-    found = ours._state["found"]
-    assert ours.partial_fit(X[:50], y[:50])._state["found"] == found
+    assert ours.score(held, truth) > 0.92 and ours._state.lr > 0
+    found = ours._state.lr
+    assert ours.partial_fit(X[:50], y[:50])._state.lr == found
 
 
 def test_one_worker_for_small_data():

@@ -23,6 +23,10 @@ TORCH = {
     "squared-hinge": lambda z, y: F.relu(1 - y * z) ** 2,
     "squared": lambda z, y: HALF * F.mse_loss(z, y),
     "huber": lambda z, y: F.huber_loss(z, y, delta=1.35),
+    "modified-huber": lambda z, y: torch.where(y * z >= -1, F.relu(1 - y * z) ** 2, -4 * y * z),
+    "perceptron": lambda z, y: F.relu(-y * z),
+    "epsilon-insensitive": lambda z, y: F.relu(abs(z - y) - 0.1),
+    "squared-epsilon-insensitive": lambda z, y: F.relu(abs(z - y) - 0.1) ** 2,
 }
 SCALAR = sorted(TORCH)
 EXTREME = [0.0, 1.0, -1.0, 1e-9, 40.0, -40.0, 1e3, -1e3, 1e300, -1e300]
@@ -68,6 +72,7 @@ def torch_pair(name, z, y):
 def test_value_and_derivative_are_torchs(name, pairs):
     z, y = np.array(pairs).T.copy()
     y = labels(name, y)
+    z = np.where(z == 0, 1e-9, z) if name == "perceptron" else z  # at 0 ours is -y, or no weight would ever leave 0
     loss, want = loss_of(name), np.array([torch_pair(name, *pair) for pair in zip(z, y)])
     np.testing.assert_allclose(in_kernel(loss, z, y), want, rtol=1e-12, atol=1e-300)
     mine = [(value(loss, *pair), derivative(loss, *pair)) for pair in zip(z, y)]
@@ -79,6 +84,8 @@ def test_value_and_derivative_are_torchs(name, pairs):
 def test_extreme_margins(name, y):
     z = np.array(EXTREME)
     kinks = z[z * y != 1.0] if "hinge" in name else z  # torch's and our subgradients at the kink are both 0
+    kinks = kinks[kinks != 0] if name == "perceptron" else kinks
+    assert name != "perceptron" or derivative(loss_of(name), 0.0, y) == -y
     assert name != "hinge" or derivative(loss_of(name), y, y) == 0.0
     want = np.array([torch_pair(name, item, y) for item in kinks])
     got = in_kernel(loss_of(name), kinks, np.full(len(kinks), y))
@@ -117,6 +124,15 @@ def test_huber_delta(delta):
     np.testing.assert_allclose(in_kernel(checked(Huber(delta)), z, np.full(41, 0.3))[:, 0], want, rtol=1e-13)
     with pytest.raises(HyperParameterError, match="delta"):
         checked(Huber(-delta))
+
+
+@pytest.mark.parametrize("name", [name for name in SCALAR if hasattr(LOSSES[name], "degree")])
+def test_losses_in_another_unit(name):
+    """L(s z, s y), its lengths s times as long, is s^degree L(z, y)."""
+    loss, s = loss_of(name), 7.0
+    longer = loss._replace(**{field: s * getattr(loss, field) for field in getattr(loss, "lengths", ())})
+    for z in (-3.0, 0.3, 0.55, 4.0):
+        assert value(longer, s * z, s * 0.5) == pytest.approx(s**loss.degree * value(loss, z, 0.5), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", SCALAR)
@@ -189,7 +205,8 @@ def test_softmax_shows_non_finite_scores(bad, place):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_registry_names_the_task(name):
-    assert LOSSES[name].task == ("regression" if name in ("squared", "huber") else "classification")
+    regression = name in ("squared", "huber", "epsilon-insensitive", "squared-epsilon-insensitive")
+    assert LOSSES[name].task == ("regression" if regression else "classification")
     assert inspect.getdoc(LOSSES[name])
 
 

@@ -91,17 +91,18 @@ def test_gradients_of_linear_models_are_autograds(tmp_path, name, outs):
         flat[:] = np.random.default_rng(0).standard_normal(flat.size)
     w, b = (torch.tensor(flat, dtype=torch.float64, requires_grad=True) for flat in task.tensors().values())
     weight = torch.tensor((of_rows if name == "huber" else task.weights)[task.rows])
+    mean, scale, _ = task.units
     task.begin(1)
     for k in range(task.steps):
         loss, count, given = jobs.taken(task, k)
         own = task.order[6 * k:6 * k + 6]
-        z, labels = x[own] @ w.reshape(-1, outs) + b, y[own]
+        z, labels = mean + scale * (x[own] @ w.reshape(-1, outs) + b), mean + scale * y[own]
         each = {"logistic": lambda z, y: F.softplus(-y * z[:, 0]),
                 "one-against-rest": lambda z, y: F.softplus(z * (1 - 2.0 * F.one_hot(y.long(), 4))).sum(1),
                 "softmax": lambda z, y: F.cross_entropy(z, y.long(), reduction="none"),
                 "huber": lambda z, y: F.huber_loss(z[:, 0], y, reduction="none", delta=1.35)}[name](z, labels)
         total = (each * weight[own]).sum()
-        want = torch.autograd.grad(total / len(own), (w, b))
+        want = torch.autograd.grad(total / len(own) / task.units.of_loss, (w, b))
         assert np.isclose(loss, total.item(), rtol=1e-4) and count == len(own)
         for gradient, wanted in zip((given["weights"], given["intercept"]), want):
             assert np.allclose(gradient, wanted.numpy(), rtol=1e-4, atol=1e-5)

@@ -204,3 +204,11 @@ def test_no_rate_is_finite():
 def test_lr_auto(tmp_path, capsys):
     assert run("train", "linear", svm(tmp_path / "a.svm"), "--lr", "auto", "--workers", 2) == 0
     assert "the best of" in capsys.readouterr().out
+
+
+def test_rates_are_tried_beyond_the_grid():
+    """Columns of 1e4: plain SGD wants a rate 1e8 times smaller than those near its default."""
+    data = sample(scale=1e4)
+    best, losses = tune.best_rate(lambda rows: linear.Linear(data, None, Logistic(), SGD(), rows=rows), SGD(), 5.0,
+                                  np.arange(2000))
+    assert min(losses) < best < max(losses) and best < 5.0 * tune.GRID[0] / 2 and len(losses) <= 20
