@@ -41,7 +41,8 @@ class TrainLinear:
     holdout: float = 0.1
     """Share of DATA held out where there is no --test; 0 trains on everything."""
     transform: str = "none"
-    """Row transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), none. For raw counts: log,l2."""
+    """Transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), scale (by each feature's largest |x|), none. For
+    raw counts: log,l2; for columns of different units: scale."""
     loss: str = "logistic"
     """logistic, hinge, squared-hinge, modified-huber, perceptron, softmax (classes; more than two: each against the rest,
     or softmax); squared, huber[:delta=1.35], epsilon-insensitive[:epsilon=0.1] and squared-epsilon-insensitive (real

@@ -200,7 +200,8 @@ def _whole(name, value):
 
 def _has_probabilities(self):
     if self.loss not in ("logistic", "modified-huber", "softmax"):
-        raise AttributeError(f"probabilities are not available for loss={self.loss!r}: use logistic, modified-huber or softmax")
+        raise AttributeError(f"probabilities are not available for loss={self.loss!r}: use logistic, modified-huber "
+                             "or softmax")
     return True
 
 

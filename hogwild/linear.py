@@ -10,7 +10,7 @@ from hogwild.copies import columns_of, hottest, keeps_copies, plan, sizes_of
 from hogwild.errors import UserError
 from hogwild.judge import classes_of, measure, outputs_of, scores, targets
 from hogwild.shadow import Shadow
-from hogwild.targets import Units
+from hogwild.targets import AS_GIVEN
 from hogwild.train import Problem
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
@@ -65,14 +65,15 @@ class Linear(Problem):
     rows: the row numbers to train on, None for all. mode: how workers share the parameters, see MODES. decay: weighted at
     each touch by rows / rows that have the feature (up to where a step takes all of it), so that the sparse penalty is
     l2/2 |w|² in expectation. l1: penalty l1 |w|₁. average: step from which the weights are averaged, None for not.
-    weights: float[rows of data], factors of the examples' losses. units: of real targets, see hogwild/targets.py. seen: the
-    rows of earlier calls with these, see hogwild/continued.py; None: these are all. More than two classes give an output each: judged
-    together by softmax, else each against the rest. copies: True has every worker of mode wild train a copy of the
-    parameters, False of the intercept alone; None: of all where they are few enough, else of the hottest.
+    weights: float[rows of data], factors of the examples' losses. units: of real targets, see hogwild/targets.py.
+    seen: the rows of earlier calls with these, see hogwild/continued.py; None: these are all. More than two classes give an
+    output each: judged together by softmax, else each against the rest. copies: True has every worker of mode wild train a
+    copy of the parameters, False of the intercept alone; None: of all where they are few enough, else of the hottest.
     """
 
     def __init__(self, data, test, loss, rule, decay=None, clip=None, intercept=True, workers=1, rows=None,
-                 mode="wild", l1=0.0, average=None, weights=None, classes=None, copies=None, block=BLOCK, units=Units(), seen=None):
+                 mode="wild", l1=0.0, average=None, weights=None, classes=None, copies=None, block=BLOCK, units=AS_GIVEN,
+                 seen=None):
         self.units, self.rule, self.workers, self.mode = units, checked(rule), workers, mode
         self.loss = units.loss(checked(loss))
         decay, clip, l1 = units.penalties(decay, clip, l1)

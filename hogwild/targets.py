@@ -34,7 +34,8 @@ def moments(y, weights=None) -> Moments:
     """Of targets y [n], n >= 1; weights [n] not all zero. Raises UserError where losses would not be finite."""
     y = np.asarray(y, np.float64)
     if np.abs(y).max() > LARGEST:
-        raise UserError(f"targets must lie within ±{LARGEST:g}, got {y[np.abs(y).argmax()]:g} in row {np.abs(y).argmax() + 1}")
+        worst = int(np.abs(y).argmax())
+        raise UserError(f"targets must lie within ±{LARGEST:g}, got {y[worst]:g} in row {worst + 1}")
     total = float(len(y) if weights is None else np.sum(weights, dtype=np.float64))
     apart = y - y[0]  # of equal targets exactly 0
     size = float(np.abs(apart).max()) or 1.0  # no square is beyond what float64 can hold
@@ -66,7 +67,7 @@ class Units(NamedTuple):
 
     def targets(self, y):
         """Targets float32[n] as they are trained on."""
-        return y if self == Units() else ((np.asarray(y, np.float64) - self.mean) / self.scale).astype(np.float32)
+        return y if self == AS_GIVEN else ((np.asarray(y, np.float64) - self.mean) / self.scale).astype(np.float32)
 
     def penalties(self, decay, clip, l1):
         """(decay, clip, l1) for scaled targets."""
@@ -76,19 +77,22 @@ class Units(NamedTuple):
 
     def weights(self, w):
         """Weights [d + 1, …] of scaled targets, the intercepts last, as float64 ones of the targets themselves."""
-        if self == Units():
+        if self == AS_GIVEN:
             return w
         w = w * np.float64(self.scale)
         w[-1] += self.mean
         return w
 
 
+AS_GIVEN = Units()
+
+
 def units_of(loss, moments, intercept) -> Units:
-    """Mean and standard deviation, but without an intercept 0 and the root of the mean square; Units() where the loss does
+    """Mean and standard deviation, but without an intercept 0 and the root of the mean square; AS_GIVEN where the loss does
     not say how it changes with them. Where all targets are equal, the scale is 1."""
     degree = getattr(loss, "degree", 0)
     if loss.task != "regression" or not degree:
-        return Units()
+        return AS_GIVEN
     mean = moments.mean if intercept else 0.0
     scale = moments.deviation if intercept else math.hypot(moments.mean, moments.deviation)
     return Units(mean, scale or 1.0, degree)

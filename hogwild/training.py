@@ -12,7 +12,7 @@ from hogwild.metrics import MAXIMISED
 from hogwild.record import Report, versions
 from hogwild.spec import build
 from hogwild.stopping import Stop, Stopper
-from hogwild.targets import Units, moments, units_of
+from hogwild.targets import AS_GIVEN, Units, moments, units_of
 from hogwild.train import train
 from hogwild.weights import example_weights
 from kernels.losses import LOSSES
@@ -119,7 +119,7 @@ def penalties(options):
 def units(loss, dataset, rows, weights, intercept) -> Units:
     """The unit in which real targets of the training rows are counted."""
     if loss.task != "regression":
-        return Units()
+        return AS_GIVEN
     y = dataset.labels if rows is None else dataset.labels[rows]
     return units_of(loss, moments(y, weights if weights is None or rows is None else weights[rows]), intercept)
 
@@ -158,7 +158,7 @@ def train_linear(options):
     schedule_of(options, rule, 1 << 30, default)  # mistakes show before the data are read
     whole, rows, held_out, planted = datasets(options)
     weights = example_weights(options, whole, rows)
-    state = transforms.fit(names, whole)
+    state = transforms.fit(names, whole, rows)
     train_data, test_data = transforms.apply(names, state, whole), None
     if held_out is not None:
         if held_out.n_features > whole.n_features:
@@ -180,7 +180,7 @@ def train_linear(options):
         return linear.Linear(train_data, test_data, loss, rule, decay, clip, options.intercept, workers, rows, mode,
                              options.l1, average, weights, classes, units=unit)
     report = Report()
-    tried = [unit.said()] if unit != Units() else []
+    tried = [unit.said()] if unit != AS_GIVEN else []
     if lr == "auto":
         every = np.arange(train_data.rows) if rows is None else rows
         lr, losses = tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every, workers, options.seed)

@@ -33,7 +33,8 @@ class LinearOptions(_Options):
     data: Positional[Path | None] = None
     """svmlight/libsvm text (plain, .gz, .bz2, .xz), .csv, or .npz; nothing: synthetic data of RCV1's shape."""
     transform: str = "none"
-    """Row transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), none. For raw counts: log,l2."""
+    """Transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), scale (by each feature's largest |x|), none. For
+    raw counts: log,l2; for columns of different units: scale."""
     loss: str = "logistic"
     """logistic, hinge, squared-hinge, modified-huber, perceptron, softmax (classes; more than two: each against the rest,
     or softmax);

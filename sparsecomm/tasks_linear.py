@@ -28,7 +28,7 @@ class LinearTask(Task):
         self.loss, self.transform = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform)
         whole, self.rows, held, planted = training.datasets(options)
         self.weights = example_weights(options, whole, self.rows)
-        self.fitted = transforms.fit(self.transform, whole)
+        self.fitted = transforms.fit(self.transform, whole, self.rows)
         self.train, self.test = transforms.apply(self.transform, self.fitted, whole), None
         if held is not None:
             if held.n_features > whole.n_features:
@@ -62,8 +62,8 @@ class LinearTask(Task):
         return self._named(self.flat)
 
     def _add(self, rows, factor):
-        return add_gradient(self.units.loss(self.loss), self.place, self.outputs, self.train.csr, self.labels, self.weights, rows,
-                            float(factor), float(self.options.intercept), self.gradient)
+        return add_gradient(self.units.loss(self.loss), self.place, self.outputs, self.train.csr, self.labels, self.weights,
+                            rows, float(factor), float(self.options.intercept), self.gradient)
 
     def step(self, k, ready):
         rows, factor = self.part(k)

@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 from sklearn.datasets import load_svmlight_file
 from sklearn.feature_extraction.text import TfidfTransformer
-from sklearn.preprocessing import normalize
+from sklearn.preprocessing import MaxAbsScaler, normalize
 
 from hogwild import data, formats, transforms
 from hogwild.errors import UserError
@@ -290,16 +290,19 @@ def test_transform_names(text, names):
 
 
 def test_unknown_transform():
-    with pytest.raises(UserError, match="'sqrt', needed one of log, l2, binary, tfidf, none"):
+    with pytest.raises(UserError, match="'sqrt', needed one of log, l2, binary, tfidf, scale, none"):
         transforms.parse("log,sqrt")
+    with pytest.raises(UserError, match="'scale' twice"):
+        transforms.parse("scale,l2,scale")
 
 
 SKLEARN = {"log": lambda X, _: X.log1p(), "l2": lambda X, _: normalize(X),
            "binary": lambda X, _: (X != 0).astype(float),
-           "tfidf": lambda X, train: TfidfTransformer(norm=None, smooth_idf=True).fit(train).transform(X)}
+           "tfidf": lambda X, train: TfidfTransformer(norm=None, smooth_idf=True).fit(train).transform(X),
+           "scale": lambda X, train: MaxAbsScaler().fit(train).transform(X)}
 
 
-@pytest.mark.parametrize("text", ["log", "l2", "binary", "tfidf", "log,tfidf,l2", "l2,log"])
+@pytest.mark.parametrize("text", ["log", "l2", "binary", "tfidf", "log,tfidf,l2", "l2,log", "log,tfidf,scale,l2"])
 @pytest.mark.parametrize("block", [10, 1 << 20])
 @pytest.mark.parametrize("in_file", [False, True])
 def test_transforms_agree_with_sklearn(cache, monkeypatch, text, block, in_file):
@@ -309,13 +312,22 @@ def test_transforms_agree_with_sklearn(cache, monkeypatch, text, block, in_file)
     X, train = random_dataset()
     names, test = transforms.parse(text), train.subset(3, 20)
     got = transforms.apply(names, transforms.fit(names, train), test)
-    expected = X[3:20].astype(np.float64)
+    expected, fitted = X[3:20].astype(np.float64), X
     for name in names:
-        expected = SKLEARN[name](expected, X)
+        expected, fitted = SKLEARN[name](expected, fitted), SKLEARN[name](fitted, fitted)
     assert is_mapped(got.values) == in_file
     np.testing.assert_allclose(sparse.csr_array((got.values, got.indices, got.indptr), (17, 30)).toarray(),
                                expected.toarray(), rtol=1e-6)
     np.testing.assert_array_equal(train.values, X.data)
+
+
+@pytest.mark.parametrize("name", ["tfidf", "scale"])
+def test_transforms_learn_from_the_training_rows_alone(monkeypatch, name):
+    monkeypatch.setattr(transforms, "BLOCK", 50)
+    _, whole = random_dataset()
+    rows = np.array([2, 3, 17, 39])
+    learnt, wanted = transforms.fit((name,), whole, rows), transforms.fit((name,), data.take(whole, rows))
+    assert all(np.array_equal(learnt[key], wanted[key]) for key in wanted) and len(wanted) == 1
 
 
 def test_transforms_of_zeros_and_of_nothing():
