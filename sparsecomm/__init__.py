@@ -3,8 +3,10 @@
 import importlib
 
 from hogwild._guard import check_kernels, lazy  # importing hogwild has checked `kernels` already
+from sparsecomm import launch
 
 check_kernels()
+launch.end_all_on_exception()
 
 LATE = {"DistributedOptimizer": "optimizer", "Config": "config"}  # only when asked for: torch and MPI load slowly
 

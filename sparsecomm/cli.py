@@ -93,8 +93,9 @@ class Running:
     """Seconds between two checkpoints."""
     resume: bool = False
     """Go on from --checkpoint, where there is one; with the same number of ranks as if never interrupted."""
-    timeout: float = guard.PATIENCE
-    """End the job when a rank has not answered for so many seconds."""
+    timeout: float | None = None
+    """End the job when a rank has neither answered nor computed for so many seconds; default: SPARSECOMM_PATIENCE, else 20
+    for a process that is stopped or gone, 600 for another."""
     on_failure: str = "stop"
     """What the death of a rank does: stop ends the job; shrink lets the others go on (Open MPI, mpiexec --with-ft ulfm)."""
     config: Path | None = None

@@ -26,7 +26,8 @@ def train(name, options):
     """sparsecomm train NAME, on every rank."""
     comm, running = launch.world(), options.running
     report = Report(quiet=comm.rank > 0, unit="steps")
-    guard.patience(running.timeout)
+    if running.timeout is not None:
+        guard.patience(running.timeout)
     on_root(comm, lambda: _check(running))
     if running.on_failure == "shrink":
         shrink.enable()

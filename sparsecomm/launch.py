@@ -1,27 +1,33 @@
-"""How a process becomes a rank: its parent that watches it, its MPI, its threads.
+"""How a process becomes a rank: its parent that watches it, its MPI, its threads; and how a rank ends all of them.
 
 mpi4py is imported late: a process that has initialised MPI must not fork.
 """
 
 import contextlib
 import ctypes
+import functools
 import os
 import resource
 import signal
+import socket
+import struct
 import sys
 import time
 import warnings
 
 from hogwild.errors import UserError
+from sparsecomm import leftovers
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # where launchers put the number of ranks …
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")  # … and a process's own
-SEGMENTS = ("/dev/shm/mpich_shm_", "/dev/shm/sm_segment.", "/dev/shm/ucx_shm_")  # MPICH's, Open MPI's
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOOK_SECONDS = 1.0  # between two looks whether the launcher is still there
+FORCE_SECONDS = 5.0  # an abort that has no effect within this becomes an exit
 FLUSH_SECONDS = 0.3  # mpiexec loses lines that were written just before the end
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+parent = None  # file descriptor to the process that `supervise` has left above this one
 
 
 def size() -> int:
@@ -49,6 +55,10 @@ def world():
 
     Raises UserError where there is no MPI, or another one than mpiexec's.
     """
+    first = "mpi4py.MPI" not in sys.modules
+    if first:
+        leftovers.sweep_old()
+    cleaner = leftovers.stay_behind() if first and parent is not None else None
     try:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of another MPI's launcher: see below
             from mpi4py import MPI
@@ -61,12 +71,57 @@ def world():
         raise UserError(f"{expected} processes were started, but MPI ({library}) shows each one itself alone: the "
                         f"launcher is another MPI's; use {os.path.dirname(sys.executable)}/mpiexec, or srun --mpi=pmi2")
     comm.Barrier()  # now every rank of this host has mapped what it needs
-    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
-        for path in {line.rstrip("\n").split(None, 5)[-1] for line in maps}:
-            if path.startswith(SEGMENTS) and not path.endswith(" (deleted)"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+    leftovers.unlink_mapped()
+    if cleaner is not None:
+        os.write(cleaner, b"1")
+        os.close(cleaner)
     return comm
+
+
+def abort(code):
+    """End all ranks, whatever they are at, also before they have started MPI. Does not return."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    time.sleep(FLUSH_SECONDS)
+    goodbye()
+    if mpi_is_on():
+        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
+    abort_launcher(code)
+    os._exit(code)
+
+
+def mpi_is_on() -> bool:
+    """Whether this process has started MPI, and not ended it."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return hasattr(mpi, "Is_initialized") and mpi.Is_initialized() and not mpi.Is_finalized()
+
+
+def abort_launcher(code):
+    """Have MPICH's launcher end all ranks, which else waits for those that wait for this one to start MPI.
+
+    Returns where there is no such launcher: others end the job themselves when a process fails.
+    """
+    if link := _launcher():
+        with contextlib.suppress(OSError), link:
+            link.sendall(f"cmd=abort exitcode={code}\n".encode())
+            time.sleep(FORCE_SECONDS)
+
+
+def has_launcher() -> bool:
+    """Whether MPICH's launcher listens."""
+    link = _launcher()
+    return link is not None and not link.close()
+
+
+def _launcher() -> socket.socket | None:
+    """The way to MPICH's launcher. In a process that a rank has started, the number may be that of another file."""
+    try:
+        link = socket.socket(fileno=os.dup(int(os.environ.get("PMI_FD", ""))))
+        pid, _, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        with open(f"/proc/{pid}/comm") as name:
+            return link if name.read().startswith("hydra") else None
+    except (OSError, ValueError):
+        return None
 
 
 def limit_threads(comm) -> int:
@@ -91,20 +146,40 @@ def limit_threads(comm) -> int:
     return share
 
 
+def end_all_on_exception():
+    """Let an exception that nothing catches end all ranks: on import of this package, before any of them has started MPI."""
+    started = sys.modules.get("multiprocessing.process")
+    if size() > 1 and not (started and started.parent_process()):
+        sys.excepthook = functools.partial(_uncaught, os.getpid(), sys.excepthook)
+
+
+def _uncaught(rank, before, kind, error, trace):
+    if os.getpid() == rank:  # not of a process that it has forked
+        from sparsecomm import guard
+        guard.uncaught(error)
+    before(kind, error, trace)
+
+
 def supervise():
     """Fork. The child returns, to become the rank; the parent never does.
 
-    The parent forwards signals, tells when the child was killed, and ends in the same way, which ends the job. When the
-    launcher is gone, so are both.
+    The parent forwards signals, tells when the child was killed or has ended without `goodbye`, and ends in the same way,
+    which ends the job. When the launcher is gone, so are both.
     """
-    parent, launcher = os.getpid(), os.getppid()
+    global parent
+    own, launcher = os.getpid(), os.getppid()
+    heard, told = os.pipe()
     child = os.fork()
     if not child:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        if os.getppid() != own:
             os._exit(1)
         os.setpgid(0, 0)  # a launcher that signals the whole group would reach the child twice
+        os.close(heard)
+        parent = told
         return
+    os.close(told)
+    os.set_blocking(heard, False)
     forwarded = set()
 
     def forward(number, frame):
@@ -121,9 +196,34 @@ def supervise():
     for number in FORWARDED:
         signal.signal(number, signal.SIG_DFL)
     code = os.waitstatus_to_exitcode(ended[1])
+    if code:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # processes that it has started
     if code < 0:
         _killed(child, signal.Signals(-code), told=-code not in forwarded)
-    os._exit(code)
+    os._exit(code if _heard(heard) or forwarded else _ended(child, code))
+
+
+def goodbye():
+    """The process is about to end, and its user knows why if need be."""
+    if parent is not None:
+        os.write(parent, b"1")
+
+
+def _heard(pipe) -> bool:
+    try:
+        return bool(os.read(pipe, 1))
+    except BlockingIOError:  # a process that the child has started could still write
+        return False
+
+
+def _ended(child, code) -> int:
+    """Say that the child has ended without a word; the exit code of that."""
+    say(f"sparsecomm: rank {rank()}: process {child} has ended with exit code {code} in the middle of its work (os._exit, or "
+        "a library that calls exit)\n")
+    time.sleep(FLUSH_SECONDS)
+    abort_launcher(code or 1)
+    return code or 1
 
 
 def _killed(child, number, told):

@@ -24,6 +24,8 @@ CODES = (*INDEX_CODES, ALL)
 class MessageError(UserError):
     """A message that is not what its receiver waits for: damaged, or from another step, dimension or program."""
 
+    names_its_rank = True  # the sender, which is to blame, not the rank that raises this
+
 
 class Message(NamedTuple):
     """What a rank sent."""

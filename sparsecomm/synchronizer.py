@@ -15,6 +15,7 @@ from hogwild.errors import UserError
 from kernels.hyper import checked
 from kernels.schedules import cycled, observed, rate, scaled
 from kernels.steps import Clip, dense_step, new_slots, step
+from sparsecomm import guard
 from sparsecomm.config import Config
 from sparsecomm.exchange import make_exchange
 from sparsecomm.handshake import handshake, minority
@@ -59,7 +60,9 @@ class Synchronizer:
         default = Group((), rule, schedule, decay)
         of = {name: group for group in groups for name in group.names}
         self.groups = {name: _checked(of.get(name, default)) for name in tensors}
-        self.comm, self.size, self.rank = comm.Dup(), comm.Get_size(), comm.Get_rank()
+        self.names = guard.install(comm)
+        with guard.together(self.names, "the making of an optimizer"):
+            self.comm, self.size, self.rank = comm.Dup(), comm.Get_size(), comm.Get_rank()
         self.say = say if self.rank == 0 else lambda line: None
         self._validate()
         handshake(self.comm, self._facts())
@@ -152,6 +155,7 @@ class Synchronizer:
             self.going.append(self.thread.submit(work, self.round, self.gradients[b]) if self.thread
                               else work(self.round, self.gradients[b]))
 
+    @guard.collective(lambda self: f"step {self.round + 1}")
     def step(self, lr_factor=1.0) -> bool:
         """Finish the exchange and step every tensor; False: some rank's gradient was not finite, and nothing was done.
 
@@ -234,6 +238,7 @@ class Synchronizer:
             with self._clock("check"):
                 self.check_equal()
 
+    @guard.collective(lambda self: "check_equal")
     def check_equal(self):
         """Raise UserError, which names the ranks, unless all ranks have the same parameters to the bit."""
         own = 0
@@ -246,6 +251,7 @@ class Synchronizer:
             raise UserError(f"step {self.t}: the parameters of rank {', '.join(map(str, odd))} differ from those of the "
                             "other ranks; memory or network corrupts data, or parameters were changed outside the optimizer")
 
+    @guard.collective(lambda self: "average_parameters")
     def average_parameters(self):
         """Replace every tensor by its mean over the ranks, which all then have to the bit."""
         with self._clock("average"):

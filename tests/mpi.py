@@ -102,16 +102,17 @@ def mpirun(n, *program, **options) -> Ended:
     return ended
 
 
-def once(n, *program, timeout=120, env=None, launcher=(), during=None, cwd=None, again=False) -> Ended | None:
+def once(n, *program, timeout=120, env=None, launcher=(), during=None, cwd=None, again=False, bare=False) -> Ended | None:
     """Run `python -m mpi4py program…` on n ranks and wait for its end; a run longer than `timeout` s fails the test.
 
-    env: added to the environment; launcher: more options of mpiexec; during: called with `started`'s dictionary as its
-    argument, a function () -> {pid: command line}, while the run goes on (to kill a rank, say). again: None where nothing
-    but Open MPI's mpiexec was left of a run that did not end.
+    bare: without -m mpi4py, which ends all ranks when one raises. env: added to the environment; launcher: more options of
+    mpiexec; during: called with `started`'s dictionary as its argument, a function () -> {pid: command line}, while the run
+    goes on (to kill a rank, say). again: None where nothing but Open MPI's mpiexec was left of a run that did not end.
     """
     mark = uuid.uuid4().hex
     vendor = OPEN_MPI if open_mpi() else ()
-    command = [str(x) for x in (mpiexec(), *vendor, *launcher, "-n", n, sys.executable, "-m", "mpi4py", *program)]
+    program = program if bare else ("-m", "mpi4py", *program)
+    command = [str(x) for x in (mpiexec(), *vendor, *launcher, "-n", n, sys.executable, *program)]
     path = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
     env = os.environ | QUIET | WHOLE | {"PYTHONPATH": path, MARK: mark} | (env or {})
     began = time.monotonic()

@@ -6,19 +6,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import mpi
 import pytest
 
 from hogwild.errors import Terminated, UserError
-from sparsecomm import guard, launch
+from sparsecomm import guard, launch, liveness, watch
+from sparsecomm.message import MessageError
 
 PROGRAM = str(Path(__file__).with_name("failing.py"))
 
 
-def run(n, how, who, folder, **options):
+def run(n, how, who, folder, *rest, **options):
     """(how the job ended, lines that are ours, shared memory that was in use) after the checks that hold for every job."""
-    ended = mpi.mpirun(n, "-m", "sparsecomm.guard", PROGRAM, how, who, folder, timeout=60, **options)
+    start = ("-m", "sparsecomm.guard") if not options.get("bare") else ()
+    ended = mpi.mpirun(n, *start, PROGRAM, how, who, folder, *rest, timeout=60, **options)
     used = [path.split(" ")[0] for r in range(n) for path in (folder / str(r)).read_text().splitlines()[1:]]
     assert not ended.left
     assert not [path for path in used if os.path.exists(path)]
@@ -77,8 +80,60 @@ def test_killed(tmp_path, n, name):
 def test_no_answer(tmp_path, n, how, who):
     ended, lines, _ = run(n, how, who, tmp_path)
     pid = pids(tmp_path, n)[who]
+    lines = [line for line in lines if "goes on waiting" not in line]
     assert ended.code != 0 and len(lines) == 1
     assert lines[0].startswith(f"sparsecomm: rank {who} has not answered for 5 s (process {pid} on ")
+
+
+@pytest.mark.parametrize("how", ["user", "bug"])
+def test_a_script_that_installs_the_guard(tmp_path, how):
+    """Started as any other, by mpiexec -n N python script.py."""
+    _, code, cause = CAUSES[how == "bug"]
+    ended, lines, used = run(3, how, 2, tmp_path, "5", "install", bare=True)
+    assert ended.code == code and lines == [f"sparsecomm: rank 2: {cause}"]
+    assert ended.err.count("Traceback") == (how == "bug") and used
+
+
+@pytest.mark.parametrize("how, code", [("library", 3), ("quiet", 1)])
+def test_exit_in_the_middle(tmp_path, how, code):
+    """As by a library that calls exit."""
+    ended, lines, _ = run(2, how, 1, tmp_path)
+    pid, asked = pids(tmp_path, 2)[1], 3 if how == "library" else 0
+    assert ended.code == code and len(lines) == 1
+    assert lines[0].startswith(f"sparsecomm: rank 1: process {pid} has ended with exit code {asked} in the middle")
+
+
+@pytest.mark.parametrize("options", [{}, {"bare": True}])
+def test_others_wait_for_a_rank_that_has_ended(tmp_path, options):
+    ended, lines, _ = run(3, "leave", 1, tmp_path, "5", *(["install"] if options else []), **options)
+    assert ended.code == 2 and len(lines) == 1 and ended.seconds < 20
+    assert lines[0].startswith("sparsecomm: rank 1 has ended, but rank ")
+    assert "waits for it in step 8; the last that rank 1 took part in is step 7" in lines[0] and "join()" in lines[0]
+
+
+def test_a_rank_that_fails_before_it_starts_mpi(tmp_path):
+    """The others wait for it in MPI_Init."""
+    ended = mpi.mpirun(2, PROGRAM, "early", 1, tmp_path, timeout=60, bare=True)
+    assert ended.code and not ended.left
+    assert "sparsecomm: rank 1: no such file: x.svm\n" in ended.err or mpi.open_mpi() and "no such file" in ended.err
+
+
+def test_messages_that_cannot_be_read(tmp_path):
+    """The guard goes on, and still hears the next one."""
+    ended, lines, _ = run(2, "junk", 1, tmp_path)
+    assert ended.code == 0 and ended.out.split() == ["end"] * 2
+    assert lines and all("rank 1 sent its guard a message that cannot be read" in line for line in lines)
+
+
+def test_children_are_no_ranks(tmp_path):
+    """Workers of a Pool inherit neither the guard nor what it does about SIGTERM."""
+    ended, lines, _ = run(2, "pool", "all", tmp_path)
+    assert ended.code == 0 and not lines and "Traceback" not in ended.err, ended.err
+
+
+def test_a_module(tmp_path):
+    ended = mpi.mpirun(2, "-m", "sparsecomm.guard", "-m", "failing", "user", 1, tmp_path, bare=True)
+    assert ended.code == 2 and "sparsecomm: rank 1: no such file: x.svm\n" in ended.err
 
 
 def test_rank_zero_does_not_listen(tmp_path):
@@ -88,11 +143,13 @@ def test_rank_zero_does_not_listen(tmp_path):
     assert any(line.startswith(("sparsecomm: rank 2: no such file", "sparsecomm: rank 0 has not answered")) for line in lines)
 
 
-@pytest.mark.parametrize("how", ["busy", "late"])
+@pytest.mark.parametrize("how", ["busy", "late", "lock"])
 def test_long_work_is_no_silence(tmp_path, how):
     """One rank computes for longer than the patience; the others wait for it in MPI, or at their end."""
     ended, lines, _ = run(3, how, 1, tmp_path)
-    assert ended.code == 0 and not lines and ended.out.split() == ["end"] * 3
+    assert ended.code == 0 and ended.out.split() == ["end"] * 3
+    assert all(" s in step 8 for rank 1, and goes on waiting" in line for line in lines)
+    assert len(lines) == (how != "late")
 
 
 def test_suspended_job(tmp_path):
@@ -156,10 +213,54 @@ def test_no_mpi(monkeypatch):
 
 
 def test_patience():
-    with pytest.raises(UserError, match="at least 5 s to answer, got 3"):
-        guard.patience(3)
-    with pytest.raises(UserError, match="got nan"):
-        guard.patience(float("nan"))
+    assert watch.patience("7.5") == (7.5, 7.5) and watch.patience(None) == (20, 600)
+    for wrong in 3, float("nan"), "soon", "-1":
+        with pytest.raises(UserError, match=f"at least 5 s to answer, got {wrong}"):
+            guard.patience(wrong)
+
+
+def test_what_a_silent_process_is_at(monkeypatch):
+    """Only one that neither computes nor answers is on its way to be given up."""
+    sights = iter([("S", 1.0), ("R", 2.0), ("S", 2.05), ("S", 2.5), ("T", 2.5), ("D", 2.5), ("D", 2.6), None, ("Z", 9.0)])
+    monkeypatch.setattr(liveness, "look", lambda pid: (sight := next(sights)) and liveness.Sight(*sight))
+    seen = liveness.Watch(liveness.Process(1, 7, "host", "place"), near=True)
+    states, alive = [], []
+    for second in range(1, 10):
+        states.append(seen.look(float(second)))
+        alive.append(seen.alive)
+    assert states == ["busy", "busy", "idle", "busy", "stopped", "idle", "idle", "gone", "gone"]
+    assert alive == [1, 2, 2, 4, 4, 4, 4, 4, 4]
+    seen.answered(11.0)
+    assert seen.alive == 11 and liveness.Watch(seen.process, near=False).look(5.0) == "far"
+
+
+def test_own_process_is_seen():
+    before = liveness.look(os.getpid())
+    sum(range(10**7))
+    assert before.cpu < liveness.look(os.getpid()).cpu and before.state == "R"
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child.send_signal(signal.SIGSTOP)
+    while liveness.look(child.pid).state != "T":
+        time.sleep(0.01)
+    child.kill()
+    child.communicate()
+    assert liveness.look(child.pid) is None
+
+
+def test_a_bad_message_is_its_senders_fault():
+    failed = guard._failure(MessageError("step 3: rank 1 sent a message that cannot be used"))
+    guards = SimpleNamespace(size=3, processes=[liveness.Process(r, 0, "", "") for r in range(3)])
+    assert watch.Guard._said(guards, {0: failed, 2: failed}) == f"sparsecomm: {failed.cause}\n"
+
+
+@pytest.mark.parametrize("arguments, line", [
+    (["no.py"], "there is no script no.py; usage:"), (["-m", "no.module"], "there is no module no.module; usage:"),
+    (["-m"], "usage: mpiexec"), ([], "usage: mpiexec")])
+def test_no_script(arguments, line):
+    ended = subprocess.run([sys.executable, "-m", "sparsecomm.guard", *arguments], capture_output=True, text=True,
+                           cwd=mpi.ROOT)
+    assert ended.returncode == 2 and ended.stderr.removeprefix("sparsecomm: ").startswith(line)
+    assert ended.stderr.count("\n") == 1
 
 
 class Node:
