@@ -279,7 +279,7 @@ def _refuse_width(path, dataset, n_features, zero_based):
             for start in range(0, dataset.nnz, SCAN))
     entry = next(found[0] for found in over if found.size)
     row = int(np.searchsorted(dataset.indptr, entry, "right")) - 1
-    where = formats.place(path, formats.line_of_row(path, row))
+    where = formats.where(path, row)
     base = 0 if zero_based else 1
     got, top = int(dataset.indices[entry]) + base, n_features - 1 + base
     raise UserError(f"{where}: got index {got}, needed at most {top}; {say}")

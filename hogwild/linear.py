@@ -1,7 +1,5 @@
 """Problem family "linear": binary classification and regression on sparse rows (kernel: kernels/linear.py)."""
 
-import contextlib
-import os
 
 import numpy as np
 
@@ -295,7 +293,7 @@ class Linear(Problem):
         return {"theta": self.shared, **paid, **({"steps": self.counted} if self.average else {})}
 
     def named(self, i):
-        return where(self.data.source, i)
+        return formats.where(self.data.source, i)
 
     def suspect(self):
         """Most likely the one with the largest value of a feature whose weight is not finite."""
@@ -360,14 +358,6 @@ class Linear(Problem):
         if self.test is None:
             return {}
         return measure(scores(self.w, self.test, self.workers), self.test_labels, self.loss)
-
-
-def where(source, row):
-    """Row number `row` (from 0) of a source: the line of a text file, else the row."""
-    if os.path.isfile(source) and formats.kind(source) != "npz":
-        with contextlib.suppress(UserError, OSError):
-            return formats.place(source, formats.line_of_row(source, row))
-    return f"{source}, row {row + 1}"
 
 
 def checked_l1(l1):

@@ -13,6 +13,7 @@ LABEL, VALUE = 0, 1  # what a row of `slow` is about
 TAB, LF, CR, BLANK, HASH, PLUS, MINUS, POINT, ZERO, COLON = b"\t\n\r #+-.0:"
 INDEX_MAX = 2**32 - 1
 POWER_MAX = 63
+EXACT_POWER, EXACT_MANTISSA = 22, 2**53  # powers of ten and whole numbers up to here are exact in float64
 POWERS = np.array([float(f"1e{e}") for e in range(-POWER_MAX, POWER_MAX + 1)])
 TEN_17 = 10**17
 # Bounds the error of mantissa * 10^e: four roundings of 2^-53 and a cut after 18 digits, with room to spare.
@@ -70,9 +71,9 @@ def digits(text, p):
 
 @kernel
 def number(text, p):
-    """(end, value, sure) of a decimal number that fills a token; end is -1 if it is none, p moves past a sign.
+    """(end, value, sure, mantissa, exponent) of a decimal number that fills a token; end is -1 if it is none.
 
-    The value is float32(float64(token)) if sure: both ends of the error interval around mantissa * 10^e round alike.
+    value is float32(float64(token)) if sure: both ends of the error interval around mantissa * 10^e round alike.
     """
     negative = at(text, p) == MINUS
     p += negative or at(text, p) == PLUS
@@ -98,17 +99,32 @@ def number(text, p):
         seen = p > start
         exponent += -power if below else power
     if not seen or not ends(text, p):
-        return np.int64(-1), np.float32(0), False
+        return np.int64(-1), np.float32(0), False, mantissa, exponent
     if not -POWER_MAX <= exponent <= POWER_MAX:
-        return p, np.float32(0), False
+        return p, np.float32(0), False, mantissa, exponent
     x = mantissa * POWERS[np.uint64(exponent + POWER_MAX)]
     low, high = np.float32(x * (1 - SLACK)), np.float32(x * (1 + SLACK))
-    return p, -low if negative else low, low == high and x < 3e38
+    return p, -low if negative else low, low == high and x < 3e38, mantissa, exponent
+
+
+@kernel
+def label_of(text, p, end, mantissa, exponent):
+    """(end, label, exact) of the label at p: a number if `number` found an end, else text; exact if rounded once."""
+    if end < 0:
+        end = p + 1
+        while not ends(text, end):
+            end += 1
+        return end, np.nan, False
+    if mantissa > EXACT_MANTISSA or not -EXACT_POWER <= exponent <= EXACT_POWER:
+        return end, np.nan, False
+    power = POWERS[np.uint64(POWER_MAX + abs(exponent))]
+    x = mantissa / power if exponent < 0 else mantissa * power
+    return end, -x if at(text, p) == MINUS else x, True
 
 
 @kernel
 def pair(text, p, base, last):
-    """(status, place of the value, index) of the token `index:value` at p, its index counted from 0."""
+    """(status, place of the value, index) of `index:value` at p, its index counted from 0; blanks may follow the colon."""
     end, index = digits(text, p)
     if end == p:
         negative = at(text, p) == MINUS and 0 <= at(text, p + 1) - ZERO <= 9
@@ -117,7 +133,10 @@ def pair(text, p, base, last):
         return NO_COLON if ends(text, end) else BAD_INDEX, end, index
     index -= base
     if last < index <= INDEX_MAX:
-        return NO_VALUE if ends(text, end + 1) else OK, end + 1, index
+        p = end + 1
+        while at(text, p) == BLANK or at(text, p) == TAB:
+            p += 1
+        return NO_VALUE if ends(text, p) else OK, p, index
     if index < 0:
         return INDEX_ZERO, end, index
     if index > INDEX_MAX:
@@ -130,15 +149,16 @@ def after_qid(text, p):
     """The end of the token `qid:N` at p; p if there is none, -1 if N is no whole number."""
     if at(text, p) != 113 or at(text, p + 1) != 105 or at(text, p + 2) != 100 or at(text, p + 3) != COLON:
         return p
-    end, _ = digits(text, p + 4)
-    return end if end > p + 4 and ends(text, end) else np.int64(-1)
+    start = p + 4 + (at(text, p + 4) == MINUS)
+    end, _ = digits(text, start)
+    return end if end > start and ends(text, end) else np.int64(-1)
 
 
 @kernel
 def parse_svmlight(text, base, labels, indptr, indices, values, slow):
     """(status, position, rows, nnz, n_slow) of whole lines `text` (uint8), indices counted from `base` (0 or 1).
 
-    Fills labels float32[rows], indptr int64[rows + 1], indices uint32[nnz], values float32[nnz], and for numbers the
+    Fills labels float64[rows], indptr int64[rows + 1], indices uint32[nnz], values float32[nnz], and for numbers the
     caller must convert slow int64[n_slow, 4] = (LABEL or VALUE, where it goes, token's start, end). Unless status is
     OK, the token at `position` is wrong, or an array is too short for it (FULL).
     """
@@ -158,9 +178,12 @@ def parse_svmlight(text, base, labels, indptr, indices, values, slow):
         if last > -2:
             kind, where = VALUE, nnz
             status, p, index = pair(chars, p, base, last)
-        end, value, sure = number(chars, p)
+        end, value, sure, mantissa, exponent = number(chars, p)
+        label = np.nan
+        if kind == LABEL:
+            end, label, sure = label_of(chars, p, end, mantissa, exponent)
         if status == OK and end < 0:
-            status = NOT_A_NUMBER
+            status = NOT_A_NUMBER if at(chars, p - 1) == COLON else NO_VALUE
         if status == OK and (rows >= min(labels.size, indptr.size - 1) or not sure and n_slow >= slow.shape[0]
                              or kind == VALUE and nnz >= min(indices.size, values.size)):
             status = FULL
@@ -174,7 +197,7 @@ def parse_svmlight(text, base, labels, indptr, indices, values, slow):
             indices[nnz], values[nnz] = index, value
             nnz += 1
         else:
-            labels[rows] = value
+            labels[rows] = label
             start = skip(chars, p)
             p = after_qid(chars, start)
             if p < 0:
@@ -183,18 +206,21 @@ def parse_svmlight(text, base, labels, indptr, indices, values, slow):
 
 
 def parse(block: bytes, base: int):
-    """(status, position, labels, indptr, indices, values) of whole lines; shapes as in `parse_svmlight`."""
+    """(status, position, labels, indptr, indices, values, odd) of whole lines; shapes as in `parse_svmlight`.
+
+    odd: int64[n, 3] of (row, start, end) of the labels that are to be read from their text: no numbers, or long ones.
+    """
     text = np.frombuffer(block, np.uint8)
     rows, pairs = np.count_nonzero(text == LF) + 1, np.count_nonzero(text == COLON)
-    labels, indptr = np.empty(rows, np.float32), np.empty(rows + 1, np.int64)
+    labels, indptr = np.empty(rows, np.float64), np.empty(rows + 1, np.int64)
     indices, values = np.empty(pairs, np.uint32), np.empty(pairs, np.float32)
     slow = np.empty((rows + pairs, 4), np.int64)  # untouched pages of it cost nothing
     status, position, rows, nnz, n_slow = parse_svmlight(text, base, labels, indptr, indices, values, slow)
     slow = slow[:n_slow]
+    odd, slow = slow[slow[:, 0] == LABEL, 1:], slow[slow[:, 0] == VALUE, 1:]
     with np.errstate(over="ignore"):
-        exact = np.array([float(block[start:end]) for start, end in slow[:, 2:].tolist()]).astype(np.float32)
-    for kind, out in ((LABEL, labels), (VALUE, values)):
-        out[slow[slow[:, 0] == kind, 1]] = exact[slow[:, 0] == kind]
+        exact = np.array([float(block[start:end]) for start, end in slow[:, 1:].tolist()]).astype(np.float32)
+    values[slow[:, 0]] = exact
     if np.isinf(exact).any():
-        status, position = OVER_RANGE, slow[np.isinf(exact).argmax(), 2]
-    return status, position, labels[:rows], indptr[:rows + 1], indices[:nnz], values[:nnz]
+        status, position = OVER_RANGE, slow[np.isinf(exact).argmax(), 1]
+    return status, position, labels[:rows], indptr[:rows + 1], indices[:nnz], values[:nnz], odd

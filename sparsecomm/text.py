@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hogwild import formats
+from hogwild import files
 from hogwild.errors import UserError
 from sparsecomm.folder import pick
 
@@ -24,8 +24,8 @@ class Corpus(NamedTuple):
 def tokens(path):
     """Yield lists of words (bytes) of a text (plain, .gz, .bz2, .xz), <eos> behind each line. Raises UserError."""
     line, rest, open_line = 1, b"", False
-    with formats.opened(path) as file:
-        for piece in formats.unpacked(path, file):
+    with files.opened(path) as file:
+        for piece in files.unpacked(path, file):
             piece = rest + piece
             cut = max(piece.rfind(b" "), piece.rfind(b"\n")) + 1
             block, rest = piece[:cut], piece[cut:]
@@ -40,8 +40,8 @@ def _words(path, line, block) -> list:
     try:
         block.decode()
     except UnicodeDecodeError as error:
-        where = formats.place(path, line + block.count(b"\n", 0, error.start))
-        raise UserError(f"{where}: got bytes {formats.excerpt(block[error.start:error.start + 8])}, needed text in UTF-8; "
+        where = files.place(path, line + block.count(b"\n", 0, error.start))
+        raise UserError(f"{where}: got bytes {files.excerpt(block[error.start:error.start + 8])}, needed text in UTF-8; "
                         "convert it (iconv -t utf-8)") from None
     return block.replace(b"\n", b" <eos> ").split()
 
@@ -55,7 +55,7 @@ def numbered(path, index, grow=False) -> np.ndarray:
         parts.append(np.fromiter(number, np.int32, len(block)))
         words = words or any(word != b"<eos>" for word in block)
     if not words:
-        raise UserError(f"{formats.place(path)}: holds no word; needed text, words separated by blanks")
+        raise UserError(f"{files.place(path)}: holds no word; needed text, words separated by blanks")
     return np.concatenate(parts)
 
 
@@ -79,7 +79,7 @@ def load(data, test=None, holdout=0.1, vocab_size=10_000) -> Corpus:
     words = [names[k] for k in order]
     index = {word: k for k, word in enumerate(words)}
     train, held = new[ids[:cut]], new[ids[cut:]] if cut < len(ids) else None
-    return Corpus(train, numbered(test, index) if test else held, [word.decode() for word in words], formats.place(path))
+    return Corpus(train, numbered(test, index) if test else held, [word.decode() for word in words], files.place(path))
 
 
 def _line_end(ids, holdout, path) -> int:
@@ -88,7 +88,7 @@ def _line_end(ids, holdout, path) -> int:
         return len(ids)
     ends = np.flatnonzero(ids[:-1] == 1) + 1
     if not len(ends):
-        raise UserError(f"{formats.place(path)}: has one line, of which nothing can be held out; needed more lines, a "
+        raise UserError(f"{files.place(path)}: has one line, of which nothing can be held out; needed more lines, a "
                         "held-out text (--test), or --holdout 0")
     return int(ends[np.argmin(np.abs(ends - (1 - holdout) * len(ids)))])
 

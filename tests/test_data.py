@@ -13,7 +13,7 @@ from sklearn.datasets import load_svmlight_file
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import MaxAbsScaler, normalize
 
-from hogwild import data, formats, transforms
+from hogwild import data, files, formats, transforms
 from hogwild.errors import UserError
 from kernels import csr
 
@@ -78,7 +78,7 @@ def test_read_agrees_with_sklearn(cache, path, use_cache):
 
 
 def test_read_files_of_many_chunks(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "CHUNK_BYTES", 50)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 50)
     X, dataset = random_dataset()
     lines = (f"{i} " + " ".join(f"{j + 1}:{v!r}" for j, v in zip(X.indices[a:b].tolist(), X.data[a:b].tolist()))
              for i, (a, b) in enumerate(zip(X.indptr, X.indptr[1:])))

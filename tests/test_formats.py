@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
-from hogwild import formats
+from hogwild import files, formats
 from hogwild.errors import UserError
 from hogwild.formats import read_chunks
 from hogwild.schema import Schema
@@ -38,6 +38,12 @@ def refusal(path, **options):
     return message.removeprefix(str(path))
 
 
+def in_pieces(patch, size):
+    """Have files read in pieces of `size` bytes."""
+    patch.setattr(files, "CHUNK_BYTES", size)
+    patch.setattr(files, "HEAD", max(size, 16))
+
+
 def written(folder, content, name="data.svm"):
     path = folder / name
     path.write_bytes(content)
@@ -58,11 +64,12 @@ decimals = st.one_of(
 @given(st.lists(decimals.filter(lambda token: abs(float(token)) < 3.4e38), min_size=1, max_size=20))
 def test_numbers_are_exactly_rounded(tokens):
     block = "".join(f"{token} 1:{token}\n" for token in tokens).encode()
-    status, _, labels, _, _, values = text.parse(block, 1)
-    expected = np.array([np.float32(float(token)) for token in tokens])
+    status, _, labels, _, _, values, odd = text.parse(block, 1)
+    expected = np.array([float(token) for token in tokens])
     assert status == text.OK
+    labels[odd[:, 0]] = [float(block[start:end]) for _, start, end in odd.tolist()]
     np.testing.assert_array_equal(labels, expected)
-    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(values, expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("token", ["16777217", "1e-45", "1.4e-45", "7e-46", "1e-400", "0e999999999999999999999",
@@ -91,16 +98,16 @@ def test_svmlight_agrees_with_sklearn(tmp_path_factory, rows, zero_based, crlf, 
     expected, y = load_svmlight_file(io.BytesIO(content), dtype=np.float64, zero_based=zero_based)
     path = written(tmp_path_factory.mktemp("svm"), content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "CHUNK_BYTES", chunk_bytes)
+        in_pieces(patch, chunk_bytes)
         labels, indptr, indices, values = gathered(path, zero_based=zero_based)
-    np.testing.assert_array_equal(labels, y.astype(np.float32))
+    np.testing.assert_array_equal(labels, y)
     np.testing.assert_array_equal(indptr, expected.indptr)
     np.testing.assert_array_equal(indices, expected.indices)
     np.testing.assert_array_equal(values, expected.data.astype(np.float32))
 
 
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-LINE = re.compile(rf"[ \t]*({NUMBER})(?:[ \t]+qid:[0-9]+)?((?:[ \t]+[0-9]+:{NUMBER})*)[ \t]*")
+LINE = re.compile(rf"[ \t]*([^ \t#]+)(?:[ \t]+qid:-?[0-9]+)?((?:[ \t]+[0-9]+:[ \t]*{NUMBER})*)[ \t]*")
 
 
 def by_regular_expressions(content):
@@ -112,13 +119,14 @@ def by_regular_expressions(content):
             match = LINE.fullmatch(line)
             if not match:
                 return None
-            pairs = [pair.split(":") for pair in match[2].split()]
+            pairs = re.findall(r"([0-9]+):[ \t]*(\S+)", match[2])
             indices = [int(index) - 1 for index, _ in pairs]
-            numbers = [float(match[1]), *(float(value) for _, value in pairs)]
+            label = float(match[1]) if re.fullmatch(NUMBER, match[1]) else match[1]
+            numbers = [float(value) for _, value in pairs]
             if indices != sorted(set(indices)) or min(indices, default=0) < 0 or max(indices, default=0) > 2**32 - 1 \
-                    or max(map(abs, numbers)) > 3.4e38:
+                    or max(map(abs, numbers), default=0) > 3.4e38:
                 return None
-            rows.append((numbers[0], dict(zip(indices, numbers[1:]))))
+            rows.append((label, dict(zip(indices, numbers))))
     return rows
 
 
@@ -129,13 +137,17 @@ pieces = st.sampled_from([b"1", b"23", b"-", b"+", b".", b"e", b"1:2", b"3:.5", 
 @given(st.lists(pieces, max_size=25).map(b"".join))
 def test_any_bytes_are_parsed_as_the_grammar_says(content):
     expected = by_regular_expressions(content)
-    status, position, labels, indptr, indices, values = text.parse(content, 1)
+    status, position, labels, indptr, indices, values, odd = text.parse(content, 1)
+    labels = labels.tolist()
+    for row, start, end in odd.tolist():
+        token = content[start:end].decode("latin1")
+        labels[row:row + 1] = [float(token) if re.fullmatch(NUMBER, token) else token]
     assert (status == text.OK) == (expected is not None)
     if expected is None:
         assert 0 <= position < len(content)
         return
     got = [(labels[i], dict(zip(indices[a:b], values[a:b]))) for i, (a, b) in enumerate(zip(indptr, indptr[1:]))]
-    assert got == [(np.float32(y), {j: np.float32(v) for j, v in row.items()}) for y, row in expected]
+    assert got == [(y, {j: np.float32(v) for j, v in row.items()}) for y, row in expected]
 
 
 def test_short_arrays_are_never_overrun():
@@ -144,7 +156,7 @@ def test_short_arrays_are_never_overrun():
     for name, need in sizes.items():
         for size in range(int(name == "indptr"), need + 1):
             now = {**sizes, name: size}
-            arrays = (np.zeros(now["labels"], np.float32), np.zeros(now["indptr"], np.int64),
+            arrays = (np.zeros(now["labels"]), np.zeros(now["indptr"], np.int64),
                       np.zeros(now["pairs"], np.uint32), np.zeros(now["pairs"], np.float32),
                       np.zeros((now["slow"], 4), np.int64))
             status, _, rows, nnz, _ = text.parse_svmlight(content, 1, *arrays)
@@ -157,10 +169,12 @@ def test_short_arrays_are_never_overrun():
     (b"1 3:1_0", "'3:1_0'", "needed a number"),
     (b"1 3:1\x002", "'3:1\\x002'", "needed a number"),
     (b"1 3:0x1", "'3:0x1'", "needed a number"),
-    (b"yes 3:1", "'yes'", "needed a number"),
-    (b"1,2 3:1", "'1,2'", "needed a number"),
+    (b"1_0 3:1", "'1_0'", "needed a label"),
+    (b"1,2 3:1", "'1,2'", "one label a line"),
+    (b"NA 3:1", "'NA'", "missing"),
     (b"1 3:", "'3:'", "value after the colon"),
-    (b"1 3: 4", "'3:'", "value after the colon"),
+    (b"1 3: 4:5", "'3:'", "value after the colon"),
+    (b"1 3: x", "'3:'", "value after the colon"),
     (b"1 3", "'3'", "add the colon"),
     (b"1 3:nan", "'3:nan'", "finite"),
     (b"-Inf 3:1", "'-Inf'", "finite"),
@@ -178,7 +192,7 @@ def test_short_arrays_are_never_overrun():
     (b"1 3:" + b"y" * 60, "'3:" + "y" * 36 + "…", "needed a number")])
 @pytest.mark.parametrize("chunk_bytes", [5, 1 << 20])
 def test_mistakes_in_text(tmp_path, monkeypatch, line, got, needed, chunk_bytes):
-    monkeypatch.setattr(formats, "CHUNK_BYTES", chunk_bytes)
+    in_pieces(monkeypatch, chunk_bytes)
     path = written(tmp_path, b"# head\r\n1 1:1\n\n" + line + b" # why\n1 bad\n")
     message = refusal(path)
     assert message.startswith(", line 4: ") and f"got {got}," in message and needed in message
@@ -224,14 +238,16 @@ def test_files_without_rows_and_foreign_formats(tmp_path):
     assert "no row" in refusal(written(tmp_path, b"a,b\n", "x.csv"))
     assert "zip archive" in refusal(written(tmp_path, b"PK\x03\x04...."))
     assert "zstd" in refusal(written(tmp_path, b"\x28\xb5\x2f\xfd...."))
-    assert "label column" in refusal(written(tmp_path, b"1 1:1\n"), label="y")
+    assert "no columns with names" in refusal(written(tmp_path, b"1 1:1\n"), label="y")
+    assert "no columns with names" in refusal(written(tmp_path, b"1 1:1\n"), categorical="y")
+    assert "no header" in refusal(written(tmp_path, b"1 1:1\n"), header="yes")
 
 
 @pytest.mark.parametrize("chunk_bytes", [11, 1 << 20])
 @pytest.mark.parametrize("header, label, column", [(None, None, 3), (None, "0", 0), (None, -3, 1), ("a,b,c,y", "b", 1),
                                                    ('"a a",b,c,y', "a a", 0), ("0,1,2,y", None, 3)])
 def test_csv(tmp_path, monkeypatch, header, label, column, chunk_bytes):
-    monkeypatch.setattr(formats, "CHUNK_BYTES", chunk_bytes)
+    in_pieces(monkeypatch, chunk_bytes)
     table = np.random.default_rng(1).normal(size=(20, 4)).round(3) * np.random.default_rng(2).integers(0, 2, (20, 4))
     lines = [",".join(map(str, row)) for row in table]
     lines[3:3] = ["", "  "]  # blank lines, of which NumPy takes only the first
@@ -239,7 +255,7 @@ def test_csv(tmp_path, monkeypatch, header, label, column, chunk_bytes):
     path = written(tmp_path, gzip.compress(content), "x.csv.gz")
     labels, indptr, indices, values = gathered(path, label=label)
     expected = sparse.csr_array(np.delete(table, column, axis=1).astype(np.float32))
-    np.testing.assert_array_equal(labels, table[:, column].astype(np.float32))
+    np.testing.assert_array_equal(labels, table[:, column])
     np.testing.assert_array_equal(indptr, expected.indptr)
     np.testing.assert_array_equal(indices, expected.indices)
     np.testing.assert_array_equal(values, expected.data)
@@ -248,9 +264,15 @@ def test_csv(tmp_path, monkeypatch, header, label, column, chunk_bytes):
 @pytest.mark.parametrize("line, where, got, needed", [
     (b"1,2", "line 4", "2 columns", "needed 3"),
     (b"1,2,3,4", "line 4", "4 columns", "needed 3"),
-    (b"1,,3", "line 4, column 2", "''", "empty"),
-    (b"1,2,red", "line 4, column 3", "'red'", "a number"),
-    (b"1,nan,3", "line 4, column 2", "'nan'", "finite"),
+    (b"1,,3", "line 4, column 2", "''", "missing"),
+    (b"1,2,", "line 4, column 3", "''", "missing"),
+    (b"1,?,3", "line 4, column 2", "'?'", "missing"),
+    (b"1,2,NA", "line 4, column 3", "'NA'", "missing"),
+    (b"1,red,3", "line 4, column 2", "'red'", "--categorical"),
+    (b"1,nan,3", "line 4, column 2", "'nan'", "missing"),
+    (b'1,"2,5",3', "line 4, column 2", "'2,5'", "decimal point"),
+    (b"1,2,inf", "line 4, column 3", "'inf'", "finite"),
+    (b"1,2,1e39", "line 4, column 3", "'1e39'", "float32's range"),
     (b"-inf,2,3", "line 4, column 1", "'-inf'", "finite"),
     (b"1e39,2,3", "line 4, column 1", "'1e39'", "float32's range"),
     (b"1_0,2,3", "line 4, column 1", "'1_0'", "a number"),
@@ -258,22 +280,23 @@ def test_csv(tmp_path, monkeypatch, header, label, column, chunk_bytes):
 @pytest.mark.parametrize("chunk_bytes", [5, 1 << 20])
 @pytest.mark.parametrize("head", [b"a,b,c", b"7,8,9"])
 def test_mistakes_in_csv(tmp_path, monkeypatch, line, where, got, needed, chunk_bytes, head):
-    monkeypatch.setattr(formats, "CHUNK_BYTES", chunk_bytes)
+    in_pieces(monkeypatch, chunk_bytes)
     message = refusal(written(tmp_path, head + b"\n1,2,3\n\n" + line + b"\n4,5,6\n", "x.csv"))
-    assert message.startswith(f", {where}: ") and f"got {got}," in message and needed in message
+    name = f" ({'abc'[int(where[-1]) - 1]})" if head == b"a,b,c" and "column" in where else ""
+    assert message.startswith(f", {where}{name}: ") and f"got {got}," in message and needed in message
 
 
 @pytest.mark.parametrize("content, label, needed", [
-    (b"1;2;3\n", None, "separated by commas"), (b"a,b\n1,2\n", "c", "'a, b'"), (b"1,2\n", "c", "no header"),
-    (b"1,2\n", 2, "from -2 to 1"), (b"0.5,x,1\n1,2,3\n", None, "column 2"), (b"1,,3\n4,5,6\n", None, "column 2"),
-    (b"a,a\n1,2\n", "a", "column's number")])
+    (b"1\n2\n", None, "separated by commas"), (b"a,b\n1,2\n", "c", "'a, b'"), (b"1,2\n", "c", "no header"),
+    (b"1,2\n", 2, "from -2 to 1"), (b"0.5,x,1\n1,2,3\n", None, "line 1, column 2: got 'x'"),
+    (b"1,,3\n4,5,6\n", None, "line 1, column 2"), (b"1  2  3\n4  5  6\n", None, "tr -s")])
 def test_mistakes_in_csv_columns(tmp_path, content, label, needed):
     assert needed in refusal(written(tmp_path, content, "x.csv"), label=label)
 
 
 @pytest.mark.parametrize("chunk_bytes", [8, 100, 1 << 20])
 def test_npz(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr(formats, "CHUNK_BYTES", chunk_bytes)
+    in_pieces(monkeypatch, chunk_bytes)
     X = sparse.random_array((30, 70), density=0.1, rng=3, format="coo")
     y = np.arange(30)
     formats.save_npz(tmp_path / "x.npz", X, y)
@@ -290,7 +313,7 @@ GOOD = {"indptr": np.array([0, 1, 3]), "indices": np.array([4, 0, 2]), "data": n
 
 
 @pytest.mark.parametrize("change, needed", [
-    ({"y": None}, "no array 'y'"), ({"y": np.zeros(3)}, "do not fit"), ({"y": np.array(["a", "b"])}, "real numbers"),
+    ({"y": None}, "no array 'y'"), ({"y": np.zeros(3)}, "do not fit"), ({"y": np.array(["a", ""])}, "row 1"),
     ({"y": np.array([0, np.nan])}, "row 1"), ({"indices": np.array([4, 2, 0])}, "row 1 (from 0): indices not"),
     ({"indices": np.array([4, 0, 5])}, "row 1 (from 0): an index"), ({"indices": np.array([-1, 0, 1])}, "row 0"),
     ({"data": np.array([1, 1, 1e39])}, "row 1 (from 0): a value"), ({"data": np.ones(2)}, "do not fit"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hogwild import formats
+from hogwild import files
 from hogwild.errors import UserError
 from sparsecomm import text
 
@@ -44,7 +44,7 @@ def test_pieces_do_not_cut_words(tmp_path, monkeypatch):
     (tmp_path / "a").write_text(raw, encoding="utf-8")
     want = [word for line in raw.split("\n") for word in (*line.split(), "<eos>")]
     for size in range(1, 12):
-        monkeypatch.setattr(formats, "CHUNK_BYTES", size)
+        monkeypatch.setattr(files, "CHUNK_BYTES", size)
         corpus = text.load(tmp_path / "a", holdout=0)
         assert back(corpus, corpus.train) == want
 

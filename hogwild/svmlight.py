@@ -1,0 +1,84 @@
+"""Reader of svmlight text: `label [qid:N] index:value … [# comment]`."""
+
+import re
+
+import numpy as np
+
+from hogwild import class_names, files, foreign
+from hogwild.class_names import FLOAT32_END
+from hogwild.errors import UserError
+from hogwild.files import excerpt, place
+from hogwild.schema import Chunk
+from kernels import text
+
+PAIR = "needed index:value"
+MISTAKES = {  # status: what was needed, what to do
+    text.NOT_A_NUMBER: ("needed a number such as -1.5e3", "correct it, or see that the file is svmlight text"),
+    text.OVER_RANGE: ("needed a number within float32's range, ±3.4e38", "scale the data"),
+    text.NO_VALUE: ("needed a value after the colon", "add it or drop the entry"),
+    text.NO_COLON: (PAIR, "add the colon and the value, and keep one label a line"),
+    text.BAD_INDEX: (f"{PAIR} with a whole number as index", "replace names by numbers"),
+    text.INDEX_ZERO: ("needed indices from 1", "pass --zero-based (zero_based=True) if they count from 0"),
+    text.NEGATIVE_INDEX: ("needed an index that is not negative", "correct it"),
+    text.INDEX_OVER_RANGE: ("needed an index below 2^32", "hash or renumber the features"),
+    text.DUPLICATE: ("needed each index once in a row", "add up its values"),
+    text.UNSORTED: ("needed indices in increasing order", "sort each row"),
+    text.BAD_QID: ("needed qid: and a whole number", "correct it or drop it"),
+}
+NOT_FINITE = ("needed a finite number", "replace or drop it")
+MISSING = ("needed a label, this one is missing", "fill it or drop the row")
+BAD_LABEL = ("needed a label: a number, or a class name that begins with a letter",
+             "correct it, or see that the file is svmlight text with one label a line")
+CLASS = re.compile(r"[^\W\d][^:,;|<>{}\[\]()\"=]*")  # a class name
+
+
+def read(source, pieces):
+    """Chunks of the file's pieces; indices count from 1, or from 0 if the schema says so."""
+    base = 0 if source.schema.zero_based else 1
+    for first, block in files.line_blocks(source.path, pieces):
+        status, position, labels, indptr, indices, values, odd = text.parse(block, base)
+        mistake = None if status == text.OK else (position, *MISTAKES[status])
+        if len(odd):
+            labels, wrong = _from_text(block, labels, odd)
+            mistake = wrong if wrong and (mistake is None or wrong[0] < position) else mistake
+        if mistake:
+            raise UserError(_message(source.path, first, block, *mistake))
+        yield Chunk(labels, np.diff(indptr), indices, values)
+
+
+def _from_text(block, labels, odd):
+    """(labels, (position, what was needed, what to do) of the first that is none, or None)."""
+    found, wrong = labels.tolist(), None
+    for row, start, end in odd.tolist():
+        label = class_names.from_text(block[start:end].decode("utf-8", "replace"))
+        if isinstance(label, float):
+            wrong = NOT_FINITE if not np.isfinite(label) else MISTAKES[text.OVER_RANGE] if abs(label) >= FLOAT32_END else None
+        elif not label.lstrip("+-").isdigit():
+            wrong = MISSING if label.lower() in class_names.MISSING else BAD_LABEL if not CLASS.fullmatch(label) else None
+        if wrong:
+            return labels, (start, *wrong)
+        found[row:row + 1] = [label]
+    return class_names.joined(found), None
+
+
+def _message(path, first, block, position, needed, remedy):
+    if first == 1:
+        files.refuse_foreign(path, block[:files.HEAD], foreign.TEXT + foreign.PAIRS)
+    token = re.split(rb"[ \t\n#]", block[position:], maxsplit=1)[0]
+    if needed == MISTAKES[text.NOT_A_NUMBER][0] and _not_finite(token):
+        needed, remedy = NOT_FINITE
+    where = place(path, first + block.count(b"\n", 0, position))
+    return f"{where}: got {excerpt(token)}, {needed}; {remedy}"
+
+
+def _not_finite(token):
+    number = class_names.numeric(token.split(b":")[-1].decode("latin-1"))
+    return number is not None and not np.isfinite(number)
+
+
+def lines(path, pieces):
+    """Yield (line number, line) of the rows of the text."""
+    for first, block in files.line_blocks(path, pieces):
+        for line, content in enumerate(block.split(b"\n"), first):
+            if content.split(b"#")[0].strip(b" \t\r"):
+                yield line, content
