@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from hogwild import console
 from hogwild.cli import parsed
 from hogwild.errors import Terminated, UserError
 
@@ -98,25 +99,25 @@ def main(arguments=None) -> int:
     """What the command does; its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = arguments[0] if arguments else ""
-    if command in ("", "-h", "--help"):
-        print(OVERVIEW)
-        return 0 if command else 2
     try:
-        if command in ("run", "list"):
-            return {"run": run, "list": show}[command](arguments[1:])
-        if command in MODULES:
-            return importlib.import_module(f"experiments.{command}").main(arguments[1:]) or 0
+        with console.output():
+            if command in ("", "-h", "--help"):
+                print(OVERVIEW)
+                return 0 if command else 2
+            if command in ("run", "list"):
+                return {"run": run, "list": show}[command](arguments[1:])
+            if command in MODULES:
+                return importlib.import_module(f"experiments.{command}").main(arguments[1:]) or 0
         raise UserError(f"unknown command '{command}': use list, run, {', '.join(MODULES)} (python -m experiments --help)")
     except UserError as error:
-        print("experiments: " + " ".join(str(error).split("\n")), file=sys.stderr)
+        console.note("experiments: " + " ".join(str(error).split("\n")))
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has gone
-        sys.stderr.close()
         return 1
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, Terminated)
         more = "; run goes on where it stopped" if command == "run" else ""
-        print(f"experiments: {'terminated' if terminated else 'interrupted'}{more}", file=sys.stderr)
+        console.note(f"experiments: {'terminated' if terminated else 'interrupted'}{more}")
         return 143 if terminated else 130
 
 

@@ -1,9 +1,12 @@
 """What `experiments run` shows while it runs: on a terminal a live table of the grid, elsewhere a line a cell."""
 
+import contextlib
 import statistics
 import sys
 import time
 from collections import Counter
+
+from hogwild import console
 
 WAITING, RUNNING, DONE, KEPT, FAILED, SKIPPED = "waiting", "running", "done", "kept", "failed", "skipped"
 STYLES = {WAITING: "dim", RUNNING: "bold yellow", DONE: "green", KEPT: "dim green", FAILED: "bold red", SKIPPED: "dim"}
@@ -47,7 +50,8 @@ class Board:
             if state == FAILED:
                 self.live.console.print(line, markup=False, highlight=False)
         else:
-            print(f"{self.summary()}  {line}", file=self.file, flush=True)
+            with contextlib.suppress(OSError, ValueError):  # closed or full: the cells are worth more
+                print(console.shown(f"{self.summary()}  {line}", self.file), file=self.file, flush=True)
 
     def summary(self) -> str:
         """How far the grid is, and when it will be."""

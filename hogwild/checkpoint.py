@@ -102,16 +102,30 @@ class Every:
 
 
 class Writer(Every):
-    """What `hogwild.train.train` takes as `checkpoint`: saves to `path` every `seconds`; each state gets `constant` too."""
+    """What `hogwild.train.train` takes as `checkpoint`: saves to `path` every `seconds`; each state gets `constant` too.
 
-    def __init__(self, path, seconds=30.0, constant=None, clock=time.monotonic):
+    A disk that is full now may not be so later, and the run is worth more than its checkpoint: where one cannot be written,
+    the one before stays, `say` is told, and `wrong` says why until one is.
+    """
+
+    def __init__(self, path, seconds=30.0, constant=None, clock=time.monotonic, say=print):
         super().__init__(seconds, clock)
-        self.path, self.constant = path, constant or {}
+        self.path, self.constant, self.say, self.wrong = path, constant or {}, say, None
 
     def save(self, tensors, state):
-        """Write one now. Raises UserError."""
-        save(self.path, tensors, {**self.constant, **state})
+        """Write one now, if that is possible."""
+        try:
+            save(self.path, tensors, {**self.constant, **state})
+            self.wrong = None
+        except UserError as error:
+            self.wrong = str(error)
+            self.say(f"warning: no checkpoint: {self.wrong}; the run goes on")
         self.done()
+
+    def demand(self):
+        """Raise a UserError if the last one could not be written."""
+        if self.wrong:
+            raise UserError(self.wrong)
 
 
 def fingerprint(arrays: dict, configuration: dict) -> dict:

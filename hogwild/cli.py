@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
+from hogwild import console
 from hogwild.errors import UserError
 
 Flag = tyro.conf.FlagCreatePairsOff
@@ -316,30 +317,30 @@ def command():
 def tell_of_compiling():
     """Have a line on stderr, once, if kernels are to be compiled: nothing else is to be seen for many seconds."""
     from kernels import jit
-    jit.when_missing[:] = [lambda: print(
+    jit.when_missing[:] = [lambda: console.note(
         "compiling kernels for these options, once (up to a minute); later runs find them in "
-        f"{jit.cache_folder().parent}", file=sys.stderr, flush=True)]
+        f"{jit.cache_folder().parent}")]
 
 
 def main(arguments=None):
     """What the command does with `arguments`, by default those of the process."""
     from hogwild import commands
     try:
-        options = _parse(list(sys.argv[1:] if arguments is None else arguments))
-        commands.run(options)
+        with console.output():
+            options = _parse(list(sys.argv[1:] if arguments is None else arguments))
+            commands.run(options)
     except UserError as error:
         sys.exit(_fail(error))
     except MemoryError as error:
         sys.exit(_fail(f"not enough memory: {error}; a smaller --features, or fewer features in DATA, would do"))
     except KeyboardInterrupt as stop:
         terminated = type(stop).__name__ == "Terminated"
-        print(f"hogwild: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+        console.note(f"hogwild: {'terminated' if terminated else 'interrupted'}")
         sys.exit(143 if terminated else 130)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
-        sys.stderr.close()
         sys.exit(1)
 
 
 def _fail(message) -> int:
-    print("hogwild: " + " ".join(str(message).split("\n")), file=sys.stderr)
+    console.note("hogwild: " + " ".join(str(message).split("\n")))
     return 2

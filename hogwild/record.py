@@ -1,15 +1,20 @@
 """What a run says: JSON lines in a file, and a bar or plain lines on the console."""
 
+import contextlib
+import errno
 import json
 import math
+import os
 import platform
 import sys
 import time
 from dataclasses import asdict
 from importlib.metadata import version
 
+import numpy as np
 from tqdm import tqdm
 
+from hogwild import console
 from hogwild.errors import UserError
 
 LINE_SECONDS = 20.0  # without a terminal, something is said at least so often
@@ -24,6 +29,10 @@ def _finite(value):
     """`value` with null where JSON has no number for it: NaN and infinities."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _finite(value.tolist())
+    if isinstance(value, (list, tuple, set)):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -42,21 +51,33 @@ class Report:
     """
 
     def __init__(self, path=None, quiet=False, unit="examples"):
-        self.quiet, self.started, self.bar, self.file, self.unit = quiet, time.perf_counter(), None, None, unit
+        self.quiet, self.started, self.file, self.unit = quiet, time.perf_counter(), None, unit
+        self.bar, self.barred = None, sys.stderr is None  # barred: there is no terminal for it
         self.begun, self.told = None, self.started  # time and units at the first progress; time of the last line
         self.open(path)
 
     def open(self, path):
         """Begin the record: nothing is left behind by a run that failed before it."""
         try:
-            self.file = open(path, "a", buffering=1) if path else None
+            self.file = open(path, "ab", buffering=0) if path else None
         except OSError as error:
             raise UserError(f"{path}: cannot write the record: {error.strerror}; choose another --record") from None
 
     def event(self, name, **fields):
         """One JSON line."""
-        if self.file:
-            self.file.write(json.dumps(_finite({"event": name, "time": time.time(), **fields}), default=str) + "\n")
+        if not self.file:
+            return
+        line = json.dumps(_finite({"event": name, "time": time.time(), **fields}), default=str).encode() + b"\n"
+        size = os.fstat(self.file.fileno()).st_size
+        try:
+            if self.file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:  # the run is worth more than its record
+            with contextlib.suppress(OSError):
+                self.file.truncate(size)  # no half a line
+            console.note(f"warning: {self.file.name}: the record ends here, it cannot be written: {error.strerror}")
+            self.file.close()
+            self.file = None
 
     def start(self, **configuration):
         """The whole configuration, before the first step."""
@@ -64,16 +85,22 @@ class Report:
 
     def say(self, line):
         """A line on the console, above the bar."""
-        if not self.quiet:
-            self.told = time.perf_counter()
-            tqdm.write(line, file=sys.stdout)
+        if self.quiet:
+            return
+        self.told = time.perf_counter()
+        try:
+            tqdm.write(console.shown(line, sys.stdout), file=sys.stdout)
             sys.stdout.flush()
+        except (OSError, ValueError, AttributeError) as error:  # full or broken; closed in this process; closed before it
+            self.quiet = True  # the run is worth more than what is said of it
+            console.drop(sys.stdout)
+            console.note(f"warning: standard output cannot be written ({error}); the run goes on without it")
 
     def progress(self, done, total, tally, lr):
         """Called while it trains: units done of total, this epoch's tallies (loss, examples), the learning rate."""
         if self.quiet:
             return
-        if not sys.stderr.isatty():
+        if self.barred or not sys.stderr.isatty():
             now = time.perf_counter()
             self.begun = self.begun or (now, done)
             if now - max(self.told, self.begun[0]) > LINE_SECONDS and done > self.begun[1]:
@@ -81,10 +108,13 @@ class Report:
                 self.say(f"{done:,} of {total:,} {self.unit}  loss {_number(tally[0] / max(tally[1], 1))}  lr {lr:.3g}  "
                          f"ETA {left:.0f} s")
             return
-        if self.bar is None:
-            self.bar = tqdm(total=total, unit=f" {self.unit}", unit_scale=True, leave=False, dynamic_ncols=True)
-        self.bar.set_postfix_str(f"loss {tally[0] / max(tally[1], 1):.4f}, lr {lr:.3g}", refresh=False)
-        self.bar.update(done - self.bar.n)
+        try:
+            if self.bar is None:
+                self.bar = tqdm(total=total, unit=f" {self.unit}", unit_scale=True, leave=False, dynamic_ncols=True)
+            self.bar.set_postfix_str(f"loss {tally[0] / max(tally[1], 1):.4f}, lr {lr:.3g}", refresh=False)
+            self.bar.update(done - self.bar.n)
+        except (OSError, ValueError):  # the terminal has gone
+            self.barred, self.bar = True, None
 
     def evaluation(self, step, seconds, metrics):
         """Metrics within an epoch, after so many steps and seconds of training."""
@@ -100,7 +130,8 @@ class Report:
     def close(self, **fields):
         """The end event; the bar and the file are closed."""
         if self.bar is not None:
-            self.bar.close()
+            with contextlib.suppress(OSError, ValueError):
+                self.bar.close()
         if self.file:
             self.event("end", seconds=time.perf_counter() - self.started, **fields)
             self.file.close()

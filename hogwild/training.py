@@ -205,7 +205,8 @@ def train_linear(options):
         if options.sample_weight:
             arrays["weights"] = weights
         now = checkpoint.fingerprint(arrays, {**kept, "lr": lr, "schedule": said(schedule)})
-        checkpoints = checkpoint.Writer(options.checkpoint, options.checkpoint_seconds, {"fingerprint": now})
+        checkpoints = checkpoint.Writer(options.checkpoint, options.checkpoint_seconds, {"fingerprint": now},
+                                        say=report.say)
         if options.resume and checkpoint.exists(options.checkpoint):
             resume = checkpoint.load(options.checkpoint, report.say)
             checkpoint.demand_same(resume[1]["fingerprint"], now)
@@ -228,7 +229,7 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
                             stop=stop, retries=options.retries, checkpoint=checkpoints, resume=resume)
         except KeyboardInterrupt as error:
             interrupted = error
-            if checkpoints:
+            if checkpoints and not checkpoints.wrong:
                 report.say(f"checkpoint saved: {options.checkpoint}; go on with --resume")
         if planted is not None and problem.test is not None and history:
             _best(report, problem, planted, history)
@@ -239,6 +240,8 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
             model.save(options.model, {"weights": np.ascontiguousarray(problem.w), **state}, header)
             report.say(f"model saved: {options.model}")
     report.close(interrupted=interrupted is not None, metrics=history[-1].metrics if history else {})
+    if checkpoints:
+        checkpoints.demand()
     if interrupted is not None:
         raise interrupted
 

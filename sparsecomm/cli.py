@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from hogwild import console
 from hogwild.cli import defaults, parsed, tell_of_compiling
 from hogwild.errors import UserError
 from sparsecomm import guard, launch
@@ -223,7 +224,15 @@ def main(arguments=None):
     """What the command does with `arguments`, by default those of the process, on this rank."""
     if launch.rank():  # only rank 0 speaks
         sys.stdout = open(os.devnull, "w")
-    name, options = parse(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        with console.output():
+            _do(list(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        sys.exit(1)
+
+
+def _do(arguments):
+    name, options = parse(arguments)
     if name == "evaluate":
         demand_torch(name)
         from sparsecomm import saved

@@ -32,7 +32,7 @@ def train(name, options):
     if running.on_failure == "shrink":
         shrink.enable()
     make = _maker(name, options)
-    job = _job(name, options, make)
+    job = _job(name, options, make, report.say)
     task = make(comm.rank, comm.size)
     now = checkpoint.fingerprint(task.arrays(), _without(MAY_CHANGE, options))
     settings = {option: str(value) for option, value in _without(MAY_DIFFER, options).items()}
@@ -72,7 +72,7 @@ def _maker(name, options):
     return make
 
 
-def _job(name, options, make) -> training.Job:
+def _job(name, options, make, say) -> training.Job:
     """The job; mistakes in the options show before the data are read."""
     usual, factor = DEFAULTS[name]
     chosen = replace(options.training, rule=options.training.rule or usual)
@@ -95,7 +95,7 @@ def _job(name, options, make) -> training.Job:
         return Config(**{**values, "warmup": round(options.exchange.warmup * steps)})
     stop, (decay, clip), running = stop_of(chosen), penalties(chosen), options.running
     schedule(1 << 30, "accuracy"), config(1)
-    writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds) if running.checkpoint else None
+    writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds, say=say) if running.checkpoint else None
     return training.Job(make, rule, lambda task: schedule(task.steps, stop.metric or task.metric),
                         lambda task: config(task.steps), decay, clip, chosen.epochs, stop, options.task.seed, writer,
                         chosen.evaluate_every)
@@ -145,7 +145,7 @@ def _run(options, report, comm, job, saved, task):
         interrupted, run = stop, getattr(stop, "run", None)
         if run is None:
             raise
-        if job.writer:
+        if job.writer and not job.writer.wrong:
             report.say(f"checkpoint saved: {running.checkpoint}; go on with --resume")
     comm, metrics = run.comm, run.history[-1].metrics if run.history else {}
     if "best_accuracy" in task.facts and "accuracy" in metrics:
@@ -160,6 +160,8 @@ def _run(options, report, comm, job, saved, task):
         report.say(f"model saved: {running.model}")
     report.close(interrupted=interrupted is not None, metrics=metrics, **(table or {}))
     run.sync.close()
+    if job.writer:
+        on_root(comm, job.writer.demand)
     if interrupted is not None:
         raise interrupted
 
