@@ -141,7 +141,7 @@ class Evaluate:
     model: Positional[Path]
     """A model saved by `hogwild train`."""
     data: Positional[Path]
-    """Data file; the model's row transforms are applied."""
+    """Data file, read as the training file was; the model's row transforms are applied."""
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None
@@ -152,14 +152,20 @@ class Evaluate:
 
 @dataclass
 class Predict:
-    """Print one prediction a row: the class and its probability (or the score), or the predicted value."""
+    """Print one prediction a row: the class and that class's probability, or the predicted value.
+
+    Of the hinge losses, in place of a probability: the class's score; of two classes the score of the second, which is
+    predicted where it is above 0. Numbers have all their digits. Lines on how DATA was read go to standard error.
+    """
 
     model: Positional[Path]
     """A model saved by `hogwild train`."""
     data: Positional[Path]
-    """Data file; its labels are ignored (svmlight wants one: any number)."""
+    """Data file, read as the training file was; its labels are ignored (svmlight wants one: any number)."""
     out: Path | None = None
-    """File for the predictions; default: standard output."""
+    """File (or pipe) for the predictions; default: standard output."""
+    probabilities: bool = False
+    """Print a header line of the classes, then of each row their probabilities."""
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None

@@ -1,15 +1,14 @@
 """What the commands do, from their options to their output; training has its own file."""
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 
-from hogwild import cli, judge, model, preflight, training, transforms
+from hogwild import cli, data, judge, linear_model, predictions, preflight, training
+from hogwild.class_names import number_text
 from hogwild.copies import columns_of, keeps_copies
 from hogwild.errors import UserError
 from hogwild.spec import build
-from hogwild.workers import cores
 from kernels.losses import LOSSES
 
 
@@ -19,22 +18,20 @@ def run(options):
         type(options)](options)
 
 
-def _load(options):
-    """(weights, loss, classes, data after the model's transforms) of a saved model and a data file."""
-    tensors, header = model.load(options.model)
-    if header.get("family") != "linear":
-        raise UserError(f"{options.model}: is a model of family {header.get('family')!r}, this command knows linear")
-    weights = tensors["weights"]
-    raw = training.read(options, options.data, len(weights) - 1)
-    shaped = transforms.apply(header["transform"], tensors, replace(raw, n_features=len(weights) - 1))
-    classes = None if header["classes"] is None else np.float32(header["classes"])
-    return weights, build(header["loss"], LOSSES, "loss"), classes, shaped
+def _say(lines):
+    """On stderr: standard output is for results."""
+    for line in lines:
+        print(f"hogwild: {line}", file=sys.stderr, flush=True)
 
 
 def evaluate(options):
     """hogwild evaluate."""
-    weights, loss, classes, shaped = _load(options)
-    result = judge.measure(judge.scores(weights, shaped, cores()), judge.targets(shaped, classes, weights.ndim), loss)
+    fitted = linear_model.load(options.model)
+    shaped, lines = fitted.read(options.data, **training.reading(options))
+    labels = judge.targets(shaped, fitted.classes, fitted.weights.ndim)
+    unknown = judge.unknown_line(shaped, fitted.classes)
+    _say([*lines, *([unknown] if unknown else [])])
+    result = judge.measure(fitted.scores(shaped), labels, fitted.loss)
     print(f"{shaped.source}: {shaped.rows:,} rows")
     for name, value in result.items():
         print(f"{name:<10} {value:.6f}")
@@ -42,29 +39,24 @@ def evaluate(options):
 
 def predict(options):
     """hogwild predict."""
-    weights, loss, classes, shaped = _load(options)
-    z = judge.scores(weights, shaped, cores()).astype(np.float64)
-    if classes is None:
-        lines = (f"{value:.6g}" for value in z)
-    else:
-        likely, best = judge.probabilities(z, loss), judge.decide(z)
-        shown = z if likely is None else likely[:, 1] if z.ndim == 1 else likely
-        names = [np.format_float_positional(label, trim="-") for label in classes]
-        lines = (f"{names[k]} " + " ".join(f"{x:.6g}" for x in np.atleast_1d(row)) for k, row in zip(best, shown))
-    text = "".join(line + "\n" for line in lines)
-    if options.out is None:
-        sys.stdout.write(text)
-    else:
-        model.write_atomically(options.out, text.encode())
+    fitted = linear_model.load(options.model)
+    if options.probabilities and judge.probabilities(np.zeros((1, 2)), fitted.loss) is None:
+        raise UserError(f"--probabilities: {options.model} has none, its loss is {type(fitted.loss).__name__}; train with "
+                        "--loss logistic or softmax")
+    shaped, lines = fitted.read(options.data, **training.reading(options))
+    _say(lines)
+    predictions.write(options.out, predictions.lines(fitted, fitted.scores(shaped), options.probabilities))
 
 
 def inspect(options):
     """hogwild inspect."""
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
-    d = training.read(options, options.data)
+    d = data.read(options.data, **training.reading(options))
+    _say(d.notes)
     labels, number = np.unique(d.labels, return_counts=True)
-    shown = ", ".join(f"{label:g}: {k:,}" for label, k in zip(labels[:6], number[:6], strict=True))
+    names = [number_text(label) if d.names is None else d.names[int(label)] for label in labels[:6]]
+    shown = ", ".join(f"{name}: {k:,}" for name, k in zip(names, number[:6], strict=True))
     more = f", … ({len(labels):,} values)" if len(labels) > 6 else ""
     empty, longest = int((np.diff(d.indptr) == 0).sum()), int(np.diff(d.indptr).max(initial=0))
     size = _size(len(labels))
@@ -72,7 +64,7 @@ def inspect(options):
     flight = preflight.examine(d, options.workers, loses=not copies, size=None if copies else size)
     print(f"{d.source}\n"
           f"rows        {d.rows:,} ({empty:,} without features)\n"
-          f"features    {d.n_features:,} ({flight.occurring:,} occur)\n"
+          f"features    {d.width:,} ({flight.occurring:,} occur)\n"
           f"non-zeros   {d.nnz:,} ({d.nnz / max(d.rows, 1):.1f} a row, at most {longest:,})\n"
           f"values      {d.values.min() if d.nnz else 0:g} to {d.values.max() if d.nnz else 0:g}\n"
           f"labels      {shown}{more}")

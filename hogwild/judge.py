@@ -3,7 +3,9 @@
 import numpy as np
 
 from hogwild import metrics
+from hogwild.class_names import number_text, numeric
 from hogwild.errors import UserError
+from hogwild.labels import named, shown
 from hogwild.workers import spread
 from kernels import linear as kernel
 
@@ -12,11 +14,18 @@ SCORED = 1 << 20  # products of a call: a few ms, between which Ctrl-C is seen
 
 
 def classes_of(data, rows=None, classes=None) -> np.ndarray:
-    """The label values of the training rows, ascending, or `classes` as given. Raises UserError for fewer than two."""
-    classes = np.unique(data.labels if rows is None else data.labels[rows]) if classes is None else np.asarray(classes)
+    """The label values of the training rows, ascending, or `classes` as given: numbers, or text where the data have names.
+
+    Raises UserError for fewer than two.
+    """
+    if classes is None:
+        classes = np.unique(data.labels if rows is None else data.labels[rows])
+        if data.names is not None:
+            classes = np.array(data.names)[classes.astype(np.int64)]
+    classes = np.asarray(classes)
     if len(classes) < 2:
         raise UserError(f"{data.source}: classification needs rows of two classes, got {len(classes)} "
-                        f"({', '.join(f'{c:g}' for c in classes)}); for real-valued targets use --loss squared or huber")
+                        f"({shown(classes)}); for real-valued targets use --loss squared or huber")
     if len(classes) > MOST_CLASSES:
         raise UserError(f"{data.source}: has {len(classes)} different labels, a classifier takes up to {MOST_CLASSES}; "
                         "for real-valued targets use --loss squared or huber")
@@ -24,25 +33,53 @@ def classes_of(data, rows=None, classes=None) -> np.ndarray:
 
 
 def numbers(data, classes) -> np.ndarray:
-    """Labels as numbers of their classes (float32). Raises UserError on a label that is not one of `classes`."""
-    place = np.minimum(np.searchsorted(classes, data.labels), len(classes) - 1)
-    unknown = np.flatnonzero(classes[place] != data.labels)
-    if unknown.size:
-        known = ", ".join(f"{c:g}" for c in classes[:5]) + (", …" if len(classes) > 5 else "")
-        raise UserError(f"{data.source}: row {unknown[0] + 1} has label {data.labels[unknown[0]]:g}, the model knows {known}")
-    return place.astype(np.float32)
+    """Labels as numbers of their classes (float32); those that are none of `classes` count on from the last of these."""
+    count = len(classes)
+    if data.names is None and classes.dtype.kind != "U":
+        place = np.minimum(np.searchsorted(classes, data.labels), count - 1)
+        unknown = np.flatnonzero(classes[place] != data.labels)
+        if unknown.size:
+            place[unknown] = count + np.unique(data.labels[unknown], return_inverse=True)[1]
+        return place.astype(np.float32)
+    number = {named(label): k for k, label in enumerate(classes)}
+    values, inverse = np.unique(data.labels, return_inverse=True)
+    names = map(number_text, values) if data.names is None else (data.names[int(value)] for value in values)
+    return np.array([number.setdefault(name, len(number)) for name in names], np.float32)[inverse]
+
+
+def unknown_line(data, classes) -> str | None:
+    """What to say where some rows have a label that is none of `classes`."""
+    if classes is None or not data.labelled:
+        return None
+    rows = np.flatnonzero(numbers(data, classes) >= len(classes))
+    if not rows.size:
+        return None
+    found = np.unique(data.labels[rows])
+    found = found if data.names is None else [data.names[int(code)] for code in found]
+    return (f"{data.source}: {rows.size:,} of {data.rows:,} rows have a label that training had not ({shown(found)}); they "
+            "count as wrong, and not at all in log-loss and AUC")
 
 
 def signs(data, classes) -> np.ndarray:
-    """Labels of two classes as ±1 (float32); the larger is the positive one. Raises UserError as `numbers` does."""
+    """Labels of two classes as ±1 (float32); the later is the positive one. Those that are none of them are above 1."""
     return 2 * numbers(data, classes) - 1
 
 
 def targets(data, classes, outputs_ndim) -> np.ndarray:
-    """What the scores of weights with so many dimensions are measured against: ±1, class numbers, or real targets."""
-    if classes is None:
+    """What the scores of weights with so many dimensions are measured against: ±1, class numbers (both float32), or real
+    targets (float64). Raises UserError for data without labels, and for targets that are text."""
+    if not data.labelled:
+        raise UserError(f"{data.source}: has no label column{f' {data.schema.label!r}' if data.schema.label else ''}; "
+                        "add it, or name it by --label")
+    if classes is not None:
+        return signs(data, classes) if outputs_ndim == 1 else numbers(data, classes)
+    if data.names is None:
         return data.labels
-    return signs(data, classes) if outputs_ndim == 1 else numbers(data, classes)
+    values = [numeric(name) for name in data.names]
+    if None in values:
+        raise UserError(f"{data.source}: has the label {data.names[values.index(None)]!r}, which is text, and this loss "
+                        "needs numbers; use --loss logistic, or another --label column")
+    return np.array(values)[data.labels.astype(np.int64)]
 
 
 def outputs_of(loss, classes) -> int:
@@ -92,10 +129,21 @@ def probabilities(z, loss) -> np.ndarray | None:
 
 
 def measure(z, labels, loss) -> dict[str, float]:
-    """Metrics of scores z [n] or [n, K] against ±1 labels, class numbers or targets; log-loss only of log-odds."""
+    """Metrics of scores z [n] or [n, K] against ±1 labels, class numbers or targets; log-loss only of log-odds.
+
+    Rows whose label is of none of the classes, as `numbers` and `signs` give it, count as wrong in accuracy and F1, and not
+    at all in log-loss and AUC.
+    """
     if loss.task == "regression":
         return metrics.regression(z, labels)
     name = type(loss).__name__
+    known = labels < (z.shape[1] if z.ndim == 2 else 2)
+    if not known.all():
+        result = measure(z[known], labels[known], loss)
+        if z.ndim == 2:
+            return result | metrics.multiclass(z, labels.astype(np.int64), False)
+        right = known & ((z > 0) == (labels > 0))
+        return result | {"accuracy": float(right.mean()), "f1": metrics.f1(z, np.where(known, labels, -1))}
     if z.ndim == 2:
         return metrics.multiclass(z, labels.astype(np.int64), name in ("SoftmaxCrossEntropy", "Logistic"),
                                   each=name == "Logistic")

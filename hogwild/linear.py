@@ -92,7 +92,8 @@ class Linear(Problem):
         self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
         self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
         self.model = kernel.Model(
-            self.loss, checked(decay), checked(clip), average, data.csr, units.targets(self._targets(data)),
+            self.loss, checked(decay), checked(clip), average, data.csr,
+            float32(units.targets(self._targets(data)), data),
             None if weights is None else np.ascontiguousarray(weights, np.float32),
             _rarity(*((data.rows, degree) if seen is None else seen[:2])) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
@@ -358,6 +359,17 @@ class Linear(Problem):
         if self.test is None:
             return {}
         return measure(scores(self.w, self.test, self.workers), self.test_labels, self.loss)
+
+
+def float32(labels, data):
+    """Targets as the kernels want them. Raises UserError where one is beyond float32."""
+    with np.errstate(over="ignore"):
+        found = labels.astype(np.float32)
+    if not np.isfinite(found).all():
+        row = int(np.isfinite(found).argmin())
+        raise UserError(f"{formats.where(data.source, row)}: got target {labels[row]:g}, needed one within float32's "
+                        "range, ±3.4e38; scale the targets")
+    return found
 
 
 def checked_l1(l1):

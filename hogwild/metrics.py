@@ -99,7 +99,8 @@ def classification(scores, labels, sample_weight=None, probabilities=True) -> di
 
 
 def multiclass(scores, labels, probabilities=True, sample_weight=None, each=False) -> dict[str, float]:
-    """Accuracy (first), macro F1 and log-loss of scores [n, K] against labels int [n] in 0 … K - 1.
+    """Accuracy (first), macro F1 and log-loss of scores [n, K] against labels int [n] in 0 … K - 1; a label from K on, of a
+    class without a score, is never right, and forbids the log-loss.
 
     The prediction is the largest score, the first of equal ones. probabilities: softmax(scores) are the classes'
     probabilities, or as `each` of softmax_log_loss says; the log-loss is left out where they are not.
@@ -107,7 +108,7 @@ def multiclass(scores, labels, probabilities=True, sample_weight=None, each=Fals
     scores, labels = np.asarray(scores), np.asarray(labels, np.int64)
     predicted = scores.argmax(axis=1)
     measures = {"accuracy": lambda z, y, w: _mean(predicted == y, w),
-                "f1": lambda z, y, w: macro_f1(predicted, y, z.shape[1], w)}
+                "f1": lambda z, y, w: macro_f1(predicted, y, max(z.shape[1], int(y.max()) + 1), w)}
     if probabilities:
         measures["log_loss"] = lambda z, y, w: softmax_log_loss(z, y, w, each)
     return _all(measures, scores, labels, sample_weight)

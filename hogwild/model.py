@@ -63,25 +63,38 @@ def load(path, kind="model") -> tuple[dict[str, np.ndarray], dict]:
     return tensors, {name: value for name, value in header.items() if name != "format"}
 
 
-def write_atomically(path, content: bytes):
-    """Write `content` to `path` as `save` writes a model: all of it or nothing. Raises UserError."""
+def write_atomically(path, parts):
+    """Write `parts` (bytes) to `path` as `save` writes a model: all of it or nothing. Raises UserError.
+
+    A pipe or a device at `path` is written to.
+    """
     def write(new):
         with open(new, "wb") as file:
-            file.write(content)
-    _replace(path, write)
+            for part in parts:
+                file.write(part)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with _explained(path):
+            write(path)
+    else:
+        _replace(path, write)
 
 
 def check_writable(path):
     """Raise UserError now, before hours of training, if a file could not be written at `path` later."""
     with _explained(path):
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise OSError(0, "a directory or device is there")
+        demand_regular(path)
         new = _beside(path)
         try:
             open(new, "xb").close()
         finally:
             _remove(new)
+
+
+def demand_regular(path):
+    """Raise OSError where something is at `path` that is no regular file: to replace it would destroy a device."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(0, "a folder, pipe or device is there")
 
 
 def _digest(text, tensors) -> str:
@@ -101,6 +114,7 @@ def _replace(path, write):
     """Call `write(new)` for a new file beside `path`, then put it in the place of `path`, durably."""
     new = _beside(path)
     with _explained(path):
+        demand_regular(path)
         try:
             with open(new, "xb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

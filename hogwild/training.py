@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from hogwild import checkpoint, data, judge, linear, model, preflight, synthetic, transforms, tune
+from hogwild import checkpoint, data, features, judge, linear, linear_model, model, preflight, synthetic, transforms, tune
 from hogwild.errors import Terminated, UserError
 from hogwild.metrics import MAXIMISED
 from hogwild.record import Report, versions
@@ -25,10 +25,9 @@ FREE = ("data", "test", "sample_weight", "model", "record", "config", "checkpoin
         "epochs", "max_steps", "max_seconds", "retries", "workers")
 
 
-def read(options, path, n_features=None):
-    """The data set at `path` as the options say."""
-    return data.read(path, zero_based=options.zero_based, label=options.label, n_features=n_features,
-                     cache=options.cache)
+def reading(options) -> dict:
+    """How the options say that a file is read, for data.read; None is what they leave open."""
+    return {"zero_based": options.zero_based or None, "label": options.label, "cache": options.cache}
 
 
 def check(options):
@@ -75,14 +74,22 @@ def datasets(options):
             raise UserError("--test needs DATA: the synthetic data have their own held-out part")
         whole, planted = synthetic.rcv1_like(options.rows + max(options.rows // 10, 1), seed=options.seed)
         return whole.subset(0, options.rows), None, whole.subset(options.rows, whole.rows), planted
-    whole = read(options, options.data, options.features)
+    whole = data.read(options.data, n_features=options.features, **reading(options))
     if options.test:
-        return whole, None, read(options, options.test), None
+        test, line = features.onto(data.read(options.test, schema=whole.schema, **reading(options)), whole)
+        return whole, None, replace(test, notes=(*test.notes, *([line] if line else []))), None
     held = int(options.holdout * whole.rows)
     if held == 0:
         return whole, None, None, None
     order = np.random.default_rng(options.seed).permutation(whole.rows)
     return whole, np.sort(order[held:]), data.take(whole, np.sort(order[:held])), None
+
+
+def notes(whole, held_out, classes) -> list[str]:
+    """What is to be said of how the data were read, and of labels that only the held-out ones have."""
+    lines = dict.fromkeys((*whole.notes, *(held_out.notes if held_out else ())))
+    unknown = judge.unknown_line(held_out, classes) if held_out else None
+    return [*lines, *([unknown] if unknown else [])]
 
 
 def rule_of(options):
@@ -120,7 +127,8 @@ def units(loss, dataset, rows, weights, intercept) -> Units:
     """The unit in which real targets of the training rows are counted."""
     if loss.task != "regression":
         return AS_GIVEN
-    y = dataset.labels if rows is None else dataset.labels[rows]
+    y = judge.targets(dataset, None, 1)
+    y = y if rows is None else y[rows]
     return units_of(loss, moments(y, weights if weights is None or rows is None else weights[rows]), intercept)
 
 
@@ -159,12 +167,8 @@ def train_linear(options):
     whole, rows, held_out, planted = datasets(options)
     weights = example_weights(options, whole, rows)
     state = transforms.fit(names, whole, rows)
-    train_data, test_data = transforms.apply(names, state, whole), None
-    if held_out is not None:
-        if held_out.n_features > whole.n_features:
-            raise UserError(f"{held_out.source}: has {held_out.n_features} features, the training data "
-                            f"{whole.n_features}; pass --features {held_out.n_features}")
-        test_data = transforms.apply(names, state, replace(held_out, n_features=whole.n_features))
+    train_data = transforms.apply(names, state, whole)
+    test_data = None if held_out is None else transforms.apply(names, state, held_out)
     examples = train_data.rows if rows is None else len(rows)
     workers = min(options.workers or preflight.usable_cores()[0], max(examples, 1))
 
@@ -193,14 +197,14 @@ def train_linear(options):
                                problem.outputs * problem.columns if loses else None)
     held = f"; held out: {test_data.rows:,} rows" if test_data else ""
     warnings = [f"warning: {warning}" for warning in flight.warnings]
-    for line in (f"{train_data.source}: {flight.line(loses)}{held}", *warnings, *tried):
+    for line in (*notes(whole, held_out, classes), f"{train_data.source}: {flight.line(loses)}{held}", *warnings, *tried):
         report.say(line)
     report.say(f"{type(loss).__name__} loss, {said(rule)}, {said(schedule)}, {workers} worker{'s' * (workers > 1)}, "
                f"mode {options.mode} ({problem.manner()})")
     checkpoints = resume = None
     if options.checkpoint:
         kept = {k: v for k, v in asdict(options).items() if k not in FREE}
-        arrays = {name: getattr(train_data, name) for name in data.ARRAYS} | {"n_features": train_data.n_features}
+        arrays = train_data.content()
         arrays["rows"] = np.zeros(0, np.int64) if rows is None else rows
         if options.sample_weight:
             arrays["weights"] = weights
@@ -234,10 +238,9 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
         if planted is not None and problem.test is not None and history:
             _best(report, problem, planted, history)
         if options.model:
-            header = {"family": "linear", "loss": options.loss, "transform": list(names), "rule": said(rule),
-                      "schedule": said(schedule), "mode": options.mode, "versions": versions(),
-                      "classes": None if problem.classes is None else [float(c) for c in problem.classes]}
-            model.save(options.model, {"weights": np.ascontiguousarray(problem.w), **state}, header)
+            model.save(options.model, *linear_model.contents(
+                problem.w, problem.data, options.loss, names, state, problem.classes, rule=said(rule),
+                schedule=said(schedule), mode=options.mode, versions=versions()))
             report.say(f"model saved: {options.model}")
     report.close(interrupted=interrupted is not None, metrics=history[-1].metrics if history else {})
     if checkpoints:

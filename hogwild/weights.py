@@ -3,7 +3,9 @@
 import numpy as np
 
 from hogwild import formats
+from hogwild.class_names import number_text, numeric
 from hogwild.errors import UserError
+from hogwild.labels import canonical, shown
 
 
 def example_weights(options, dataset, rows):
@@ -28,27 +30,24 @@ def _of_classes(text, dataset, rows):
     """float32[n] from "balanced" or "LABEL=WEIGHT,…"; a label that no row has is a mistake."""
     if text is None:
         return None
-    labels = dataset.labels
+    values, numbers = np.unique(dataset.labels, return_inverse=True)
+    names = [number_text(value) if dataset.names is None else dataset.names[int(value)] for value in values]
     if text == "balanced":
-        classes, number = np.unique(labels if rows is None else labels[rows], return_counts=True)
-        given = dict(zip(classes.tolist(), (number.sum() / (len(classes) * number)).tolist()))
+        number = np.bincount(numbers if rows is None else numbers[rows], minlength=len(names))
+        factors = number.sum() / (np.count_nonzero(number) * np.maximum(number, 1))
     else:
-        try:
-            given = {float(label): float(weight) for label, _, weight in (part.partition("=") for part in text.split(","))}
-        except ValueError:
-            given = {}
-        if not given or not all(0 <= weight < float("inf") for weight in given.values()):
-            raise UserError(f"--class-weight must be balanced or LABEL=WEIGHT,… with weights not negative, got '{text}'")
-    weights = np.ones(len(labels), np.float32)
-    for label, weight in given.items():
-        having = labels == np.float32(label)
-        if not having.any():
-            known = np.unique(labels)
-            raise UserError(f"--class-weight has label {label:g}, which no row of {dataset.source} has; its labels are "
-                            f"{', '.join(f'{c:g}' for c in known[:5])}{', …' * (len(known) > 5)}")
-        with np.errstate(over="ignore"):
-            weights[having] = weight
-    return weights
+        factors = np.ones(len(names))
+        for part in text.split(","):
+            name, _, weight = part.rpartition("=")
+            label, weight = canonical(name), numeric(weight)
+            if not name or weight is None or not 0 <= weight < np.inf:
+                raise UserError(f"--class-weight must be balanced or LABEL=WEIGHT,… with weights not negative, got '{text}'")
+            if label not in names:
+                raise UserError(f"--class-weight has label {label}, which no row of {dataset.source} has; its labels are "
+                                f"{shown(names)}")
+            factors[names.index(label)] = weight
+    with np.errstate(over="ignore"):
+        return factors.astype(np.float32)[numbers]
 
 
 def _of_rows(path, dataset):

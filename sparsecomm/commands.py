@@ -107,7 +107,8 @@ def _introduced(task, job, comm) -> str:
     numbers = ", ".join(f"{number:,} {name}" for name, number in facts.items()
                         if isinstance(number, int) and number and name != "held_out")
     held = f"; held out: {facts['held_out']:,}" if facts["held_out"] else ""
-    return (f"{facts['source']}: {numbers}{held}\n{task.name}, {said(job.rule)}, {said(job.schedule(task))}, "
+    notes = "".join(f"{note}\n" for note in task.notes)
+    return (f"{notes}{facts['source']}: {numbers}{held}\n{task.name}, {said(job.rule)}, {said(job.schedule(task))}, "
             f"{size} rank{'s' * (size > 1)} x batch {task.options.batch}: {task.steps:,} steps an epoch")
 
 

@@ -156,6 +156,7 @@ class Task:
     undecayed: frozenset = frozenset()  # tensors that no penalty touches
     examples: int  # of an epoch
     facts: dict  # what it trains on and what it trains, for people and records
+    notes = ()  # lines for people on how the data were read
 
     def __init__(self, name, options, rank, size):
         self.name, self.options, self.order = name, options, None

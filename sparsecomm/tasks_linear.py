@@ -1,11 +1,8 @@
 """Task `linear`: the ground floor's sparse linear models, with the gradient of a whole batch."""
 
-from dataclasses import replace
-
 import numpy as np
 
-from hogwild import data, judge, training, transforms
-from hogwild.errors import UserError
+from hogwild import judge, linear, linear_model, training, transforms
 from hogwild.record import versions
 from hogwild.spec import build
 from hogwild.weights import example_weights
@@ -29,12 +26,8 @@ class LinearTask(Task):
         whole, self.rows, held, planted = training.datasets(options)
         self.weights = example_weights(options, whole, self.rows)
         self.fitted = transforms.fit(self.transform, whole, self.rows)
-        self.train, self.test = transforms.apply(self.transform, self.fitted, whole), None
-        if held is not None:
-            if held.n_features > whole.n_features:
-                raise UserError(f"{held.source}: has {held.n_features} features, the training data {whole.n_features}; "
-                                f"pass --features {held.n_features}")
-            self.test = transforms.apply(self.transform, self.fitted, replace(held, n_features=whole.n_features))
+        self.train = transforms.apply(self.transform, self.fitted, whole)
+        self.test = None if held is None else transforms.apply(self.transform, self.fitted, held)
         self.examples, d = whole.rows if self.rows is None else len(self.rows), whole.n_features
         regression = self.loss.task == "regression"
         self.metric, self.classes = "rmse" if regression else "accuracy", None if regression else judge.classes_of(whole)
@@ -42,7 +35,8 @@ class LinearTask(Task):
         several = self.count > 1
         self.outputs = Outputs(np.zeros(self.count), np.zeros(self.count)) if several else None
         self.units = training.units(self.loss, self.train, self.rows, self.weights, options.intercept)  # all ranks' alike
-        self.labels = np.array(self.units.targets(judge.targets(self.train, self.classes, 1 + several)))
+        self.notes = training.notes(whole, held, self.classes)
+        self.labels = linear.float32(self.units.targets(judge.targets(self.train, self.classes, 1 + several)), self.train)
         self.test_labels = judge.targets(self.test, self.classes, 1 + several) if self.test else None
         self.flat, self.gradient = aligned(((d + 1) * self.count,)), aligned(((d + 1) * self.count,))
         self.place = Place(Alone(), self.flat, d)
@@ -94,11 +88,9 @@ class LinearTask(Task):
 
     def arrays(self):
         rows = np.zeros(0, np.int64) if self.rows is None else self.rows
-        arrays = {name: getattr(self.train, name) for name in data.ARRAYS}
         weights = {"weights": self.weights} if self.options.sample_weight else {}
-        return {**arrays, "n_features": self.train.n_features, "rows": rows, **weights}
+        return {**self.train.content(), "rows": rows, **weights}
 
     def export(self):
-        header = {"family": "linear", "loss": self.options.loss, "transform": list(self.transform), "versions": versions(),
-                  "classes": None if self.classes is None else [float(c) for c in self.classes]}
-        return {"weights": self.w.copy(), **self.fitted}, header
+        return linear_model.contents(self.w.copy(), self.train, self.options.loss, self.transform, self.fitted, self.classes,
+                                     versions=versions())

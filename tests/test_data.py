@@ -1,9 +1,7 @@
-"""The cache of parsed data, datasets from arrays, and the transforms against scikit-learn."""
+"""Data sets from files and from arrays, and the transforms against scikit-learn."""
 
-import json
 import mmap
 import os
-import resource
 import time
 
 import numpy as np
@@ -40,14 +38,6 @@ def write(path, content, age=60):
     os.utime(path, (time.time() - age,) * 2)
 
 
-def folders(cache):
-    return [entry for entry in cache.iterdir() if entry.is_dir()]
-
-
-def never(*_, **__):
-    raise AssertionError("this should not have been called")
-
-
 def assert_holds(dataset, expected, labels):
     got = sparse.csr_array((dataset.values, dataset.indices, dataset.indptr), (dataset.rows, dataset.n_features))
     np.testing.assert_array_equal(got.toarray(), np.asarray(expected, np.float32))
@@ -74,7 +64,6 @@ def test_read_agrees_with_sklearn(cache, path, use_cache):
         assert_holds(dataset, X.toarray(), y)
         assert (dataset.rows, dataset.nnz, dataset.n_features, dataset.source) == (3, 4, 7, str(path))
     assert data.read(path, n_features=9, cache=use_cache).n_features == 9
-    assert len(folders(cache) if cache.exists() else []) == use_cache
 
 
 def test_read_files_of_many_chunks(cache, tmp_path, monkeypatch):
@@ -91,101 +80,6 @@ def test_read_files_of_many_chunks(cache, tmp_path, monkeypatch):
     assert data.read(tmp_path / "zeros.csv").n_features == 3
     write(tmp_path / "labels.svm", b"1\n2\n")
     assert_holds(data.read(tmp_path / "labels.svm"), np.empty((2, 0)), [1, 2])
-
-
-def test_second_read_neither_parses_nor_hashes(cache, path, monkeypatch):
-    first = data.read(path)
-    monkeypatch.setattr(formats, "read_chunks", never)
-    monkeypatch.setattr(data.hashlib, "file_digest", never)
-    np.testing.assert_array_equal(data.read(path).values, first.values)
-    with pytest.raises(AssertionError):
-        data.read(path, zero_based=True)
-
-
-def test_same_content_elsewhere_is_not_parsed_again(cache, path, tmp_path, monkeypatch):
-    data.read(path)
-    write(tmp_path / "copy", TEXT)
-    monkeypatch.setattr(formats, "read_chunks", never)
-    assert data.read(tmp_path / "copy").source == str(tmp_path / "copy")
-    write(tmp_path / "copy.csv", TEXT)  # the same bytes, another format
-    with pytest.raises(AssertionError):
-        data.read(tmp_path / "copy.csv")
-
-
-@pytest.mark.parametrize("age", [60, 0])
-def test_changed_content_is_noticed(cache, path, age):
-    write(path, TEXT, age)
-    stamp = os.stat(path).st_mtime_ns
-    data.read(path)
-    path.write_bytes(TEXT.replace(b"0.5", b"4.5"))
-    os.utime(path, ns=(stamp, stamp + (10**6 if age else 0)))  # a fresh file may change within one tick of its time
-    assert data.read(path).values[0] == 4.5
-
-
-@pytest.mark.parametrize("damage", ["values", "meta.json", "labels", "not json"])
-def test_damaged_cache_is_rebuilt(cache, path, damage):
-    data.read(path)
-    [folder] = folders(cache)
-    if damage == "not json":
-        (folder / "meta.json").write_text("{")
-    elif damage == "values":
-        (folder / damage).write_bytes((folder / damage).read_bytes()[:-1])
-    else:
-        (folder / damage).unlink()
-    X, y = load_svmlight_file(str(path))
-    assert_holds(data.read(path), X.toarray(), y)
-    assert folders(cache) == [folder] and set(os.listdir(folder)) == {*data.ARRAYS, "meta.json"}
-    assert json.loads((folder / "meta.json").read_text())["bytes"]["values"] == 16
-
-
-def test_two_processes_may_race(cache, path, monkeypatch):
-    write_chunks = data._write
-
-    def slower(chunks, folder):  # another process publishes the same data meanwhile
-        write_chunks(chunks, folder)
-        monkeypatch.setattr(data, "_write", write_chunks)
-        data.read(path)
-
-    monkeypatch.setattr(data, "_write", slower)
-    X, y = load_svmlight_file(str(path))
-    assert_holds(data.read(path), X.toarray(), y)
-    assert len(folders(cache)) == 1
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
-def test_interrupted_parse_leaves_nothing(cache, path, monkeypatch, error):
-    def interrupted(*_, **__):
-        yield formats.Chunk(*(np.zeros(1, dtype) for dtype in (np.float32, np.int64, np.uint32, np.float32)))
-        raise error("stop")
-
-    monkeypatch.setattr(formats, "read_chunks", interrupted)
-    with pytest.raises(error):
-        data.read(path)
-    assert folders(cache) == []
-
-
-def test_old_entries_are_removed(cache, path, tmp_path):
-    data.read(path)
-    for entry in cache.iterdir():
-        os.utime(entry, (time.time() - 40 * 24 * 3600,) * 2)
-    write(tmp_path / "other", b"1 1:1\n")
-    data.read(tmp_path / "other")
-    assert len(folders(cache)) == 1 and len(list(cache.glob("*.seen"))) == 1
-
-
-@pytest.mark.parametrize("use_cache, remedy", [(True, "XDG_CACHE_HOME"), (False, "TMPDIR")])
-def test_full_disk(cache, tmp_path, use_cache, remedy):
-    write(tmp_path / "big", b"1 1:1 2:1 3:1\n" * 2000)
-    data.read(tmp_path / "big", cache=False)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10000, hard))  # the nearest thing to a full disk that needs no root
-    try:
-        with pytest.raises(UserError, match=f"cannot be written there .*{remedy}") as caught:
-            data.read(tmp_path / "big", cache=use_cache)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "\n" not in str(caught.value) and (not use_cache or str(caught.value).startswith(str(cache)))
-    assert not use_cache or folders(cache) == []
 
 
 @pytest.mark.parametrize("zero_based, got", [(False, 7), (True, 7)])

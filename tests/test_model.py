@@ -104,7 +104,7 @@ try:
     if sys.argv[2] == "model":
         model.save(sys.argv[1], {"w": np.zeros(100_000)}, {})
     else:
-        model.write_atomically(sys.argv[1], bytes(200_000))
+        model.write_atomically(sys.argv[1], [bytes(150_000), bytes(50_000)])
 except UserError as error:
     print(error)
 """

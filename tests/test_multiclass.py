@@ -5,7 +5,6 @@ import pytest
 
 from hogwild import linear as family
 from hogwild.data import from_arrays
-from hogwild.errors import UserError
 from hogwild.train import train
 from kernels.hyper import checked
 from kernels.losses import Hinge, Logistic, SoftmaxCrossEntropy
@@ -102,9 +101,3 @@ def test_digits_as_scikit_learn_classifies_them(loss, workers):
     assert np.mean(scores.argmax(1) == y[b]) == pytest.approx(metrics["accuracy"])
     assert np.allclose(scores, x[b] @ linear.w[:-1] + linear.w[-1], rtol=1e-4, atol=1e-4)
 
-
-def test_unknown_labels_are_refused():
-    x, y = made()
-    test = from_arrays(x[:2], np.array([3, 4]))
-    with pytest.raises(UserError, match="row 2 has label 4, the model knows 3, 5, 7, 9"):
-        family.Linear(from_arrays(x, y), test, Logistic(), SGD())
