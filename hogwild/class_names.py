@@ -24,14 +24,14 @@ def from_text(token: str):
     number = numeric(token)
     if number is None:
         return token
-    if abs(number) > EXACT and WHOLE.fullmatch(token) and int(token) != number:
+    if abs(number) >= EXACT and WHOLE.fullmatch(token) and int(token) != number:
         return str(int(token))
     return number
 
 
 def number_text(number: float) -> str:
     """A number as a class is called by it: 1 for 1.0, so that `1` and `1.0` in a file are one class."""
-    return str(int(number)) if number.is_integer() and abs(number) <= EXACT else repr(number)
+    return str(int(number)) if number.is_integer() and abs(number) < 2**64 else repr(number)
 
 
 def joined(labels: list) -> np.ndarray:

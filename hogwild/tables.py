@@ -189,7 +189,7 @@ def labels(column):
     column = column.combine_chunks()
     try:
         numbers = compute.cast(compute.utf8_trim_whitespace(column), pa.float64()).to_numpy()
-        if (abs(numbers) <= class_names.EXACT).all():
+        if (abs(numbers) < class_names.EXACT).all():
             return numbers
     except pa.ArrowInvalid:
         pass
