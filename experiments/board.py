@@ -50,8 +50,12 @@ class Board:
             if state == FAILED:
                 self.live.console.print(line, markup=False, highlight=False)
         else:
-            with contextlib.suppress(OSError, ValueError):  # closed or full: the cells are worth more
-                print(console.shown(f"{self.summary()}  {line}", self.file), file=self.file, flush=True)
+            self.line(f"{self.summary()}  {line}")
+
+    def line(self, text):
+        """A line where there is no table."""
+        with contextlib.suppress(OSError, ValueError):  # closed or full: the cells are worth more
+            print(console.shown(text, self.file), file=self.file, flush=True)
 
     def summary(self) -> str:
         """How far the grid is, and when it will be."""

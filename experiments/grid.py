@@ -6,6 +6,7 @@ UserError that names the file and the key.
 
 import hashlib
 import itertools
+import math
 import os
 import re
 import shlex
@@ -14,17 +15,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from experiments.checks import PHASE, check_needs, check_shown, demand_known
 from experiments.datasets import DATA
 from experiments.schema import build, table
-from experiments.stats import variables
 from hogwild.errors import UserError
 
 FOLDER = Path(__file__).parent
 LINK = ("rate", "delay", "per_host")  # keys of a link that the network lab knows
 BUILT_IN = ("seed", "record", "data")  # what a command may hold besides axes
 SHOWN_DATA = os.path.relpath(DATA, FOLDER.parent)  # as a person in the repository's folder types it
-NEEDS = ("root-network", "mpi", "torch", "openmpi")  # and data:FOLDER, module:NAME, cores:N
-PHASE = re.compile(r"phase_\w+_ms")
+OURS = "the package"  # source of the experiments that come with it
+MOST_CELLS = 20_000
+LONGEST = 100_000  # characters of a command
 SPACE = re.compile(r"[^\w.+]+")
 
 
@@ -133,12 +135,13 @@ class Experiment:
     """A file, checked. metrics: those of the file and AUTOMATIC."""
 
     name: str
+    source: str  # path of the file, or OURS
     quick: bool
     title: str
     command: str
     grid: list[dict]  # axis: its values
     question: str = ""
-    model: str = ""  # a module with figures(cells) and tables(cells) of its own
+    model: str = ""  # a module of experiments/ with figures(cells) and tables(cells) of its own
     seeds: int = 3
     block_seeds: list[int] = field(default_factory=list)  # of each block of the grid, which may have `seeds` of its own
     timeout: float = 600.0
@@ -220,6 +223,8 @@ def cells(experiment, seeds=None) -> list[Point]:
             if axes not in (known for known, _ in planned):
                 planned.append((axes, seeds or number))
     most = max(number for _, number in planned)
+    if most * len(planned) > MOST_CELLS:
+        raise UserError(f"{experiment.name}: {len(planned):,} cells with {most:,} seeds are more than {MOST_CELLS:,} runs")
     return [point(experiment, axes, seed) for seed in range(most) for axes, number in planned if seed < number]
 
 
@@ -257,6 +262,8 @@ def _text(experiment, axes, seed):
     known = {**kept, "seed": str(seed), **{axis: experiment.value(axis, value).text for axis, value in axes.items()}}
     for _ in range(5):  # the text of a value may hold other axes
         text = re.sub(r"\{(\w+)\}", lambda found: known.get(found[1], found[0]), text)
+        if len(text) > LONGEST:
+            raise UserError(f"{experiment.name}: the command has more than {LONGEST:,} characters")
     return text
 
 
@@ -277,13 +284,14 @@ def _merged(below, above):
 
 
 def _experiment(path, quick, given):
-    for key in ("name", "quick", "block_seeds"):
+    for key in ("name", "source", "quick", "block_seeds"):
         if key in given:
             raise UserError(f"{path}: unknown key '{key}'")
     given = {**given, "metrics": {**AUTOMATIC, **_each(path, given, "metrics", lambda at, one: build(Metric, at, one))}}
     given["values"] = _each(path, given, "values", lambda at, one: {
         str(value): _value(f"{at}.{value}", value, more) for value, more in table(at, one).items()})
-    experiment = build(Experiment, str(path), {**given, "name": path.stem, "quick": quick})
+    experiment = build(Experiment, str(path), {**given, "name": path.stem, "source": OURS if path.parent == FOLDER else
+                                                str(path.resolve()), "quick": quick})
     if not experiment.grid:
         raise UserError(f"{path}: grid: there is none; declare [[grid]] with a list of values for each axis")
     blocks = [{axis: values for axis, values in block.items() if axis != "seeds"} for block in experiment.grid]
@@ -295,6 +303,8 @@ def _experiment(path, quick, given):
         for axis, values in block.items():
             if not isinstance(values, list) or not values:
                 raise UserError(f"{path}: grid[{k}]: {axis} needs a list of at least one value, got {values!r}")
+        if (number := math.prod(map(len, block.values()))) > MOST_CELLS:
+            raise UserError(f"{path}: grid[{k}]: {number:,} cells are more than {MOST_CELLS:,}")
     return experiment
 
 
@@ -313,19 +323,21 @@ def _check(path, experiment, axes):
     for k, block in enumerate(experiment.grid, 1):
         _check_block(f"{path}: grid[{k}]", experiment, block)
     for axis, values in experiment.values.items():
-        _known(f"{path}: values", axis, axes)
+        demand_known(f"{path}: values", axis, axes)
         for value, more in values.items():
-            _known(f"{path}: values.{axis}", value, [str(each) for each in axes[axis]])
-            _check_needs(f"{path}: values.{axis}.{value}: needs", more.needs)
-    _check_needs(f"{path}: needs", experiment.needs)
-    if experiment.timeout <= 0:
-        raise UserError(f"{path}: timeout must be more than 0 seconds, got {experiment.timeout:g}")
+            demand_known(f"{path}: values.{axis}", value, [str(each) for each in axes[axis]])
+            check_needs(f"{path}: values.{axis}.{value}: needs", more.needs)
+    check_needs(f"{path}: needs", experiment.needs)
+    if not 0 < experiment.timeout < 1e8:
+        raise UserError(f"{path}: timeout must be a number of seconds above 0, got {experiment.timeout:g}")
+    if experiment.model and not re.fullmatch(r"experiments\.\w+", experiment.model):  # others would run at import
+        raise UserError(f"{path}: model must be a module of experiments, such as experiments.cost, got {experiment.model!r}")
     for name, metric in experiment.metrics.items():
         if name in axes:
             raise UserError(f"{path}: metrics.{name}: an axis has the same name")
         if name not in AUTOMATIC and bool(metric.path) == bool(metric.reach):
             raise UserError(f"{path}: metrics.{name}: needs either path or reach")
-    _check_shown(path, experiment, axes)
+    check_shown(path, experiment, axes)
 
 
 def _check_block(at, experiment, block):
@@ -341,52 +353,3 @@ def _check_block(at, experiment, block):
             raise UserError(f"{at}: the command needs {{{left[0]}}}, which is no axis of this block")
     if "{record}" not in _text(experiment, axes, 0):
         raise UserError(f"{at.split(':')[0]}: command must hold {{record}}, the file to which the run writes")
-
-
-def _check_needs(at, needs):
-    for need in needs:
-        if need not in NEEDS and not re.fullmatch(r"(data|module|cores):[\w./-]+", need):
-            raise UserError(f"{at}: unknown need '{need}'; known: {', '.join(NEEDS)}, data:FOLDER, module:NAME, cores:N")
-
-
-def _check_shown(path, experiment, axes):
-    """Figures and tables speak of axes, values and metrics that there are."""
-    numbers = {**axes, **experiment.metrics}
-    for k, figure in enumerate(experiment.figure, 1):
-        at, curve = f"{path}: figure[{k}]", figure.kind == "curve"
-        if curve and not (figure.x_label and figure.y_label):
-            raise UserError(f"{at}: a curve needs x_label and y_label")
-        places = {} if curve else {"x": numbers, "y": numbers}
-        for key, among in {**places, "series": axes, "facet": axes, "log": ("x", "y")}.items():
-            _known(f"{at}: {key}", getattr(figure, key), among)
-        _check_where(f"{at}: where", figure.where, axes)
-        for formula in figure.formula:
-            inner = f"{at}: formula '{formula.label}'"
-            _known(f"{inner}: y", variables(inner, formula.y), numbers)
-            _check_where(f"{inner}: where", formula.where, axes)
-    for k, shown in enumerate(experiment.table, 1):
-        at = f"{path}: table[{k}]"
-        _known(f"{at}: rows", shown.rows, axes)
-        _known(f"{at}: columns", shown.columns, experiment.metrics)
-        _check_where(f"{at}: where", shown.where, axes)
-        _check_where(f"{at}: baseline", shown.baseline, axes)
-    for k, reference in enumerate(experiment.reference, 1):
-        at = f"{path}: reference[{k}]"
-        _known(f"{at}: metric", reference.metric or [], experiment.metrics)
-        _known(f"{at}: figure", reference.figure or [], [figure.name for figure in experiment.figure])
-        _check_where(f"{at}: where", reference.where, axes)
-        _check_where(f"{at}: baseline", reference.baseline, axes)
-
-
-def _known(at, given, among):
-    for name in [given] if isinstance(given, str) else given:
-        if name not in among and not PHASE.fullmatch(name):
-            raise UserError(f"{at}: unknown '{name}'; there are {', '.join(among)}")
-
-
-def _check_where(at, where, axes):
-    _known(at, list(where), axes)
-    for axis, values in where.items():
-        for value in values if isinstance(values, list) else [values]:
-            if value not in axes[axis]:
-                raise UserError(f"{at}: {value!r} is no value of {axis}; those are {', '.join(map(str, axes[axis]))}")

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.process import found
+from experiments.process import DYING, found, kill
 from hogwild.cli import parsed
 from hogwild.errors import Terminated, UserError
 from sparsecomm.launch import POOLS, PR_SET_PDEATHSIG
@@ -43,6 +43,7 @@ QUEUE = 16 << 20  # bytes that may wait before a link; a switch has less, but wh
 WHOLE = 64 << 10  # bytes: largest packet that the kernel hands on in one piece
 LEAST = 1000  # bytes on the wire that even the shortest conversation of MPI needs, and address resolution does not
 GRACE = 10.0  # seconds a run has to end by itself after Ctrl-C or SIGTERM
+TOOL_SECONDS = 60  # for ip, tc and mpiexec --version
 TIMED_OUT = 124  # exit code, as that of coreutils' timeout
 NAMESPACES = Path("/var/run/netns")
 NAME = re.compile(r"(hogwild-(\d+)-(\d+)-\d+)-")  # lab, process that owns it, start of that process
@@ -190,7 +191,8 @@ class Network:
             raise
         finally:
             _kill(self.lab)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that cannot die: `_kill` has told of it
+                process.wait(DYING)
 
     def _connect(self):
         """The namespaces, in them a bridge for each of the two networks, and the hosts' links to both."""
@@ -283,24 +285,25 @@ def _remove(lab):
     """End the lab's processes, and remove its namespaces, with which the links go, and its folder."""
     _kill(lab)
     for namespace in NAMESPACES.glob(f"{lab}-*"):
-        subprocess.run(["ip", "netns", "delete", namespace.name], stderr=subprocess.DEVNULL)  # or another process just did
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["ip", "netns", "delete", namespace.name], timeout=TOOL_SECONDS,
+                           stderr=subprocess.DEVNULL)  # or another process just did
     for folder in Path(tempfile.gettempdir()).glob(f"{lab}-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kill(lab):
-    """Kill all processes in the lab's namespaces and see them gone."""
+    """Kill all processes in the lab's namespaces and see them gone, but for those that the kernel does not let die."""
     inside = {(at.st_dev, at.st_ino) for at in (path.stat() for path in NAMESPACES.glob(f"{lab}-*"))}
-    found = True
-    while found:
-        found = False
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has ended
-                at = (process / "ns/net").stat()
-                if (at.st_dev, at.st_ino) in inside:
-                    os.kill(int(process.name), signal.SIGKILL)
-                    found = True
-        time.sleep(0.01 * found)
+    kill(lambda: [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _network_of(pid) in inside],
+         f"what runs in the namespaces {lab}-*")
+
+
+def _network_of(pid):
+    """What tells the network namespace of a process; None where it has ended."""
+    with contextlib.suppress(OSError):
+        at = Path(f"/proc/{pid}/ns/net").stat()
+        return at.st_dev, at.st_ino
 
 
 def _die_with_parent():
@@ -314,7 +317,11 @@ def _terminate(number, frame):
 
 def _do(*command, text=None) -> str:
     """What the command prints. Raises UserError with the first line of its error."""
-    done = subprocess.run(command, input=text, capture_output=True, text=True, start_new_session=True)
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, start_new_session=True,
+                              timeout=TOOL_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]}: no answer within {TOOL_SECONDS} s") from None
     if done.returncode:
         raise UserError(f"{command[0]}: {(done.stderr or done.stdout or 'failed').strip().splitlines()[0]}")
     return done.stdout
@@ -343,7 +350,7 @@ def _queue(namespace, device):
 def _mpiexec() -> tuple[str, bool]:
     """mpiexec beside this Python, else that on PATH, and whether it is Open MPI's (else MPICH's)."""
     program = found("mpiexec")
-    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.lower()
+    version = _do(program, "--version").lower()
     return program, "open mpi" in version or "prte" in version
 
 

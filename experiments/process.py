@@ -12,10 +12,12 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
+from hogwild import console
 from hogwild.errors import UserError
 
 MARK = "EXPERIMENTS_CELL"  # in the environment of all that a command starts: MPI's ranks leave its process group
 GRACE = 5.0  # seconds between asking processes to end and killing them
+DYING = 10.0  # seconds that killed processes have to be gone: one that waits for a device may never be
 TAIL = 4000  # characters of what a command said that are kept
 # What the command's process is before it becomes the command: SIGTERM comes when this process dies, kill -9 included.
 BEFORE = """import ctypes, os, sys
@@ -80,9 +82,20 @@ def _end(process, mark):
         while _left(process, mark) and time.monotonic() < until:
             time.sleep(0.02)
     finally:
-        while _left(process, mark):
-            _signal(process, mark, signal.SIGKILL)
-            time.sleep(0.01)
+        kill(lambda: _left(process, mark), "what the cell has started")
+
+
+def kill(living, what):
+    """Kill the processes that `living()` finds, and see them gone; those that the kernel does not let die are named."""
+    until = time.monotonic() + DYING
+    while found := living():
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > until:
+            console.note(f"experiments: {what} cannot be ended, and is left: process {', '.join(map(str, found))}")
+            return
+        time.sleep(0.01)
 
 
 def _signal(process, mark, number):

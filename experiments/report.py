@@ -51,6 +51,9 @@ def main(arguments):
             print(path)
         return
     out = options.out or options.results / "report"
+    folders = [grid.read(name).name for name in options.names]
+    if twins := [name for name in folders if folders.count(name) > 1]:
+        raise UserError(f"two experiments are called {twins[0]}, whose figures would lie in one folder; rename a file")
     sections = [section(name, options.results, options.quick, out) for name in options.names or grid.names()]
     path = write_page(sections, out)
     for each in sections:
@@ -85,11 +88,11 @@ def drawn(experiment, cells):
     tables = [aggregate.table(experiment, spec, cells, name)
               for spec, name in zip(experiment.table, names[len(shown):])]
     faults = []
-    model = importlib.import_module(experiment.model) if experiment.model else None
     try:
+        model = importlib.import_module(experiment.model) if experiment.model else None
         shown += [(one, []) for one in (model.figures(cells) if hasattr(model, "figures") else [])]
         tables += model.tables(cells) if hasattr(model, "tables") else []
-    except UserError as error:
+    except (UserError, ImportError) as error:
         faults.append(f"{experiment.model}: {error}")
     return shown, tables, faults
 

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import grid
+from hogwild import console
 from hogwild.errors import UserError
 
 RESULTS = Path("results")
 CELL, END = "cell", "cell_end"
+FIRST = {"experiment": str, "axes": dict, "seed": int, "command": str, "machine": str, "versions": dict, "commit": str,
+         "date": str, "skipped": str}
+LAST = {"metrics": dict, "exit": (int, type(None)), "error": str, "network": (dict, type(None)),
+        "seconds": (int, float, type(None))}
 
 
 class Cell(NamedTuple):
@@ -50,11 +55,16 @@ def load(results, experiment, quick=False) -> list[Cell]:
     """All cells that lie in the folder `results`, by seed and file name; those that are finished, failed, and skipped.
 
     experiment: its name; or a grid.Experiment, and then only the cells of its grid as it is now, whose commands have not
-    been changed since.
+    been changed since. A file that cannot be read is named in a line on stderr, and left out.
     """
     plain = isinstance(experiment, str)
     name, quick = (experiment, quick) if plain else (experiment.name, experiment.quick)
-    found = [read(path) for path in sorted(folder(results, name, quick).glob("*.jsonl"))]
+    found = []
+    for path in sorted(folder(results, name, quick).glob("*.jsonl")):
+        try:
+            found.append(read(path))
+        except UserError as error:
+            console.note(f"experiments: {error}; it is left out")
     if not plain:
         now = {point.slug for seed in {cell.seed for cell in found} for point in _of(experiment, seed)}
         found = [cell for cell in found if cell.path.stem in now]
@@ -72,6 +82,11 @@ def read(path) -> Cell:
     if first.get("event") != CELL:
         raise UserError(f"{path}:1: not a cell of an experiment: its first event must be '{CELL}'")
     own = [event for event in events if event.get("event") not in (CELL, END)]
+    for event, keys in ((first, FIRST), (last, LAST)):
+        for key, kind in keys.items():
+            if key in event and not isinstance(event[key], kind):
+                raise UserError(f"{path}: not a cell of an experiment: {key} is {str(event[key])[:40]!r}; remove the file, "
+                                "run it again")
     try:
         return Cell(first["experiment"], first["axes"], first["seed"], first["command"], last.get("metrics", {}),
                     last.get("exit"), last.get("error", ""), first.get("skipped", ""), last.get("network"), own,
@@ -92,8 +107,8 @@ def events_of(path) -> list[dict]:
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not a line of JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: not a line of JSON: {getattr(error, 'msg', error)}") from None
         if not isinstance(event, dict) or not isinstance(event.get("event"), str):
             raise UserError(f"{path}:{number}: not an event of a run: an object with 'event' is needed")
         events.append(event)
@@ -153,18 +168,25 @@ def at(event, path) -> float | None:
 def _automatic(events, network):
     end = _last(events, "end")
     total, steps = max((seconds for seconds, _ in measured(events)), default=None), at(end, "steps")
-    examples = sum(event["examples"] for event in events if event["event"] == "epoch" and "examples" in event)
+    examples = sum(at(event, "examples") or 0 for event in events if event["event"] == "epoch")
     yours = {"train_seconds": total, "steps": steps, "bytes_per_step": at(end, "bytes_per_step"),
              "examples_per_s": examples / total if examples and total else None}
     if steps:
         yours["step_ms"] = total / steps * 1e3 if total else None
-        for name, ranks in (end.get("phases") or {}).items():
-            yours[f"phase_{name}_ms"] = sum(ranks) / len(ranks) / steps * 1e3
+        phases = end.get("phases")
+        for name, ranks in phases.items() if isinstance(phases, dict) else ():
+            if numbers := _numbers(ranks):
+                yours[f"phase_{name}_ms"] = sum(numbers) / len(numbers) / steps * 1e3
         # The lab counts from the first weights on, which in a short run are most of it; a run's own counts are of its steps.
-        sent = end.get("wire") or [host["sent_bytes"] for host in (network or {}).get("traffic") or []]
+        sent = _numbers(end.get("wire")) or [host["sent_bytes"] for host in (network or {}).get("traffic") or []]
         if sent:
             yours["wire_bytes_per_step"] = sum(sent) / len(sent) / steps
     return yours
+
+
+def _numbers(given) -> list:
+    """The numbers of a list; none where it is another thing."""
+    return [x for x in given if at({"x": x}, "x") is not None] if isinstance(given, list) else []
 
 
 def _last(events, name):

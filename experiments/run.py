@@ -35,6 +35,7 @@ def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) 
     points, failed = grid.cells(experiment, seeds), {}
     home = results.folder(folder, experiment.name, experiment.quick)
     with _alone(home), board.Board(experiment, points, file) as shown:
+        _claim(home, experiment)
         waiting = [point for point in points if force or not _finished(home, point, shown)]
         for point in waiting:
             if reason := missing(point):
@@ -48,7 +49,7 @@ def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) 
             if why:
                 failed[point.slug] = why
         if not shown.live:
-            print(f"{experiment.name}: {shown.summary()}", file=shown.file)
+            shown.line(f"{experiment.name}: {shown.summary()}")
     return failed
 
 
@@ -106,7 +107,7 @@ def _lacks(need):
     if kind == "data":
         return None if (DATA / what).exists() else f"no data set {grid.SHOWN_DATA}/{what}"
     if kind in ("module", "torch"):
-        name = what or kind
+        name = (what or kind).partition(".")[0]  # of a module in a package, the package would be imported
         return None if importlib.util.find_spec(name) else f"{name} is not installed: {EXTRA}"
     if kind == "cores":
         return None if cores() >= int(what) else f"needs {what} cores, there are {cores()}"
@@ -162,19 +163,19 @@ def _commit() -> str:
     """The commit of the sources, +dirty where they were changed since; unknown where they are no repository."""
     git = ["git", "-C", str(process.ROOT)]
     try:
-        top, commit = (subprocess.run([*git, "rev-parse", *what], capture_output=True, text=True, check=True).stdout.strip()
-                       for what in (["--show-toplevel"], ["--short=12", "HEAD"]))
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        top, commit, changed = (
+            subprocess.run([*git, *what.split()], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+            for what in ("rev-parse --show-toplevel", "rev-parse --short=12 HEAD", "status --porcelain -uno"))
+    except (OSError, subprocess.SubprocessError):  # none; not in a repository; one that does not answer
         return "unknown"
-    return commit + "+dirty" * bool(changed.strip()) if Path(top) == process.ROOT.resolve() else "unknown"
+    return commit + "+dirty" * bool(changed) if Path(top) == process.ROOT.resolve() else "unknown"
 
 
 def _events(record):
     """The events of a run's own record, without a line that was cut short."""
     events = []
     for line in record.read_text(errors="replace").splitlines() if record.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             events.append(json.loads(line))
     return [event for event in events if isinstance(event, dict) and isinstance(event.get("event"), str)]
 
@@ -191,6 +192,17 @@ def _line(said) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Abort(")]
     ours = [line for line in lines if line.startswith(OURS)]
     return (ours or lines[-1:] or [""])[0]
+
+
+def _claim(home, experiment):
+    """Two files of one name have one folder: raise UserError where another than this one's has left its results there."""
+    mark = home / ".from"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        other = mark.read_text().strip()
+        if other != experiment.source and (other == grid.OURS or os.path.exists(other)):
+            raise UserError(f"{home}: holds the results of another experiment of this name ({other}); rename one of the "
+                            "files, or choose another --results")
+    mark.write_text(experiment.source)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from hogwild.errors import UserError
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
              ast.Pow: operator.pow, ast.USub: operator.neg}
+LONGEST = 500  # characters of an expression
 ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.Load, *OPERATORS)
 
 
@@ -62,7 +63,9 @@ def variables(at, expression) -> list[str]:
     """The names in `expression`. Raises UserError where it is more than arithmetic; at: file and key, for the message."""
     try:
         tree = ast.parse(expression, mode="eval")
-    except SyntaxError:
+        if len(expression) > LONGEST:
+            raise ValueError("too long")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise UserError(f"{at}: not an arithmetic expression: {expression}") from None
     for node in ast.walk(tree):
         number = not isinstance(node, ast.Constant) or type(node.value) in (int, float)
@@ -75,7 +78,7 @@ def curve(formula, cells, x, xs) -> list[float]:
     """A grid.Formula at the values `xs` of the axis `x`.
 
     The other names in it stand for the medians over those of `cells` that its `where` selects: of a metric, or of an axis
-    with numbers. Raises UserError where a name has no number.
+    with numbers. Raises UserError where a name has no number, ArithmeticError where the formula has none.
     """
     chosen = [cell for cell in cells if matches(cell, formula.where)]
     constants = {}
@@ -92,12 +95,15 @@ def curve(formula, cells, x, xs) -> list[float]:
 
 def _value(node, names):
     if isinstance(node, ast.Constant):
-        return node.value
+        return float(node.value)  # 9**9**9**9 of whole numbers would never end
     if isinstance(node, ast.Name):
         return names[node.id]
     apply = OPERATORS[type(node.op)]
-    return apply(_value(node.operand, names)) if isinstance(node, ast.UnaryOp) else \
+    value = apply(_value(node.operand, names)) if isinstance(node, ast.UnaryOp) else \
         apply(_value(node.left, names), _value(node.right, names))
+    if isinstance(value, complex):
+        raise ArithmeticError("a root of a negative number")
+    return value
 
 
 def matches(cell, where) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import board, grid, network, process, results
+from experiments import board, grid, network, process, report, results
 from experiments import run as runner
 from experiments.__main__ import main
 from hogwild.errors import UserError
@@ -127,7 +127,7 @@ def test_a_cell_leaves_its_record_with_what_was_run_and_how_it_ended(trial, tmp_
     assert cell.versions["python"].startswith("3.") and "cores" in cell.machine and re.match(r"\d{4}-\d\d-\d\dT", cell.date)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert cell.commit == "unknown" or head.startswith(cell.commit.removesuffix("+dirty"))
-    assert sorted(path.name for path in cell.path.parent.iterdir()) == [".lock", cell.path.name]
+    assert sorted(path.name for path in cell.path.parent.iterdir()) == [".from", ".lock", cell.path.name]
 
 
 def test_a_finished_cell_is_not_run_again_unless_forced_and_new_seeds_are(trial, tmp_path):
@@ -298,6 +298,47 @@ def test_the_table_on_a_terminal(trial):
     text = console.file.getvalue()
     assert re.search(r"good +3\.0 s +\.", text) and re.search(r"bad +failed +\.", text)
     assert "a trial" in text and "2/4 cells, 1 failed, ETA 6.0 s" in text
+
+
+def test_one_damaged_file_does_not_hide_the_others(trial, tmp_path, capsys):
+    path = trial(["good"])
+    ran(path, tmp_path)
+    home, experiment = tmp_path / "results" / "trial", grid.read(path)
+    whole = next(home.glob("*.jsonl"))
+    first, rest = whole.read_text().split("\n", 1)
+    for name, text in {"a": "no JSON", "b": "", "c": json.dumps({**json.loads(first), "axes": 3}) + "\n" + rest}.items():
+        (home / f"{name}.jsonl").write_text(text)
+    assert [cell.path for cell in results.load(tmp_path / "results", experiment)] == [whole]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 and all(f"{name}.jsonl" in line and "left out" in line for name, line in zip("abc", said))
+    results.folder(tmp_path / "results", grid.names()[0]).mkdir()
+    (tmp_path / "results" / grid.names()[0] / "a.jsonl").write_text("no JSON")
+    assert main(["list", "--results", str(tmp_path / "results")]) == 0
+    out, err = capsys.readouterr()
+    assert all(f"{name}: " in out for name in grid.names()) and err.count("\n") == 1
+
+
+def test_two_files_of_one_name_do_not_share_a_folder(trial, tmp_path):
+    path, other = trial(["good"]), tmp_path / "elsewhere" / "trial.toml"
+    ran(path, tmp_path)
+    other.parent.mkdir()
+    other.write_text(path.read_text())
+    with pytest.raises(UserError, match=f"holds the results of another experiment of this name .{path}.; rename"):
+        ran(other, tmp_path)
+    path.unlink()  # it was moved
+    assert ran(other, tmp_path)[0] == {}
+    with pytest.raises(UserError, match="two experiments are called trial"):
+        report.main([str(other), str(other), "--results", str(tmp_path / "results")])
+
+
+def test_a_process_that_cannot_be_killed_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(process, "DYING", 0.05)
+    with subprocess.Popen(["sleep", "60"]) as child:
+        monkeypatch.setattr(process.os, "kill", lambda pid, number: None)
+        process.kill(lambda: [child.pid], "what was started")
+        monkeypatch.undo()
+        child.kill()
+    assert capsys.readouterr().err == f"experiments: what was started cannot be ended, and is left: process {child.pid}\n"
 
 
 @pytest.mark.parametrize("arguments, words", [

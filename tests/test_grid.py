@@ -139,6 +139,12 @@ def test_quick_is_merged_over_the_file(tmp_path):
     ({"more": '[[figure]]\nx = "place"\ny = "place"\n[[figure.formula]]\nlabel = "f"\ny = "2 * plaice"\n'},
      ["mine.toml: figure[2]: formula 'f': y: unknown 'plaice'"]),
     ({"more": "[["}, ["mine.toml: not valid TOML"]),
+    ({"replace": {"seeds = 2": 'model = "os"'}}, ["mine.toml: model must be a module of experiments", "'os'"]),
+    ({"replace": {"seeds = 2": "timeout = inf"}}, ["mine.toml: timeout must be", "got inf"]),
+    ({"replace": {"seeds = 2": 'needs = ["module:..x"]'}}, ["mine.toml: needs: unknown need 'module:..x'"]),
+    ({"replace": {"seeds = 2": 'needs = ["cores:many"]'}}, ["mine.toml: needs: unknown need 'cores:many'"]),
+    ({"replace": {"place = [1, 2.5]": f"a={[*range(200)]}\nb={[*range(200)]}\nplace=[1]"}}, ["grid[1]: 80,000 cells"]),
+    ({"more": '[values.method.a]\ntext = "' + 99 * "{method}" + '"\n'}, ["the command has more than"]),
 ])
 def test_mistakes_name_the_file_and_the_key(tmp_path, change, words):
     path = written(tmp_path, **change)
@@ -190,6 +196,14 @@ def test_numbers_out_of_a_record():
     assert results.extracted({}, EVENTS[:1]) == {}
 
 
+def test_a_record_of_another_kind_has_no_numbers():
+    """Any program may write them; one that is odd must not end the run of the other cells."""
+    events = [{"event": "epoch", "seconds": "1", "examples": [1]},
+              {"event": "end", "steps": 2, "phases": {"a": [], "b": 3, "c": ["x", 4]}, "wire": {"a": 1}}]
+    assert results.extracted({}, events) == {"steps": 2, "phase_c_ms": 2000.0}
+    assert results.extracted({}, [{"event": "end", "steps": 1, "phases": [1]}]) == {"steps": 1}
+
+
 def test_summary_is_numpys():
     values = np.random.default_rng(0).lognormal(size=11).tolist()
     found = stats.summary([*values, None, math.nan])
@@ -214,7 +228,11 @@ def test_a_formula_is_arithmetic_of_axes_and_metrics():
     assert stats.curve(formula, cells, "ranks", [2, 4]) == [2 * 101 / 2 - 1, 2 * 101 * 3 / 4 - 1]
     with pytest.raises(UserError, match="no cell has a number for 'k'"):
         stats.curve(grid.Formula("f", "k"), cells, "ranks", [1])
-    for bad in ("f(n)", "n.real", "n[0]", "'n'", "n if n else 1", "lambda: n", "True", "n <", "[n]", "n @ n"):
+    for endless in ("9**9**9**9", "1 / (ranks - ranks)", "(-8)**0.5"):
+        with pytest.raises(ArithmeticError):
+            stats.curve(grid.Formula("f", endless), cells, "ranks", [1])
+    for bad in ("f(n)", "n.real", "n[0]", "'n'", "n if n else 1", "lambda: n", "True", "n <", "[n]", "n @ n",
+                "-" * 100_000 + "1", "(" * 300 + "1" + ")" * 300, "\0"):
         with pytest.raises(UserError, match="f: "):
             stats.variables("f", bad)
 
@@ -226,6 +244,10 @@ def test_damaged_records_name_the_file_and_the_line(tmp_path):
                         '{"event": "cell"}': "r.jsonl:1: not a cell of an experiment: 'experiment' is missing"}.items():
         path.write_text(text)
         with pytest.raises(UserError, match=words):
+            results.read(path)
+    for text in ("[" * 100_000, "9" * 5000):
+        path.write_text(text)
+        with pytest.raises(UserError, match="r.jsonl:1: not a line of JSON"):
             results.read(path)
     with pytest.raises(UserError, match="cannot read"):
         results.read(tmp_path / "none.jsonl")

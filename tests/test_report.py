@@ -25,7 +25,7 @@ TOML = f"""
 title = "Made up"
 question = "Is <b>this</b> a question?"
 command = "trainer {{method}} --seed {{seed}} --record {{record}}"
-model = "made_up_model"
+model = "experiments.made_up_model"
 [[grid]]
 method = ["dense", "drop", "broken"]
 ranks = [2, 4]
@@ -143,7 +143,7 @@ def folder(tmp_path_factory):
         for point in grid.cells(experiment):
             cell(experiment, point, place / "results")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "made_up_model", model())
+        patch.setitem(sys.modules, "experiments.made_up_model", model())
         report.main([str(place / "made-up.toml"), str(place / "empty.toml"), "--results", str(place / "results")])
         yield place
 
@@ -306,10 +306,10 @@ def test_categories_are_in_the_order_of_the_file(folder):
 def test_a_model_that_cannot_say_is_a_line_in_the_report(folder, tmp_path, monkeypatch):
     def say(cells):
         raise UserError("no ping-pong: run it")
-    monkeypatch.setitem(sys.modules, "made_up_model", types.SimpleNamespace(figures=say))
+    monkeypatch.setitem(sys.modules, "experiments.made_up_model", types.SimpleNamespace(figures=say))
     monkeypatch.setattr(paper, "save", lambda figure, place: [])  # which takes long, and is tested elsewhere
     assert report.section(folder / "made-up.toml", folder / "results", False, tmp_path)["faults"] == \
-        ["made_up_model: no ping-pong: run it"]
+        ["experiments.made_up_model: no ping-pong: run it"]
 
 
 def test_quick_results_stand_in_and_are_labelled(folder, tmp_path, monkeypatch):
