@@ -1,9 +1,11 @@
 """What a further call of fit or partial_fit goes on from: the weights, the rule's state, and what earlier calls have seen."""
 
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hogwild import features
 from hogwild.copies import SAMPLE, sizes_of
 from hogwild.targets import Moments, Units
 
@@ -38,6 +40,9 @@ class State(NamedTuple):
     average: tuple | None  # (start, scale) of kernels.lazy.Average
     units: Units  # of theta
     seen: Seen
+    ids: np.ndarray | None  # of the features, as of a Dataset
+    width: int
+    rows: Any = slice(None)  # of a new problem's theta, those of this one
 
     def anew(self):
         """For another rule: the weights alone."""
@@ -45,18 +50,31 @@ class State(NamedTuple):
 
     def demand(self, features, outputs):
         """Raise ValueError unless it has so many."""
-        if self.theta.shape[:2] != (features + 1, outputs):
-            raise ValueError(f"warm_start goes on from {self.theta.shape[0] - 1} features and {self.theta.shape[1]} outputs, "
+        if (self.width, self.theta.shape[1]) != (features, outputs):
+            raise ValueError(f"warm_start goes on from {self.width} features and {self.theta.shape[1]} outputs, "
                              f"got {features} and {outputs}: fit with warm_start=False, or a new estimator")
+
+    def met(self, data):
+        """(data, self) for the features of both, numbered alike."""
+        if self.ids is None and data.ids is None:
+            return data, self
+        dense = self.ids is None or data.ids is None
+        ids = None if dense else np.union1d(self.ids, data.ids)
+        both = SimpleNamespace(n_features=self.width if dense else ids.size, width=self.width, ids=ids)
+        own = SimpleNamespace(n_features=len(self.theta) - 1, ids=self.ids)
+        rows = np.append(features.places(own, both), both.n_features)
+        degree, squares = (np.zeros(both.n_features, x.dtype) for x in (self.seen.degree, self.seen.squares))
+        degree[rows[:-1]], squares[rows[:-1]] = self.seen.degree, self.seen.squares
+        return features.onto(data, both)[0], self._replace(seen=self.seen._replace(degree=degree, squares=squares), rows=rows)
 
     def put(self, problem, columns):
         """Weights and, so many columns, the rule's state into a new problem, in its unit."""
         theta, last = problem.shared, self.theta
-        theta[:, :, :columns] = last[:, :, :columns]
+        theta[self.rows, :, :columns] = last[:, :, :columns]
         # The rule's slots stay as they are: they belong to targets of about unit size, whatever the unit.
         old, new = self.units, problem.units
         theta[:, :, 0] = theta[:, :, 0] * (old.scale / new.scale)
         theta[-1, :, 0] += (old.mean - new.mean) / new.scale
         if problem.average and self.average:
             factor = self.average[1] / problem.average.scale * old.scale / new.scale
-            theta[:, :, -1] = last[:, :, -1] * np.float32(factor)
+            theta[self.rows, :, -1] = last[:, :, -1] * np.float32(factor)

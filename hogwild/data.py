@@ -165,7 +165,9 @@ def read(path, *, n_features=None, cache=True, **options) -> Dataset:
         return dataset
     if dataset.width > n_features:
         _refuse_width(path, dataset, n_features)
-    return replace(dataset, width=n_features, n_features=n_features if dataset.ids is None else dataset.n_features)
+    # Of those that no row has there are none to be learnt: arrays of them would only cost.
+    own = dataset.n_features if dataset.ids is not None or features.too_wide(n_features, dataset.n_features) else n_features
+    return replace(dataset, width=n_features, n_features=own)
 
 
 def _refuse_width(path, dataset, n_features):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hogwild import data, judge, linear, preflight, training, tune
+from hogwild import data, features, judge, linear, preflight, training, tune
 from hogwild.continued import State, seen
 from hogwild.errors import UserError
 from hogwild.record import Report
@@ -22,6 +22,7 @@ from kernels.hyper import checked
 from kernels.losses import LOSSES
 
 try:
+    from scipy.sparse import csr_array, issparse
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import train_test_split
@@ -104,9 +105,12 @@ class Hogwild(BaseEstimator):
                 rows, out = train_test_split(np.arange(len(y)), test_size=self.validation_fraction, random_state=seed,
                                              stratify=y if classes else None)
                 held = data.take(whole, out)
+            if old:
+                old.demand(whole.width, judge.outputs_of(self._loss(), classes))
+                whole, old = old.met(whole)
+                held = held and features.onto(held, whole)[0]
             known = seen(whole, None if classes else moments(y, weights))
             if old:
-                old.demand(whole.n_features, judge.outputs_of(self._loss(), classes))
                 known = old.seen.joined(known)
             problem, run, lr = self._prepare(whole, rows, held, weights, classes, once, old, seed, known)
             first = run.t
@@ -121,10 +125,13 @@ class Hogwild(BaseEstimator):
         problem.steps = first + sum(epoch.examples for epoch in run.history[:run.stopper.best_epoch])
         self.n_iter_ = len(run.history)
         self._state = State(problem.shared, problem.steps, self.rule, lr, problem.average and tuple(problem.average),
-                            problem.units, known)
+                            problem.units, known, whole.ids, whole.width)
         w = problem.w.reshape(len(problem.shared), -1)
         w = w[:, 1:] - w[:, :1] if classes == 2 and w.shape[1] == 2 else w  # softmax of two: its log-odds
         self.coef_, self.intercept_ = np.ascontiguousarray(w[:-1].T), w[-1].copy()
+        if whole.ids is not None:
+            narrow, self.coef_ = self.coef_, np.zeros((w.shape[1], whole.width), w.dtype)
+            self.coef_[:, whole.ids] = narrow
         return self
 
     def _prepare(self, whole, rows, held, weights, classes, once, old, seed, known):
@@ -188,8 +195,11 @@ class Hogwild(BaseEstimator):
 
     def _scores(self, X):
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, **INPUT)
-        return safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_
+        X, coef = validate_data(self, X, reset=False, **INPUT), self.coef_
+        if issparse(X) and features.too_wide(X.shape[1], X.nnz):  # a product would copy all of coef_ for some of X's features
+            ids, places = np.unique(X.indices, return_inverse=True)
+            X, coef = csr_array((X.data, places, X.indptr), (X.shape[0], ids.size)), coef[..., ids]
+        return safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
 
 
 def _whole(name, value):

@@ -9,6 +9,11 @@ FEW = 4  # features for each that occurs, from which on only those that occur ar
 BLOCK = 1 << 22  # entries looked at together
 
 
+def too_wide(width, count) -> bool:
+    """Whether `count` features, those that occur, are few among `width`."""
+    return width > WIDE and FEW * count < width
+
+
 def narrowed(indices, width) -> np.ndarray | None:
     """The features that occur (uint32, ascending), by whose places `indices` (uint32, below width) are replaced; None, and
     nothing is replaced, where they are not few among `width`.
@@ -28,7 +33,7 @@ def narrowed(indices, width) -> np.ndarray | None:
         ids = np.zeros(0, np.uint32)
         for block in blocks:
             ids = np.union1d(ids, indices[block])
-    if FEW * ids.size >= width:
+    if not too_wide(width, ids.size):
         return None
     if table:
         place[ids] = np.arange(ids.size, dtype=np.uint32)
@@ -42,34 +47,37 @@ def onto(dataset, like):
 
     like: n_features, width and ids as of a Dataset; the entries of features that it has not are ignored, as liblinear does.
     """
-    same = dataset.ids is like.ids is None or None not in (dataset.ids, like.ids) and np.array_equal(dataset.ids, like.ids)
+    ids = dataset.ids, like.ids
+    same = ids[0] is ids[1] or all(x is not None for x in ids) and np.array_equal(*ids)
     if same and dataset.n_features <= like.n_features:
         return replace(dataset, n_features=like.n_features, width=like.width), None
-    place = _places(dataset, like)
+    place = places(dataset, like)
     known = place >= 0
     if known.all():
-        return _numbered(dataset, like, place[dataset.indices], dataset.values, dataset.indptr), None
-    unknown, ends, kept = np.zeros(place.size, bool), np.zeros(dataset.rows, np.int64), []
+        return _numbered(dataset, like, place.astype(np.uint32)[dataset.indices], dataset.values, dataset.indptr), None
+    unknown, indptr, kept = np.zeros(place.size, bool), np.zeros(dataset.rows + 1, np.int64), []
     for start, stop in dataset.blocks(BLOCK):
         part = dataset.subset(start, stop)
         keep = known[part.indices]
         unknown[part.indices[~keep]] = True
-        ends[start:stop] = np.append(0, np.cumsum(keep))[part.indptr[1:]]
+        indptr[start + 1:stop + 1] = indptr[start] + np.append(0, np.cumsum(keep))[part.indptr[1:]]
         kept.append((place[part.indices[keep]].astype(np.uint32), part.values[keep]))
-        ends[start:stop] += ends[start - 1] if start else 0
     indices, values = (np.concatenate(parts) for parts in zip(*kept))
-    line = None
-    if unknown.any():
-        first, ids = int(unknown.argmax()), dataset.ids
-        count = int(unknown.sum())
-        which = (first if ids is None else int(ids[first])) + (not (dataset.schema and dataset.schema.zero_based))
-        line = (f"{dataset.source}: {count:,} feature{'s' * (count > 1)} that the training data had not "
-                f"({'the first is ' * (count > 1)}{which:,}), in {dataset.nnz - indices.size:,} entries, "
-                f"{'are' if count > 1 else 'is'} ignored")
-    return _numbered(dataset, like, indices, values, np.append(0, ends)), line
+    return _numbered(dataset, like, indices, values, indptr), _ignored(dataset, unknown, dataset.nnz - indices.size)
 
 
-def _places(dataset, like):
+def _ignored(dataset, unknown, entries):
+    """What is said of the features (mask) that were ignored, in so many entries."""
+    count = int(unknown.sum())
+    if not count:
+        return None
+    first, counted_from = int(unknown.argmax()), int(dataset.schema.kind == "svmlight" and not dataset.schema.zero_based)
+    number = counted_from + (first if dataset.ids is None else int(dataset.ids[first]))
+    which = f"feature {number}" if count == 1 else f"{count:,} features (the first is {number})"
+    return f"{dataset.source}: {which} that training had not, in {entries:,} entries, ignored"
+
+
+def places(dataset, like):
     """Of each of a dataset's features its number in `like`, int64[n_features]; -1 where that has it not."""
     own = np.arange(dataset.n_features) if dataset.ids is None else dataset.ids.astype(np.int64)
     if like.ids is None:

@@ -7,6 +7,7 @@ from hogwild import divergence, formats
 from hogwild.copies import columns_of, hottest, keeps_copies, plan, sizes_of
 from hogwild.errors import UserError
 from hogwild.judge import classes_of, measure, outputs_of, scores, targets
+from hogwild.machine import demand_memory
 from hogwild.shadow import Shadow
 from hogwild.targets import AS_GIVEN
 from hogwild.train import Problem
@@ -35,6 +36,7 @@ MODES = {
 BLOCK = 32  # examples that mode deterministic judges with the same weights
 FRESH = 512.0, 128.0  # of a feature, updates of all workers together or of each, the larger share, that others may not know
 PAYS = 20.0  # updates of others between two merges from which on these pay
+ROWS_END = 2**32 - 2**24  # features: the kernels count their rows in uint32, with those that workers have of their own
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 
 # Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
@@ -85,6 +87,7 @@ class Linear(Problem):
         self.halt = aligned((8,), np.int64)
         self.columns = columns_of(rule, average is not None)
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
+        demand_room(data.n_features, self.outputs * self.columns)
         degree = data.degrees() if decay or workers > 1 else None
         sample = sizes_of(data)
         pace = pace_of(sample[2] if seen is None else seen.squares / seen.sampled) if intercept else 0.0
@@ -359,6 +362,14 @@ class Linear(Problem):
         if self.test is None:
             return {}
         return measure(scores(self.w, self.test, self.workers), self.test_labels, self.loss)
+
+
+def demand_room(features, size):
+    """Raise UserError where parameters, `size` float32 a feature, have no room in memory, or their rows no uint32."""
+    if features >= ROWS_END:
+        raise UserError(f"got {features:,} features that occur, needed fewer than {ROWS_END:,}; hash them to fewer numbers")
+    demand_memory(features * (4 * size + 32), f"{features:,} features with {size} float32 each, and what is known of them,",
+                  "hash the features to fewer numbers")
 
 
 def float32(labels, data):

@@ -4,17 +4,14 @@ The examples are the edges of a hypergraph over the features; n examples, N non-
 Ω is the size of the largest edge, Δ the largest d_j / n, ρ the largest share of the edges that one edge meets.
 """
 
-import math
-import os
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from hogwild.copies import NONE, hottest
-from hogwild.workers import cores
+from hogwild.machine import usable_cores
 from kernels import conflicts
 
 WORK = 1 << 25  # entries that each pass of the search for ρ may look at; on less data, all its passes together
@@ -196,54 +193,6 @@ def rho(csr, degrees, seed=0, work=WORK, rows=None) -> tuple[float, str]:
         return max(best / pool.size, most / n), f"sampled: {examined:,} rows against {pool.size:,}"
     proved = examined == pool.size or bound[first[examined]] <= best
     return best / n, "exact" if proved else f"lower bound: {examined:,} rows against all {n:,}"
-
-
-def usable_cores(root="/") -> tuple[int, str]:
-    """(cores this process can keep busy, at least 1; text that says what limits them).
-
-    The smaller of its affinity and of its cgroup's limit on CPU time, rounded up: a limit of 1.5 feeds two threads.
-    root: the folder with proc and sys.
-    """
-    available, machine = cores(), os.cpu_count() or 1
-    limit = min(_cgroup_limits(root), default=math.inf)
-    if limit < available:
-        count = max(math.ceil(limit), 1)
-        return count, f"{_plural(count, 'core')} (cgroup limit {limit:.3g} of {available})"
-    return available, _plural(available, "core") + (f" (affinity, of {machine})" if available < machine else "")
-
-
-def _cgroup_limits(root):
-    """Yield every limit, in cores, on the cgroups of this process and their parents up to the mount, v1 and v2."""
-    try:
-        groups = [line.split(":", 2) for line in Path(root, "proc/self/cgroup").read_text().splitlines()]
-        mounts = [line.partition(" - ") for line in Path(root, "proc/self/mountinfo").read_text().splitlines()]
-        paths = {controller: path for _, names, path in groups for controller in names.split(",")}  # v2 has the name ""
-        for left, _, right in mounts:
-            (_, _, _, base, point, *_), (kind, *_, options) = left.split(), right.split()
-            controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
-            if controller is None or controller not in paths or (kind == "cgroup" and "cpu" not in options.split(",")):
-                continue
-            inner = os.path.relpath(paths[controller], base)  # in a container the mount may begin below the root
-            top = Path(root, point.lstrip("/"))
-            folder = top if inner.startswith("..") else top / inner
-            for where in (folder, *folder.parents):
-                yield from _limit(where, kind)
-                if where == top:
-                    break
-    except (OSError, ValueError):  # not Linux, or a form unknown: no limit is known
-        return
-
-
-def _limit(folder, kind):
-    """The limit of one cgroup as a list of one number; empty if it has none."""
-    try:
-        if kind == "cgroup2":
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return [int(quota) / int(period)] if int(quota) > 0 else []
-    except (OSError, ValueError, ZeroDivisionError):  # "max", or the root, which has no such file
-        return []
 
 
 def _plural(count, noun) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from hogwild.errors import UserError
+from hogwild.machine import memory
 from kernels.csr import scale_rows
 from kernels.folders import user_cache
 
@@ -106,7 +107,7 @@ def _demand(good, part, first, message):
 
 def _new_values(size):
     """float32[size] in memory, or in a file without a name where it would take over a quarter of the memory."""
-    if 4 * size <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4:
+    if 4 * size <= memory() // 4:
         return np.empty(size, np.float32)
     folder = user_cache()
     try:

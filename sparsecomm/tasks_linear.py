@@ -33,6 +33,7 @@ class LinearTask(Task):
         self.metric, self.classes = "rmse" if regression else "accuracy", None if regression else judge.classes_of(whole)
         self.count = judge.outputs_of(self.loss, 0 if regression else len(self.classes))
         several = self.count > 1
+        linear.demand_room(d, 2 * self.count)  # weights and their gradient
         self.outputs = Outputs(np.zeros(self.count), np.zeros(self.count)) if several else None
         self.units = training.units(self.loss, self.train, self.rows, self.weights, options.intercept)  # all ranks' alike
         self.notes = training.notes(whole, held, self.classes)

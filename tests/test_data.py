@@ -202,7 +202,7 @@ SKLEARN = {"log": lambda X, _: X.log1p(), "l2": lambda X, _: normalize(X),
 def test_transforms_agree_with_sklearn(cache, monkeypatch, text, block, in_file):
     monkeypatch.setattr(transforms, "BLOCK", block)
     if in_file:
-        monkeypatch.setattr(transforms.os, "sysconf", lambda _: 1)
+        monkeypatch.setattr(transforms, "memory", lambda: 1)
     X, train = random_dataset()
     names, test = transforms.parse(text), train.subset(3, 20)
     got = transforms.apply(names, transforms.fit(names, train), test)

@@ -175,7 +175,7 @@ def test_forms_of_input_give_the_same_bits(small, form):
 
 def test_canonical_float32_csr_is_used_in_place(monkeypatch):
     X = sparse.random_array((50, 20), density=0.3, format="csr", dtype=np.float32, rng=0)
-    y = np.arange(50, dtype=np.float32) % 2
+    y = np.arange(50) % 2.0
     for array in (X.data, X.indices, X.indptr, y):
         array.flags.writeable = False
     kept = X.data.copy(), X.indices.copy()
