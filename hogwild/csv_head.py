@@ -140,7 +140,8 @@ def _look_like_names(numbers, below, texts):
     columns, values = zip(*numbers, strict=True)
     table = np.array([[np.nan if numeric(row[k]) is None else numeric(row[k]) for k in columns] for row in below])
     fractions = np.mean([any("." in row[k] for row in below) for k in columns])
-    if _sequence(values) and (texts or len(values) >= RUN or all(map(float.is_integer, values)) and fractions > 0.5):
+    counted = values[1] - values[0] == 1 and values[0].is_integer()
+    if _sequence(values) and (len(values) >= RUN or counted and (texts or fractions > 0.5)):
         return not np.mean([_sequence(row) for row in table]) > 0.5
     steps = np.sign(np.diff(values))
     if len(below) < 3 or len(values) < 3 and not texts or not (steps == steps[0]).all() or steps[0] == 0:

@@ -12,6 +12,8 @@ from hogwild.errors import UserError
 from hogwild.files import excerpt, place
 from hogwild.svmlight import NOT_FINITE
 
+LF = 10
+WIDE = 2000  # columns: of more it costs less to read them as one, where all hold numbers
 NUMBER_LIKE = re.compile(r"[-+$€£]?\s*[0-9][0-9.,' ]*\s*[%$€£]?")  # a number as people write it
 NO_NUMBER = ("needed a number such as -1.5e3", "correct it, or pass --categorical {} if each value is to be a feature")
 STYLED = ("needed a number such as 1234.5", "write it with a decimal point, no other separator and no unit")
@@ -33,8 +35,11 @@ def read(source, pieces, header="auto", asked=(), known=None):
             if head is None:
                 continue
             found = _columns(source, head, asked, known)
+            plain = head.width > WIDE and not any(numeric(cell) is None for row in head.rows for cell in row)
             first, block = first + head.skip, b"".join(block.split(b"\n", head.skip)[head.skip:])
-        rows = _converted(path, first, block, head, found)
+        rows = _all_numbers(block, head, found) if plain else None
+        if rows is None:
+            plain, rows = False, _converted(path, first, block, head, found)
         if rows is not None:
             yield tables.chunk(source, found, *rows)
     if head is not None:
@@ -99,6 +104,33 @@ def _kind(cells):
 def _counts(cells):
     """Whether the cells are whole numbers and all different, as those of an index."""
     return len(cells) > 1 and all(cell.isdigit() for cell in cells) and len(set(cells)) == len(cells)
+
+
+def _all_numbers(block, head, found):
+    """What `_converted` gives of a block that holds numbers alone, however many its columns: read as one; else None."""
+    import pyarrow as pa
+    from pyarrow import csv
+    block = block if block.endswith(b"\n") else block + b"\n"
+    text, separator = np.frombuffer(block, np.uint8), ord(head.separator)
+    ends = text[(text == separator) | (text == LF)]
+    if b'"' in block or found.texts or ends.size % head.width:
+        return None
+    ends = ends.reshape(-1, head.width)
+    if not ((ends[:, -1] == LF).all() and (ends[:, :-1] == separator).all()):
+        return None
+    try:
+        column = csv.read_csv(
+            pa.py_buffer(block.replace(head.separator.encode(), b"\n")), csv.ReadOptions(column_names=["all"]),
+            csv.ParseOptions(ignore_empty_lines=False, quote_char=False),
+            csv.ConvertOptions(column_types={"all": pa.float64()}, null_values=[])).column(0)
+    except pa.ArrowInvalid:
+        return None
+    table = column.to_numpy().reshape(-1, head.width)
+    labels = None if found.label is None else table[:, found.label].copy()
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(table[:, found.numbers], np.float32)
+    exact = labels is None or (abs(labels) < class_names.EXACT).all()
+    return (labels, numbers, []) if exact and np.isfinite(numbers).all() else None
 
 
 def _converted(path, first, block, head, found):

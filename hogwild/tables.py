@@ -215,11 +215,10 @@ def chunk(source, found, labels, numbers, texts) -> Chunk:
         codes.sort(axis=1)
         stored = np.hstack((stored, codes >= 0))
         values = np.hstack((numbers, np.ones(codes.shape, np.float32)))
-    row, column = np.nonzero(stored)
-    if texts:
-        column = np.where(column < k, column, codes[row, np.maximum(column - k, 0)])
+    indices = np.broadcast_to(np.arange(k, dtype=np.uint32), (n, k))
+    indices = np.hstack((indices, codes.astype(np.uint32))) if texts else indices
     labels = np.full(n, np.nan) if labels is None else labels
-    return Chunk(labels, stored.sum(axis=1, dtype=np.int64), column.astype(np.uint32), values[stored], found.width)
+    return Chunk(labels, stored.sum(axis=1, dtype=np.int64), indices[stored], values[stored], found.width)
 
 
 def _codes(source, found, column, text):
