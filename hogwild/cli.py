@@ -36,7 +36,7 @@ class TrainLinear:
     """
 
     data: Positional[Path | None] = None
-    """svmlight/libsvm text (plain, .gz, .bz2, .xz), .csv, or .npz; nothing: synthetic data."""
+    """svmlight/libsvm text or .csv (plain, .gz, .bz2, .xz), .parquet, .npz, - (standard input); nothing: synthetic data."""
     test: Path | None = None
     """Held-out file; without one, the share --holdout of DATA is held out."""
     holdout: float = 0.1
@@ -124,7 +124,11 @@ class TrainLinear:
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None
-    """Label column of a CSV file, by name or number from 0; default: the last."""
+    """Label column of a table (CSV, Parquet), by name or number from 0; default: the last."""
+    header: str = "auto"
+    """Whether the first line of a CSV names the columns: auto (told from the lines below it), yes or no."""
+    categorical: str | None = None
+    """Columns of a table, by name or number, each of whose values becomes a feature: COLUMN,…; text is taken so by itself."""
     cache: bool = True
     """Do not keep the parsed file, with which the next run starts at once."""
     rows: int = 200_000
@@ -145,7 +149,9 @@ class Evaluate:
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None
-    """Label column of a CSV file."""
+    """Label column of a table; default: the model's."""
+    header: str = "auto"
+    """Whether the first line of a CSV names the columns: auto (told from the lines below it), yes or no."""
     cache: bool = True
     """Do not keep the parsed file."""
 
@@ -169,7 +175,9 @@ class Predict:
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None
-    """Label column of a CSV file."""
+    """Label column of a table; default: the model's."""
+    header: str = "auto"
+    """Whether the first line of a CSV names the columns: auto (told from the lines below it), yes or no."""
     cache: bool = True
     """Do not keep the parsed file."""
 
@@ -189,7 +197,11 @@ class Inspect:
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None
-    """Label column of a CSV file."""
+    """Label column of a table; default: the last."""
+    header: str = "auto"
+    """Whether the first line of a CSV names the columns: auto (told from the lines below it), yes or no."""
+    categorical: str | None = None
+    """Columns of a table, by name or number, each of whose values becomes a feature: COLUMN,…; text is taken so by itself."""
     cache: bool = True
     """Do not keep the parsed file."""
 

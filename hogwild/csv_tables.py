@@ -83,7 +83,7 @@ def _columns(source, head, asked, known):
     source.schema = replace(source.schema, header=head.names is not None)
     what = "names the columns" if head.names else "is a row (no line names the columns)"
     separated = "" if head.separator == "," else f", which {head.separator!r} separates"
-    source.notes.append(f"{place(source.path)}: the first line {what}{separated}; --header yes or no decides otherwise")
+    source.notes.append(f"the first line {what}{separated}; --header yes or no decides otherwise")
     kinds = [_kind({row[k].strip() for row in rows}) for k in range(head.width)]
     found = tables.columns_of(source, head.names, kinds, asked, known, lambda k: _counts([row[k].strip() for row in rows]))
     for column in found.texts:

@@ -159,8 +159,8 @@ def read(path, *, n_features=None, cache=True, **options) -> Dataset:
         raise UserError(f"{formats.place(path)}: cannot be read ({error.strerror or error}); try again") from None
     names = known["names"]
     dataset = Dataset(**arrays, n_features=known["n_features"], source=formats.place(path), names=names and tuple(names),
-                      width=known["width"], schema=Schema.from_json(known["schema"]), notes=tuple(known["notes"]),
-                      labelled=known["labelled"])
+                      width=known["width"], schema=Schema.from_json(known["schema"]), labelled=known["labelled"],
+                      notes=tuple(f"{formats.place(path)}: {note}" for note in known["notes"]))
     if n_features is None:
         return dataset
     if dataset.width > n_features:

@@ -14,7 +14,7 @@ from hogwild.files import excerpt, opened, place, unpacked
 from hogwild.npz import checked, save_npz
 from hogwild.schema import Chunk, Schema, Source
 
-__all__ = ["Chunk", "checked", "excerpt", "kind", "numeric", "opened", "place", "read_chunks", "save_npz", "source",
+__all__ = ["Chunk", "checked", "excerpt", "kind", "numeric", "opened", "place", "save_npz", "source",
            "unpacked", "where"]
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
 HEADER = ("auto", "yes", "no")
@@ -55,7 +55,7 @@ def _rows(source, header, asked, known):
     with opened(source.path) as file:
         form, pieces = _content(source.path, file)
         if _named(source.path) is None and form != "svmlight":
-            source.notes.append(f"{place(source.path)}: read as {form}, as it looks like that")
+            source.notes.append(f"read as {form}, as it looks like that")
         tabular = form in ("csv", "parquet")
         source.schema = replace(source.schema, kind=form, zero_based=source.schema.zero_based and form == "svmlight")
         for name, given, fits in (("--label", source.schema.label is not None, tabular), ("--categorical", asked, tabular),
@@ -64,7 +64,7 @@ def _rows(source, header, asked, known):
                 raise UserError(f"{place(source.path)}: {name} was given, but {form} files have no "
                                 f"{'header' if name == '--header' else 'columns with names'}; leave it out")
         if known is not None and known.columns is not None and not tabular:
-            source.notes.append(f"{place(source.path)}: names no columns; its features are taken in the model's order")
+            source.notes.append("names no columns; its features are taken in the model's order")
         reader = {"csv": lambda: csv_tables.read(source, pieces, header, asked, known),
                   "parquet": lambda: parquet_tables.read(source, file, asked, known),
                   "npz": lambda: npz.read(source, file), "svmlight": lambda: svmlight.read(source, pieces)}[form]
@@ -99,11 +99,6 @@ def _is_csv(head):
         if len({line.count(separator) for line in lines}) == 1 and len(numbers) > 1 and any(x is not None for x in numbers):
             return True
     return False
-
-
-def read_chunks(path, **options):
-    """Yield the rows of a file as Chunks; options of `source`."""
-    yield from source(path, **options).chunks()
 
 
 def where(path, row, header="auto") -> str:

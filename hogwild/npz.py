@@ -23,6 +23,8 @@ def opened_array(archive, name):
     Raises anything where it is damaged; memory is not taken yet, and the sizes that it states are those that are there.
     """
     member = archive.getinfo(name)
+    if member.flag_bits & 1:
+        raise ValueError("it is encrypted")
     if member.header_offset + member.compress_size > archive.start_dir:
         raise EOFError(f"array {name!r} does not end within the archive")
     file = archive.open(member)

@@ -49,7 +49,7 @@ class Source:
     path: object
     schema: Schema
     reader: Callable  # reader(source) yields Chunks and fills in schema and notes
-    notes: list[str] = field(default_factory=list)  # lines for the user
+    notes: list[str] = field(default_factory=list)  # lines for the user, about the file, without its name
     labelled: bool = True  # False: a table without its label column, all labels NaN
 
     def chunks(self):

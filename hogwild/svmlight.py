@@ -67,8 +67,9 @@ def _message(path, first, block, position, needed, remedy):
     token = re.split(rb"[ \t\n#]", block[position:], maxsplit=1)[0]
     if needed == MISTAKES[text.NOT_A_NUMBER][0] and _not_finite(token):
         needed, remedy = NOT_FINITE
-    where = place(path, first + block.count(b"\n", 0, position))
-    return f"{where}: got {excerpt(token)}, {needed}; {remedy}"
+    line = first + block.count(b"\n", 0, position)
+    taken = " (the file is read as svmlight text)" if line == 1 else ""
+    return f"{place(path, line)}: got {excerpt(token)}, {needed}{taken}; {remedy}"
 
 
 def _not_finite(token):

@@ -96,13 +96,13 @@ def _tell(source, found, left_out, given):
     others = [name for name in found.names if name.lower() in LABEL_NAMES and name != found.names[found.label]]
     if given is None and others:
         what += f"; if the label is {others[0]!r}, pass --label {others[0]}"
-    source.notes.append(f"{place(source.path)}: {what}")
+    source.notes.append(what)
     if left_out:
-        source.notes.append(f"{place(source.path)}: the first column numbers the rows and is left out")
+        source.notes.append("the first column numbers the rows and is left out")
     told = [found.name(k) for k in found.texts if k not in found.asked]
     if told:
         more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-        source.notes.append(f"{place(source.path)}: text, each value of it one feature: {', '.join(told[:5])}{more}")
+        source.notes.append(f"text, each value of it one feature: {', '.join(told[:5])}{more}")
 
 
 def match(source, names, known):
@@ -128,8 +128,7 @@ def match(source, names, known):
     numbers, texts = [place_of[name] for name in wanted], [place_of[name] for name in values]
     rest = [name for name in names if place_of[name] not in {label, *numbers, *texts} and name not in known.left_out]
     if rest:
-        source.notes.append(f"{place(path)}: {len(rest)} columns that the model does not know are ignored: "
-                            f"{excerpt(', '.join(rest))}")
+        source.notes.append(f"{len(rest)} columns that the model does not know are ignored: {excerpt(', '.join(rest))}")
     if label is None:
         source.labelled = False
     source.schema = replace(known, kind=source.schema.kind, label=known.label if label is None else names[label],
@@ -241,8 +240,8 @@ def _codes(source, found, column, text):
 def close(source, found):
     """Complete schema and notes, once all rows are read."""
     if found.fixed:
-        source.notes += [f"{place(source.path)}, {found.name(column)}: {rows:,} rows have a value that the model does not "
-                         "know; it counts as none" for column, rows in found.unknown.items()]
+        source.notes += [f"{found.name(column)}: {rows:,} rows have a value that the model does not know; it counts as none"
+                         for column, rows in found.unknown.items()]
         return
     pairs = tuple((found.names[column], value) for column, value in found.features)
     columns = source.schema.columns

@@ -27,7 +27,8 @@ FREE = ("data", "test", "sample_weight", "model", "record", "config", "checkpoin
 
 def reading(options) -> dict:
     """How the options say that a file is read, for data.read; None is what they leave open."""
-    return {"zero_based": options.zero_based or None, "label": options.label, "cache": options.cache}
+    return {"zero_based": options.zero_based or None, "label": options.label, "header": options.header,
+            "categorical": getattr(options, "categorical", None), "cache": options.cache}
 
 
 def check(options):
@@ -76,7 +77,8 @@ def datasets(options):
         return whole.subset(0, options.rows), None, whole.subset(options.rows, whole.rows), planted
     whole = data.read(options.data, n_features=options.features, **reading(options))
     if options.test:
-        test, line = features.onto(data.read(options.test, schema=whole.schema, **reading(options)), whole)
+        alike = {**reading(options), "schema": whole.schema, "label": None if whole.schema.label else options.label}
+        test, line = features.onto(data.read(options.test, **alike), whole)
         return whole, None, replace(test, notes=(*test.notes, *([line] if line else []))), None
     held = int(options.holdout * whole.rows)
     if held == 0:

@@ -31,7 +31,7 @@ class LinearOptions(_Options):
     """The ground floor's sparse linear models."""
 
     data: Positional[Path | None] = None
-    """svmlight/libsvm text (plain, .gz, .bz2, .xz), .csv, or .npz; nothing: synthetic data of RCV1's shape."""
+    """svmlight/libsvm text or .csv (plain, .gz, .bz2, .xz), .parquet or .npz; nothing: synthetic data of RCV1's shape."""
     transform: str = "none"
     """Transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), scale (by each feature's largest |x|), none. For
     raw counts: log,l2; for columns of different units: scale."""
@@ -50,7 +50,11 @@ class LinearOptions(_Options):
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None
-    """Label column of a CSV file, by name or number from 0; default: the last."""
+    """Label column of a table (CSV, Parquet), by name or number from 0; default: the last."""
+    header: str = "auto"
+    """Whether the first line of a CSV names the columns: auto (told from the lines below it), yes or no."""
+    categorical: str | None = None
+    """Columns of a table, by name or number, each of whose values becomes a feature: COLUMN,…; text is taken so by itself."""
     cache: bool = True
     """Do not keep the parsed file, with which the next run starts at once."""
     rows: int = 200_000

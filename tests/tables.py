@@ -11,8 +11,8 @@ def table(path, **options):
     """(dense float32[n, features], labels list, Source) of a file."""
     source = formats.source(path, **options)
     chunks = list(source.chunks())
-    X = np.zeros((sum(len(chunk.labels) for chunk in chunks), chunks[-1].width), np.float32)
     lengths, indices, values = (np.concatenate([chunk[i] for chunk in chunks]) for i in (1, 2, 3))
+    X = np.zeros((len(lengths), max(chunks[-1].width, int(indices.max(initial=0)) + 1)), np.float32)
     X[np.repeat(np.arange(len(X)), lengths), indices] = values
     return X, [label for chunk in chunks for label in chunk.labels.tolist()], source
 

@@ -17,14 +17,13 @@ from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
 from hogwild import files, formats
 from hogwild.errors import UserError
-from hogwild.formats import read_chunks
 from hogwild.schema import Schema
 from kernels import csr, text
 
 
 def gathered(path, **options):
     """(labels, indptr, indices, values) of all chunks."""
-    labels, lengths, indices, values, _ = zip(*read_chunks(path, **options))
+    labels, lengths, indices, values, _ = zip(*formats.source(path, **options).chunks())
     indptr = np.concatenate(([0], np.cumsum(np.concatenate(lengths))))
     return np.concatenate(labels), indptr, np.concatenate(indices), np.concatenate(values)
 
@@ -32,7 +31,7 @@ def gathered(path, **options):
 def refusal(path, **options):
     """The message of the UserError; it must be one line that begins with the file."""
     with pytest.raises(UserError) as caught:
-        list(read_chunks(path, **options))
+        list(formats.source(path, **options).chunks())
     message = str(caught.value)
     assert "\n" not in message and message.startswith(str(path))
     return message.removeprefix(str(path))
@@ -305,7 +304,7 @@ def test_npz(tmp_path, monkeypatch, chunk_bytes):
     np.testing.assert_array_equal(labels, y)
     np.testing.assert_array_equal(sparse.csr_array((values, indices, indptr), X.shape).toarray(),
                                   X.toarray().astype(np.float32))
-    assert {chunk.width for chunk in read_chunks(tmp_path / "x.npz")} == {70}
+    assert {chunk.width for chunk in formats.source(tmp_path / "x.npz").chunks()} == {70}
 
 
 GOOD = {"indptr": np.array([0, 1, 3]), "indices": np.array([4, 0, 2]), "data": np.ones(3), "shape": np.array([2, 5]),
