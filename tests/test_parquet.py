@@ -23,7 +23,8 @@ def write(tmp_path):
 def test_columns_of_all_kinds(write, monkeypatch, size):
     monkeypatch.setattr(files, "CHUNK_BYTES", size)
     path = write(a=[0.5, 0.0, 2.0], n=pa.array([1, 2, 3], pa.int8()), b=[True, False, True], c=["r", "g", "r"],
-                 d=pa.array([decimal.Decimal("1.5")] * 3), e=pa.array(["x", "y", "x"]).dictionary_encode(), y=[1, 0, 2**53 + 1])
+                 d=pa.array([decimal.Decimal("1.5")] * 3), e=pa.array(["x", "y", "x"]).dictionary_encode(),
+                 y=[1, 0, 2**53 + 1])
     X, labels, source = table(path)
     assert source.schema.columns == ("a", "n", "b", "d", "c=r", "e=x", "c=g", "e=y") if size == 1 else len(X[0]) == 8
     by_name = dict(zip(source.schema.columns, X.T.tolist(), strict=True))
