@@ -10,6 +10,7 @@ from hogwild.workers import spread
 from kernels import linear as kernel
 
 MOST_CLASSES = 1000
+SEVERAL = 20  # labels with fractions that may be classes, such as ratings by half stars
 SCORED = 1 << 20  # products of a call: a few ms, between which Ctrl-C is seen
 
 
@@ -29,6 +30,9 @@ def classes_of(data, rows=None, classes=None) -> np.ndarray:
     if len(classes) > MOST_CLASSES:
         raise UserError(f"{data.source}: has {len(classes)} different labels, a classifier takes up to {MOST_CLASSES}; "
                         "for real-valued targets use --loss squared or huber")
+    if classes.dtype.kind == "f" and len(classes) > SEVERAL and (classes % 1).any():
+        raise UserError(f"{data.source}: has {len(classes)} different labels with fractions ({shown(classes)}), which are no "
+                        "classes; use --loss squared or huber")
     return classes
 
 

@@ -108,6 +108,17 @@ def test_large_codes_of_classes_and_targets_stay_apart():
     assert big.names == (str(2**60), str(2**60 + 1)) and big.labels.tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("labels, refused", [(np.arange(30) / 4, True), (np.arange(30), False),
+                                             (np.arange(30) % 10 / 2, False)])
+def test_real_targets_are_no_classes(labels, refused):
+    dataset = from_arrays(np.eye(30), labels)
+    if refused:
+        with pytest.raises(UserError, match="30 different labels with fractions .*--loss squared"):
+            judge.classes_of(dataset)
+    else:
+        assert judge.classes_of(dataset).tolist() == sorted(set(labels))
+
+
 def test_classes_of_numbers_meet_labels_of_text():
     text = data.replace(from_arrays(np.eye(3), [0, 1, 2]), names=("1", "2", "x"))
     assert judge.numbers(text, np.array([1.0, 2.0])).tolist() == [0, 1, 2]
