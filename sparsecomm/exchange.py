@@ -1,7 +1,8 @@
 """How what each rank has selected becomes the sum over all ranks, the same bits on every rank.
 
     Allgather: every message to every rank, which adds all of them       2 k (P - 1) words a rank
-    Balanced:  split by index range among the ranks, added up there, the largest sums to every rank    <= 6 k (P - 1) / P
+    Balanced:  split by index range among the ranks, added up there, the largest sums to every rank    <= 6 k (P - 1) / P,
+               headers aside, with what agreeing on the ranges takes, where k >= 16 P
     Dense:     everything, nothing selected                                          2 n (P - 1) / P
 
 What a rank has selected and what did not arrive of it (rounded away, or not among the largest sums) returns to it: over
@@ -18,12 +19,12 @@ import numpy as np
 
 from kernels.merge import add_lists, largest, settle
 from kernels.velocity import count_bad
-from sparsecomm.message import Message, pack, unpack_all
+from sparsecomm.message import Message, most_room, pack, unpack_all
 from sparsecomm.wire import LIMIT, Wire
 
 AGREE_EVERY = 64  # steps for which Balanced keeps its ranges (Ok-Topk, Li & Hoefler 2022)
 NOTHING = np.zeros(0, np.uint8)
-SAMPLES = 64  # indices of each rank, times P, that the ranges are agreed from: they differ by at most 2/64
+SAMPLES = 64  # indices of each rank, at most, that the ranges are agreed from
 
 
 class Reduced(NamedTuple):
@@ -83,7 +84,7 @@ class Allgather(Exchange):
         """
         mine = self._pack(step, n, indices, values, bad)
         with self._clock("exchange"):
-            raws = self.wire.gather(mine)
+            raws = self.wire.gather(mine, most_room(n))
         with self._clock("decode"):
             every, ends = unpack_all(raws, step, [n] * self.size)
             at, sums = add_lists(every.indices, every.values, ends)
@@ -117,14 +118,14 @@ class Balanced(Exchange):
         """As `Allgather.reduce`."""
         if self.bounds is None or step % AGREE_EVERY == 0:
             with self._clock("exchange"):
-                self.bounds = self._agree(n, indices)
+                self.bounds = self._agree(step, n, indices)
         sizes, starts = np.diff(self.bounds).tolist(), self.bounds[:-1].astype(np.uint32)
         lost, values = values, values.copy()
         at, sums, bad = self._add_own(step, sizes, starts, indices, lost, bad)
         over = _silence(sums)
         mine = self._pack(step, sizes[self.rank], at, sums, over)
         with self._clock("exchange"):
-            raws = self.wire.gather(mine)
+            raws = self.wire.gather(mine, [most_room(size) for size in sizes])
         with self._clock("decode"):
             every, ends = unpack_all(raws, step, sizes)
             for start, first, end in zip(starts, [0, *ends], ends):
@@ -147,7 +148,7 @@ class Balanced(Exchange):
         pieces = [self._pack(step, size, indices[part] - start, lost[part], bad) if r != self.rank else NOTHING
                   for r, (part, size, start) in enumerate(zip(parts, sizes, starts))]
         with self._clock("exchange"):
-            raws = self.wire.exchange(pieces)
+            raws = self.wire.exchange(pieces, most_room(sizes[self.rank]))
         with self._clock("decode"):
             raws[self.rank] = None
             every, ends = unpack_all(raws, step, [sizes[self.rank]] * self.size, own=own)
@@ -155,25 +156,42 @@ class Balanced(Exchange):
             chosen = largest(sums, -(-ends[-1] // self.size))
         return at[chosen], sums[chosen], every.bad
 
-    def _agree(self, n, indices) -> np.ndarray:
-        """int64[P + 1]: where each range begins, and n. The quantiles of all ranks' indices, from samples of each.
+    def _agree(self, step, n, indices) -> np.ndarray:
+        raws = self.wire.gather(sampled(step, n, indices, self.rank, self.size), most_room(min(SAMPLES, n)))
+        every, _ = unpack_all(raws, step, [n] * self.size)
+        edges = np.unique(every.indices)
+        counts = counted(indices, edges, n)
+        self.wire.add(counts)
+        return divided(edges, counts, n, self.size)
 
-        Each of a rank's samples stands for equally many of its indices. No histogram: however narrow the part of the
-        elements is that most indices lie in, quantiles divide it.
-        """
-        count = SAMPLES * self.size
-        mine = np.zeros(1 + count, np.int64)
-        mine[0] = indices.size
-        if indices.size:
-            mine[1:] = indices[(2 * np.arange(count) + 1) * indices.size // (2 * count)]
-        table = self.wire.numbers(mine)
-        places, weights = table[:, 1:].ravel(), np.repeat(table[:, 0], count)
-        if not weights.any():
-            return np.arange(self.size + 1) * n // self.size
-        order = np.argsort(places, kind="stable")
-        before = np.cumsum(weights[order])
-        at = np.searchsorted(before, before[-1] * np.arange(1, self.size) // self.size)
-        return np.concatenate([[0], places[order[at]], [n]])
+
+def sampled(step, n, indices, rank, size) -> np.ndarray:
+    """The message with the indices of a rank between which all ranks count theirs: evenly spaced ones, at most SAMPLES.
+
+    Every rank receives those of all P, and two words of counts for each: so of k indices k / 3 P are enough. The ranks'
+    samples lie between each other's, so that where all send alike indices, all samples together divide them.
+    """
+    count = min(SAMPLES, max(indices.size // (3 * size), 1), indices.size)
+    if indices.size and rank % -(-3 * size // indices.size):
+        count = 0  # where ranks send fewer than 3 P, those of some are enough
+    at = ((np.arange(count) + (rank + 0.5) / size) * (indices.size / max(count, 1))).astype(np.int64)
+    return pack(step, n, indices[at], np.ones(count, np.float32), "auto", "1bit" if count > 4 else "bfloat16")
+
+
+def counted(indices, edges, n) -> np.ndarray:
+    """float32[M + 1]: how many of a rank's indices are below each of M edges, between two, and below n."""
+    return np.diff(np.searchsorted(indices, edges), prepend=0, append=indices.size).astype(np.float32)
+
+
+def divided(edges, counts, n, size) -> np.ndarray:
+    """int64[P + 1]: where each range begins, and n: the quantiles of all indices, of which `counts` are between the edges.
+
+    Between two edges they are taken for evenly spread. However narrow the part of the elements is that most indices lie in,
+    edges that are indices themselves divide it.
+    """
+    before = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+    at = np.interp(before[-1] * np.arange(1, size) / size, before, np.concatenate([[0], edges, [n]]))
+    return np.concatenate([[0], np.ceil(at).astype(np.int64), [n]]) if before[-1] else np.arange(size + 1) * n // size
 
 
 class Dense(Exchange):
@@ -187,9 +205,7 @@ class Dense(Exchange):
             return self._reduce_rounded(step, gradient)
         with self._clock("exchange"):
             self.wire.add(gradient)
-        # What the algorithms for long vectors send and receive.
-        moved = 2 * gradient.nbytes * (self.size - 1) // self.size
-        return Reduced(None, gradient, None, count_bad(gradient), moved, moved)
+        return Reduced(None, gradient, None, count_bad(gradient), *self.wire.taken())
 
     def _reduce_rounded(self, step, gradient) -> Reduced:
         """Each rank adds up one part of the rounded gradients and sends the sums, rounded, to the others."""
@@ -201,7 +217,7 @@ class Dense(Exchange):
         pieces = [self._pack(step, size, None, lost[part], bad) if r != self.rank else NOTHING
                   for r, (part, size) in enumerate(zip(parts, sizes))]
         with self._clock("exchange"):
-            raws = self.wire.exchange(pieces)
+            raws = self.wire.exchange(pieces, most_room(sizes[self.rank]))
         with self._clock("decode"):
             raws[self.rank] = None
             every, _ = unpack_all(raws, step, [sizes[self.rank]] * self.size, dense=True, own=own)
@@ -212,7 +228,7 @@ class Dense(Exchange):
         mine = self._pack(step, sums.size, None, sums, over)
         lost[parts[self.rank]] = sums
         with self._clock("exchange"):
-            raws = self.wire.gather(mine)
+            raws = self.wire.gather(mine, [most_room(size) for size in sizes])
         with self._clock("decode"):
             total, _ = unpack_all(raws, step, sizes, dense=True)
         return Reduced(None, total.values, lost, every.bad + total.bad, *self.wire.taken())

@@ -10,6 +10,9 @@ import numpy as np
 import sparsecomm
 from hogwild.errors import UserError
 from sparsecomm.message import VERSION
+from sparsecomm.wire import demand_possible
+
+MOST = 1 << 20  # bytes of a rank's facts
 
 
 def own_facts() -> dict:
@@ -43,6 +46,7 @@ def _gather(comm, text) -> list[bytes]:
     size = comm.Get_size()
     lengths = np.empty(size, "<i8")
     comm.Allgather([np.array([len(text)], "<i8").view(np.uint8), MPI.BYTE], [lengths.view(np.uint8), MPI.BYTE])
+    demand_possible(lengths.tolist(), MOST)
     ends = np.cumsum(lengths)
     every = np.empty(int(ends[-1]), np.uint8)
     comm.Allgatherv([np.frombuffer(text, np.uint8), MPI.BYTE], [every, lengths.tolist(), (ends - lengths).tolist(), MPI.BYTE])

@@ -18,8 +18,9 @@ from hogwild.errors import UserError
 from sparsecomm.config import Config
 from sparsecomm.device import DeviceDense, DeviceSparse, flat
 from sparsecomm.exchange import EXCHANGES
-from sparsecomm.handshake import compare, minority, own_facts
+from sparsecomm.handshake import MOST, compare, minority, own_facts
 from sparsecomm.reducer import Dense, Sparse
+from sparsecomm.wire import demand_possible
 
 SKIPS = 20  # so many skipped buckets in a row are no accident
 UNFIT = "scope", "clip_local", "combine", "average_every", "lazy"  # need all gradients at once, or are the optimizer's
@@ -46,15 +47,16 @@ class TorchWire:
         self._swap(table, row.repeat(self.size), [len(row)] * self.size, [len(row)] * self.size)
         return table.numpy().reshape(self.size, -1)
 
-    def gather(self, mine) -> list[np.ndarray]:
-        """The uint8 array of every rank, whatever their sizes."""
-        return self.exchange([mine] * self.size)
+    def gather(self, mine, most) -> list[np.ndarray]:
+        """The uint8 array of every rank, whatever their sizes, but `most`."""
+        return self.exchange([mine] * self.size, most)
 
-    def exchange(self, pieces) -> list[np.ndarray]:
+    def exchange(self, pieces, most) -> list[np.ndarray]:
         """What every rank has for this one, of its uint8 pieces for each rank."""
         sizes = [piece.size for piece in pieces]
         came = torch.empty(self.size, dtype=torch.int64)
         self._swap(came, torch.tensor(sizes), [1] * self.size, [1] * self.size)
+        demand_possible(came.tolist(), most)
         every = torch.empty(int(came.sum()), dtype=torch.uint8)
         self._swap(every, torch.from_numpy(np.concatenate(pieces)), came.tolist(), sizes)
         return np.split(every.numpy(), np.cumsum(came.numpy())[:-1])
@@ -62,6 +64,8 @@ class TorchWire:
     def add(self, x):
         """Sum x (float32) over the ranks, in place."""
         dist.all_reduce(torch.from_numpy(x), group=self.group)
+        moved = 2 * x.nbytes * (self.size - 1) // self.size
+        self.sent, self.received = self.sent + moved, self.received + moved
 
     def _swap(self, out, mine, received, sent):
         dist.all_to_all_single(out, mine, received, sent, group=self.group)
@@ -92,7 +96,7 @@ class GradientDropping:
         ranks = dist.get_process_group_ranks(process_group or dist.group.WORLD)
         self.wire = TorchWire(dist.new_group(ranks, backend="gloo", use_local_synchronization=True))
         facts = {**own_facts(), "tensors": zlib.crc32(repr(self.sizes).encode()), "configuration": repr(self.config)}
-        compare(self.wire.gather(np.frombuffer(json.dumps(facts).encode(), np.uint8)))
+        compare(self.wire.gather(np.frombuffer(json.dumps(facts).encode(), np.uint8), MOST))
         kind = self.config.exchange
         if kind == "auto":
             kind = "allgather" if self.wire.size <= FEW else "balanced"

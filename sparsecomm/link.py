@@ -7,8 +7,10 @@ P ranks sends k, is predicted as
     allgather  B 2 log2 P α + (P - 1) (k e + B h) β + n select + k encode + P k decode + B (P + 1) / 2 message
     balanced   B (3 log2 P + P - 1) α + 2 (P - 1) (k e / P + B h) β
                                       + n select + k (1 + 1 / P) encode + 2 k decode + B (3 P - 1) / 2 message
+                                      + B (4 log2 P α + (P - 1) (12 s + h) β) / 64
 
-with e bytes an entry and h of a message's header. Dense with a value code of v bytes is sent as balanced is, which adds
+with e bytes an entry, h of a message's header, and s = k / 3 B P, but from 1 to 64, indices of each rank from which all
+agree on ranges at every 64th step. Dense with a value code of v bytes is sent as balanced is, which adds
 B (P - 1 + log2 P) α + 2 B (P - 1) h β + 2 n (P - 1) / P code + B (3 P - 1) / 2 message, and has v in place of 4. The terms
 without α and β are what a rank computes: without them, dropping would always seem to win between ranks of one machine.
 """
@@ -23,6 +25,7 @@ from mpi4py import MPI
 from kernels.dropping import Selector
 from kernels.merge import add_lists
 from kernels.values import VALUES
+from sparsecomm.exchange import AGREE_EVERY, SAMPLES
 from sparsecomm.message import HEADER, pack, unpack
 
 SMALL, LARGE = 8, 1 << 20  # bytes of the messages that are timed
@@ -137,12 +140,14 @@ def predict(link, work, ranks, n, k, buckets=1, value_code="float32") -> dict[st
     heads = buckets * (ranks - 1) * HEADER.size * link.beta
     once = buckets * 2 * rounds * link.alpha
     twice = buckets * ((3 * rounds + ranks - 1) * link.alpha + (3 * ranks - 1) / 2 * work.message) + 2 * heads
+    samples = min(max(k / (3 * buckets * ranks), 1), SAMPLES)
+    agree = buckets * (4 * rounds * link.alpha + (ranks - 1) * (12 * samples + HEADER.size) * link.beta) / AGREE_EVERY
     selected, value = n * work.select, width * link.beta + work.add + coded * work.code
     return {
         "dense": (twice if coded else once) + 2 * n * away * value + n * work.add,
         "allgather": (once + heads + buckets * (ranks + 1) / 2 * work.message + k * (ranks - 1) * work.entry * link.beta
                       + selected + k * work.encode + ranks * k * work.decode),
-        "balanced": (twice + 2 * k * away * work.entry * link.beta
+        "balanced": (twice + agree + 2 * k * away * work.entry * link.beta
                      + selected + k * (1 + 1 / ranks) * work.encode + 2 * k * work.decode)}
 
 

@@ -57,8 +57,22 @@ def room(count, n, index_code, value_code) -> int:
     return HEADER.size + (_dense_bytes(n, value_code) if dense else most_bytes(count, n, index_code, value_code))
 
 
+def most_room(n) -> int:
+    """The most bytes that any message of dimension n has: all raw indices and all float32 values, or what else is longer."""
+    return HEADER.size + max(8 * n, 16)
+
+
 def _dense_bytes(n, value_code) -> int:
     return VALUES[value_code].nbytes(n) if n else 0
+
+
+def _least_bytes(header) -> int:
+    """The fewest bytes that can hold the entries which the header claims: receivers take memory for them."""
+    index_code, value_code = CODES[header.index_code], VALUE_CODES[header.value_code]
+    if not header.count:
+        return 0
+    indices = {"raw": 4 * header.count, "bitmap": -(-header.n // 8), "rice": 1 + header.count // 8, ALL: 0}[index_code]
+    return indices + VALUES[value_code].nbytes(header.count)
 
 
 def pack(step, n, indices, values, index_code, value_code, bad=0) -> np.ndarray:
@@ -105,6 +119,8 @@ def checked(raw, step, n, sender, dense=False) -> Header:
             ("value code", 0, len(VALUE_CODES) - 1, header.value_code), ("count", n if dense else 0, n, header.count)):
         if not low <= got <= high:
             raise _error(step, sender, f"{fact} {low}" if low == high else f"{fact} between {low} and {high}", got)
+    if header.nbytes < (least := _least_bytes(header)):
+        raise _error(step, sender, f"a payload of at least {least} bytes for {header.count} entries", header.nbytes)
     return header
 
 

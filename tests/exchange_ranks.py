@@ -168,9 +168,11 @@ def check_not_finite():
 
 
 def check_words():
-    """At most 6 k (P - 1) / P words a rank, headers aside, however the indices lie; with equal ranges it would be more."""
+    """At most 6 k (P - 1) / P words a rank, headers aside, however the indices lie; with equal ranges it would be more.
+
+    Agreeing on ranges, at steps 0 and 64, is one more message, whose content is among these words.
+    """
     n, k = 200_000, 4000
-    most = 4 * 6 * k * (SIZE - 1) / SIZE + 2 * (SIZE - 1) * (8 + HEADER.size)
     for kind in "even", "power 4", "power 40", "narrow", "own part":
         exchange = make("balanced", index_code="raw")
         for step in 0, 2, 63, 64, 66, 127:
@@ -185,8 +187,8 @@ def check_words():
             indices = np.sort(rng.permutation(np.unique((n * u).astype(np.uint32)))[:k])
             values = rng.standard_normal(indices.size).astype(np.float32)
             moved = exchange.reduce(step, n, indices, values.copy(), 0)[-2:]
-            agreeing = 8 * (1 + 64 * SIZE) * (SIZE - 1) if step % 64 == 0 else 0
-            assert max(moved) <= most + agreeing, (kind, step, moved, most)
+            most = 4 * 6 * k * (SIZE - 1) / SIZE + (2 + (step % 64 == 0)) * (SIZE - 1) * (8 + HEADER.size)
+            assert max(moved) <= most, (kind, step, moved, most)
             largest = np.diff(np.searchsorted(indices, exchange.bounds)).max()
             assert kind == "own part" or SIZE * largest < 1.3 * indices.size, (kind, step, largest)
         equal = make("balanced", index_code="raw")
@@ -249,10 +251,10 @@ def check_wire():
             as_array = lambda part: np.frombuffer(part, np.uint8)  # noqa: E731
             comm = Bounded(limit)
             wire = Wire(comm, limit)
-            assert [part.tobytes() for part in wire.gather(as_array(text[RANK][0]))] == [row[0] for row in text]
+            assert [part.tobytes() for part in wire.gather(as_array(text[RANK][0]), 999)] == [row[0] for row in text]
             lengths = 8 * (SIZE - 1)
             assert wire.taken() == (lengths + sizes[RANK, 0] * (SIZE - 1), lengths + sizes[:, 0].sum() - sizes[RANK, 0])
-            came = wire.exchange([as_array(part) for part in text[RANK]])
+            came = wire.exchange([as_array(part) for part in text[RANK]], [999] * SIZE)
             assert [part.tobytes() for part in came] == [row[RANK] for row in text]
             own = lengths - sizes[RANK, RANK]
             assert wire.taken() == (own + sizes[RANK].sum(), own + sizes[:, RANK].sum())

@@ -2,6 +2,7 @@
 
 import binascii
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from hogwild.errors import UserError
 from kernels.coding import INDEX_CODES, VALUE_CODES
-from sparsecomm.message import HEADER, Message, MessageError, pack, room, unpack, unpack_all
+from sparsecomm.message import HEADER, Message, MessageError, most_room, pack, room, unpack, unpack_all
+from sparsecomm.wire import demand_possible
 
 CODES = [(index, value) for index in (*INDEX_CODES, "all") for value in VALUE_CODES]
 N, STEP = 100, 2**40 + 7
@@ -100,7 +102,7 @@ def ints(*indices):
     (dict(payload=ints(5, 6, 2**32 - 1), count=3), "payload that can be decoded"),
     (dict(payload=ints(5, 6, 6), count=3), "payload that can be decoded"),
     (dict(payload=ints(5, 7, 6), count=3), "payload that can be decoded"),
-    (dict(payload=ints(5, 6), count=3), "payload that can be decoded"),
+    (dict(payload=ints(5, 6), count=3), "a payload of at least 24 bytes for 3 entries, got 16"),
     (dict(payload=ints(5) + np.array([np.nan], np.float32).tobytes(), count=1), "payload that can be decoded")])
 def test_a_wrong_message_with_a_right_checksum_is_refused(wrong, what):
     raw = packed("raw", "float32")
@@ -108,6 +110,36 @@ def test_a_wrong_message_with_a_right_checksum_is_refused(wrong, what):
     with pytest.raises(MessageError, match="rank 4 sent .*" + what) as caught:
         unpack(forged(raw, **wrong), STEP, N, 4)
     assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("index_code", [*INDEX_CODES, "all"])
+@pytest.mark.parametrize("value_code", VALUE_CODES)
+def test_a_short_message_that_claims_many_entries_takes_no_memory(index_code, value_code):
+    """It would be refused while it is decoded: after memory was taken for all entries that it claims."""
+    n, dense = 200_000_000, index_code == "all"
+    codes = dict(index_code=[*INDEX_CODES, "all"].index(index_code), value_code=VALUE_CODES.index(value_code))
+    short = forged(packed("raw", "float32"), payload=b"x", n=n, count=n, **codes)
+    tracemalloc.start()
+    with pytest.raises(MessageError, match=f"a payload of at least [0-9]+ bytes for {n} entries, got 1"):
+        unpack(short, STEP, n, 4, dense)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    fewest = unpack(pack(0, n, np.arange(5, dtype=np.uint32), np.ones(5, np.float32), "rice", value_code), 0, n, 0)
+    assert fewest.indices.size == 5
+
+
+def test_sizes_are_checked_before_memory_is_taken():
+    demand_possible([0, 5, most_room(10)], most_room(10))
+    for sizes, most, rank in ([0, 1 << 60], 100, 1), ([101, 0], [100, 100], 0), ([3, -1], 9, 1), ([5, 5], [5, 4], 1):
+        with pytest.raises(MessageError, match=f"rank {rank} announces a message of {sizes[rank]} bytes"):
+            demand_possible(sizes, most)
+
+
+@pytest.mark.parametrize("n", [0, 1, 9, 700])
+def test_no_message_is_longer_than_is_possible(n):
+    for index_code in INDEX_CODES:
+        assert all(room(n, n, index_code, value_code) <= most_room(n) for value_code in VALUE_CODES)
+    assert all(room(n, n, "all", value_code) <= most_room(n) for value_code in VALUE_CODES)
 
 
 def test_dense_and_sparse_are_not_taken_for_each_other():
@@ -118,7 +150,7 @@ def test_dense_and_sparse_are_not_taken_for_each_other():
         unpack(dense, STEP, N, 0)
     with pytest.raises(MessageError, match="needed count 100, got 99"):
         unpack(forged(dense, payload=dense[48:-4].tobytes(), count=99), STEP, N, 0, dense=True)
-    with pytest.raises(MessageError, match="payload that can be decoded"):
+    with pytest.raises(MessageError, match="payload of at least 400 bytes for 100 entries, got 396"):
         unpack(forged(dense, payload=dense[48:-4].tobytes()), STEP, N, 0, dense=True)
     with pytest.raises(MessageError, match="payload that can be decoded"):
         unpack(forged(dense, payload=dense[48:-4].tobytes() + struct.pack("<f", np.inf)), STEP, N, 0, dense=True)
