@@ -36,7 +36,7 @@ class LinearModel:
         """(Dataset as the model wants it, lines for the user) of a file, read as the training file was, options on top."""
         options = {name: value for name, value in options.items() if value is not None}
         raw = data.read(path, cache=cache, schema=self.schema, **options)
-        lines = [*raw.notes, *_contradictions(self.schema, options)]
+        lines = list(raw.notes)
         if self.schema is None:  # whose labels were float32
             raw = replace(raw, labels=raw.labels.astype(np.float32))
             if raw.schema.kind != "npz":
@@ -44,6 +44,8 @@ class LinearModel:
                              f"features of {raw.source} are taken by their places")
         elif raw.schema.kind in TABLES and self.schema.kind not in TABLES:
             lines.append(f"{raw.source}: the training data were no table: its columns are taken by their places")
+        else:
+            lines += _contradictions(self.schema, raw.schema, options.get("zero_based"))
         raw, line = features.onto(raw, self)
         return transforms.apply(self.transform, self.state, raw), [*lines, *([line] if line else [])]
 
@@ -52,15 +54,13 @@ class LinearModel:
         return judge.scores(self.weights, dataset, cores())
 
 
-def _contradictions(schema, options):
-    """Lines on options that differ from how the training file was read; they are honoured."""
-    if schema is None:
-        return []
-    lines, label = [], options.get("label")
-    if options.get("zero_based") and not schema.zero_based:
+def _contradictions(schema, read, zero_based):
+    """Lines on where a file was read, as an option said, otherwise than the training file."""
+    lines = []
+    if zero_based and not schema.zero_based:
         lines.append("--zero-based: indices count from 0 as given, those of the training file counted from 1")
-    if label is not None and str(label) != schema.label:
-        lines.append(f"--label: the label is in {label} as given, that of the training file was in {schema.label}")
+    if schema.kind in TABLES and read.label != schema.label:
+        lines.append(f"--label: the label is column {read.label!r} as given, in the training file it was {schema.label!r}")
     return lines
 
 
