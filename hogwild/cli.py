@@ -357,6 +357,11 @@ def main(arguments=None):
         sys.exit(143 if terminated else 130)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         sys.exit(1)
+    except Exception as error:
+        if not type(error).__module__.startswith("numba."):
+            raise
+        from hogwild import own  # of a rule or loss of the user's, in what it was not tried in
+        sys.exit(_fail(own.said(error)))
 
 
 def _fail(message) -> int:

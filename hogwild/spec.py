@@ -1,9 +1,7 @@
 """Rules, schedules and losses by name, as people type them: "adam", "adam:b1=0.95,eps=1e-6", "my_rules.Lion:beta=0.9"."""
 
 import difflib
-import importlib
-import os
-import sys
+import functools
 
 from hogwild.errors import UserError
 from kernels.hyper import HyperParameterError, checked
@@ -16,7 +14,8 @@ def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, **default
     fields that the class has and the text does not give. Raises UserError with what is known.
     """
     name, _, rest = text.partition(":")
-    cls = _imported(name, what) if "." in name else table.get(name)
+    own = "." in name
+    cls = _imported(name, what) if own else table.get(name)
     if cls is None:
         near = difflib.get_close_matches(name, table, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -29,24 +28,29 @@ def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, **default
             raise UserError(f"{what} {name}: '{part}' is not NAME=VALUE with NAME one of {', '.join(fields) or '(none)'}")
         values[field] = _number(value, f"{what} {name}: {field}", steps_per_epoch)
     try:
-        return checked(cls(**values))
+        value = checked(cls(**values))
     except (HyperParameterError, TypeError) as error:
         raise UserError(f"{what} {error}".replace("__new__() ", "")) from None
+    except Exception as error:  # of a class of the user's, whose `ranges` are none, say
+        raise UserError(f"{what} {name}: {type(error).__name__}: {error}; its fields must be numbers, each in its `ranges`"
+                        ) from None
+    return _tried(value, name, what) if own else value
+
+
+def _imported(name, what):
+    from hogwild import own  # with it comes all of the kernels
+    return own.imported(name, what)
+
+
+@functools.cache
+def _tried(value, name, what):
+    from hogwild import own
+    return own.tried(value, name, what)
 
 
 def fields_of(cls) -> tuple[str, ...]:
     """Hyper-parameter names of a class, or of a factory that makes one."""
     return getattr(cls, "_fields", None) or getattr(getattr(cls, "func", cls), "_fields", ())
-
-
-def _imported(name, what):
-    module, _, attribute = name.rpartition(".")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{what} {name}: cannot import it from here: {error}") from None
 
 
 def _number(text, where, steps_per_epoch):

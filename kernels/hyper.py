@@ -1,7 +1,11 @@
 """Hyper-parameters: NamedTuples of plain numbers, checked and made float64 once, before they reach a kernel."""
 
+import itertools
 import math
+import sys
 from numbers import Real
+
+_named = {}  # classes of a user's own that have been checked, by name
 
 
 class HyperParameterError(ValueError):
@@ -16,9 +20,23 @@ def checked(hp):
     """
     if hp is None:
         return None
+    _tell_apart(type(hp))
     ranges = getattr(hp, "ranges", {})
     return type(hp)(*(_value(type(hp).__name__, field, x, ranges.get(field, "(-inf, inf)"))
                       for field, x in zip(hp._fields, hp)))
+
+
+def _tell_apart(cls):
+    """Rename a class of which there is another of the same name, as after an edit in a notebook.
+
+    Numba tells NamedTuples apart by name and types alone when it looks for machine code, and would run the other's.
+    """
+    if cls.__module__.startswith("kernels.") or _named.get(cls.__name__) is cls:
+        return
+    ours = [sys.modules.get(f"kernels.{module}") for module in ("rules", "losses", "schedules", "steps")]
+    names = (cls.__name__ + (f"_{k}" if k > 1 else "") for k in itertools.count(1))
+    cls.__name__ = next(name for name in names
+                        if not any(hasattr(module, name) for module in ours) and _named.setdefault(name, cls) is cls)
 
 
 def _value(owner, field, x, interval):
