@@ -42,6 +42,12 @@ def rows_of(path, first, block, separator):
         raise UserError(f"{where}: {error}; needed a row of cells, correct the line") from None
 
 
+def without_lines(block, count):
+    """A block without its first lines, as csv counts them."""
+    parts = re.split(rb"\r\n|\r|\n", block, maxsplit=count) if count else [block]
+    return parts[count] if len(parts) > count else b""
+
+
 def head_of(path, block, header="auto", expected=()):
     """The Head of a CSV that begins with `block`, None if that has no row.
 
@@ -49,7 +55,7 @@ def head_of(path, block, header="auto", expected=()):
     where auto cannot tell.
     """
     separator, skip = _stated_separator(block)
-    block = block.split(b"\n", skip)[skip]
+    block = without_lines(block, skip)
     separator = separator or _separator(path, block)
     sample, cells = [], 0
     for line, row in rows_of(path, 1 + skip, block, separator):
@@ -65,7 +71,7 @@ def head_of(path, block, header="auto", expected=()):
         raise UserError(f"{place(path)}: has one column, got {excerpt(rows[0][0])}; needed a label and at least one feature, "
                         "separated by commas, semicolons, tabs or |")
     named = {"yes": True, "no": False}.get(header)
-    if named is None and {cell.strip() for cell in rows[0]} & set(expected):
+    if named is None and {cell.strip("# ") for cell in rows[0]} & set(expected):
         named = True
     if named is None:
         named = _quoted_alone(block) or names_columns([row for row in rows if len(row) == width])
@@ -74,6 +80,8 @@ def head_of(path, block, header="auto", expected=()):
         raise UserError(f"{place(path, lines[0])}, column {column}: got {excerpt(cell)}, a name or a mistake in a row; pass "
                         "--header yes if the line names the columns, else --header no")
     names = [cell.strip() for cell in rows[0]] if named else None
+    if named:
+        names[0] = names[0].removeprefix("#").strip()  # as numpy.savetxt has it
     return Head(separator, names, width, lines[0] if named else skip, list(rows[named:]))
 
 
@@ -138,6 +146,8 @@ def names_columns(rows):
 def _look_like_names(numbers, below, texts):
     """Whether numbers [(column, number)] of a first row are names of columns, to judge by the rows below."""
     columns, values = zip(*numbers, strict=True)
+    if not np.isfinite(values).all():
+        return False
     table = np.array([[np.nan if numeric(row[k]) is None else numeric(row[k]) for k in columns] for row in below])
     fractions = np.mean([any("." in row[k] for row in below) for k in columns])
     counted = values[1] - values[0] == 1 and values[0].is_integer()
@@ -146,7 +156,7 @@ def _look_like_names(numbers, below, texts):
     steps = np.sign(np.diff(values))
     if len(below) < 3 or len(values) < 3 and not texts or not (steps == steps[0]).all() or steps[0] == 0:
         return False
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # infinity may be among the rows
         outside = (values < np.nanmin(table, axis=0, initial=np.inf)) | (values > np.nanmax(table, axis=0, initial=-np.inf))
         ordered = (np.sign(np.diff(table, axis=1)) == steps[0]).all(axis=1)
     return bool(outside.all()) and not ordered.mean() > 0.5
@@ -154,5 +164,6 @@ def _look_like_names(numbers, below, texts):
 
 def _sequence(values):
     """Whether values are at equal distances, not 0."""
-    steps = np.diff(values)
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(values)
     return len(steps) > 0 and bool(steps[0]) and bool(np.allclose(steps, steps[0], rtol=1e-6, atol=0))

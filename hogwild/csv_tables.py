@@ -7,7 +7,7 @@ import numpy as np
 
 from hogwild import class_names, files, foreign, tables
 from hogwild.class_names import FLOAT32_END, MISSING, numeric
-from hogwild.csv_head import head_of, rows_of
+from hogwild.csv_head import head_of, rows_of, without_lines
 from hogwild.errors import UserError
 from hogwild.files import excerpt, place
 from hogwild.svmlight import NOT_FINITE
@@ -34,9 +34,9 @@ def read(source, pieces, header="auto", asked=(), known=None):
             head = head_of(path, block, header, _expected(known))
             if head is None:
                 continue
-            found = _columns(source, head, asked, known)
+            found = _columns(source, head, header, asked, known)
             plain = head.width > WIDE and not any(numeric(cell) is None for row in head.rows for cell in row)
-            first, block = first + head.skip, b"".join(block.split(b"\n", head.skip)[head.skip:])
+            first, block = first + head.skip, without_lines(block, head.skip)
         rows = _all_numbers(block, head, found) if plain else None
         if rows is None:
             plain, rows = False, _converted(path, first, block, head, found)
@@ -77,13 +77,16 @@ def _expected(known):
     return {*known.columns, *(column for column, _ in known.categories)}
 
 
-def _columns(source, head, asked, known):
+def _columns(source, head, header, asked, known):
     """Which columns are what; notes say how the first line was taken."""
     rows = [row for row in head.rows if len(row) == head.width]
     source.schema = replace(source.schema, header=head.names is not None)
-    what = "names the columns" if head.names else "is a row (no line names the columns)"
-    separated = "" if head.separator == "," else f", which {head.separator!r} separates"
-    source.notes.append(f"the first line {what}{separated}; --header yes or no decides otherwise")
+    if header == "auto" and known is None:
+        taken = ("the columns' names; if it is a row, pass --header no" if head.names else
+                 "a row; if it names the columns, pass --header yes")
+        source.notes.append(f"the first line is taken as {taken}")
+    if head.separator != ",":
+        source.notes.append(f"{head.separator!r} is taken as the separator")
     kinds = [_kind({row[k].strip() for row in rows}) for k in range(head.width)]
     found = tables.columns_of(source, head.names, kinds, asked, known, lambda k: _counts([row[k].strip() for row in rows]))
     for column in found.texts:
@@ -172,9 +175,10 @@ def _by_rows(path, first, block, head, found):
         column, mistake = next((each for each in mistakes if each[1]), (0, None))
         if mistake:
             needed, remedy = mistake
-            name = f" ({found.names[column]})" if found.named else ""
+            shown = found.option(column)
+            name = f" ({shown})" if found.named else ""
             raise UserError(f"{place(path, line)}, column {column + 1}{name}: got {excerpt(cells[column])}, {needed}; "
-                            f"{remedy.format(found.names[column])}")
+                            f"{remedy.format(shown)}")
     if not rows:
         return None
     numbers = np.array([[float(row[k]) for k in found.numbers] for row in rows], np.float32).reshape(len(rows), -1)

@@ -82,8 +82,11 @@ def line_blocks(path, pieces, quoted=False):
 
     quoted: a line does not end inside double quotes.
     """
-    first, parts, inside = 1, [], False
+    first, parts, inside, old = 1, [], False, None
     for piece in pieces:
+        if old is None:
+            old = b"\n" not in piece and b"\r" in piece[:-1]  # lines that end with a carriage return alone, as once on a Mac
+        piece = piece.replace(b"\r", b"\n") if old else piece
         cut, inside = _last_line_end(piece, inside) if quoted else (piece.rfind(b"\n") + 1, False)
         if cut:
             block = b"".join((*parts, piece[:cut]))

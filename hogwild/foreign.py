@@ -28,21 +28,21 @@ MAGIC = {  # how a file begins: (what it is, remedy)
     b"%%MatrixMarket": ("a Matrix Market file", "save it with labels by hogwild.formats.save_npz(path, X, y)"),
 }
 UTF16 = "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"
-TEXT = (  # (pattern of the beginning, what it is, remedy), of files that are to be svmlight text or CSV
+TEXT = (  # (pattern of the beginning without blanks, what it is, remedy), of files that are to be svmlight text or CSV
     (rb"\xff\xfe|\xfe\xff", "UTF-16 text", UTF16),
     (rb"(?s:.)\0(?s:.)\0(?s:.)\0", "UTF-16 text", UTF16.replace("16", "16LE")),
     (rb"\0(?s:.)\0(?s:.)\0(?s:.)", "UTF-16 text", UTF16.replace("16", "16BE")),
-    (rb"(?s:.{8})\{\"(__metadata__|\w+\":\{\"dtype)", "a safetensors file", "give the model first and the data after it"),
+    (rb"(?s:.{1,8}){\"(__metadata__|\w+\":{\"dtype)", "a safetensors file", "give the model first and the data after it"),
     (rb"\x80[\x02-\x05][\x95\x8c\x8a}\](cX.]", "a Python pickle", CONVERT),
     (rb"(?s:.{257})ustar", "a tar archive", "unpack it"),
-    (rb"\s*[{\[]\s*[\"{\[\]}\d-]", "JSON", CONVERT),
-    (rb"(?i)(\s*%.*\n|\s*\n)*\s*@(relation|attribute|data)\b", "an ARFF file", CONVERT),
-    (rb"(?i)\s*<(!doctype|html|head|body|\?xml|svg|!--)", "HTML or XML", "download the file itself, or " + CONVERT),
+    (rb"[{\[]\s*[\"{\[\]}\d-]", "JSON", CONVERT),
+    (rb"(?i)(?:%[^\n]*\n\s*)*@(relation|attribute|data)\b", "an ARFF file", CONVERT),
+    (rb"(?i)<(!doctype|html|head|body|\?xml|svg|!--)", "HTML or XML", "download the file itself, or " + CONVERT),
 )
 PAIRS = (  # the same of files that are to be svmlight text
-    (rb"\s*[^\s|:]*(?:[ \t]+[^\s|:]+)*[ \t]*\|[A-Za-z_]*(?::\S+)?[ \t]+[^\s|]", "a Vowpal Wabbit file",
+    (rb"[^\s|:]*(?:[ \t]+[^\s|:]+)*[ \t]*\|[A-Za-z_]*(?::\S+)?[ \t]+[^\s|]", "a Vowpal Wabbit file",
      "write index:value after the label, with numbers as indices"),
-    (rb"\s*[^\s:]+[ \t]+\d+:[^\s:]+:[^\s:]+(\s|$)", "a libffm file (field:index:value)", "drop the fields: index:value"),
+    (rb"[^\s:]+[ \t]+\d+:[^\s:]+:[^\s:]+(\s|$)", "a libffm file (field:index:value)", "drop the fields: index:value"),
 )
 
 
@@ -53,4 +53,4 @@ def name(head: bytes, patterns=()):
             if magic == ZIP and (b"xl/" in head or b"[Content_Types]" in head):
                 return "an Excel (.xlsx) or other Office file", "save the sheet as CSV"
             return found
-    return next(((what, remedy) for pattern, what, remedy in patterns if re.match(pattern, head)), None)
+    return next(((what, remedy) for pattern, what, remedy in patterns if re.match(pattern, head.lstrip())), None)

@@ -83,6 +83,8 @@ def _content(path, file):
     if form is None and head.startswith(foreign.ZIP) and b".npy" in head[:200]:
         form = "npz"
     if form in ("parquet", "npz"):
+        if not head.startswith(foreign.PARQUET if form == "parquet" else foreign.ZIP):
+            files.refuse_foreign(path, head, foreign.TEXT)
         return form, None
     pieces = unpacked(path, file)
     first = next(pieces, b"")

@@ -97,5 +97,5 @@ def _text(source, found, column, texts, start):
         if lacking:
             row = start + int(np.flatnonzero(np.isin(codes, lacking))[0])
             raise UserError(f"{place(source.path)}, row {row + 1}, {found.name(column)}: got {excerpt(values[lacking[0]])}, "
-                            f"needed a value; {tables.COUNT_MISSING.format(found.names[column])}")
+                            f"needed a value; {tables.COUNT_MISSING.format(found.option(column))}")
     return codes, values

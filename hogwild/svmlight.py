@@ -34,7 +34,7 @@ CLASS = re.compile(r"[^\W\d][^:,;|<>{}\[\]()\"=]*")  # a class name
 
 def read(source, pieces):
     """Chunks of the file's pieces; indices count from 1, or from 0 if the schema says so."""
-    base = 0 if source.schema.zero_based else 1
+    base, entries, texts = 0 if source.schema.zero_based else 1, 0, 0
     for first, block in files.line_blocks(source.path, pieces):
         status, position, labels, indptr, indices, values, odd = text.parse(block, base)
         mistake = None if status == text.OK else (position, *MISTAKES[status])
@@ -43,7 +43,10 @@ def read(source, pieces):
             mistake = wrong if wrong and (mistake is None or wrong[0] < position) else mistake
         if mistake:
             raise UserError(_message(source.path, first, block, *mistake))
+        entries, texts = entries + len(indices), texts + (labels.dtype.kind == "O")
         yield Chunk(labels, np.diff(indptr), indices, values)
+    if texts and not entries:
+        raise UserError(f"{place(source.path)}: holds words alone, no feature as svmlight text has them; {PAIR}")
 
 
 def _from_text(block, labels, odd):

@@ -36,6 +36,10 @@ class Columns:
     def width(self):
         return len(self.numbers) + len(self.features)
 
+    def option(self, column) -> str:
+        """The column as an option names it, on one line."""
+        return self.names[column] if self.names[column].isprintable() else repr(self.names[column])
+
     def name(self, column) -> str:
         return f"column {self.names[column]!r}" if self.named else f"column {column + 1}"
 
@@ -95,7 +99,7 @@ def _tell(source, found, left_out, given):
     what = f"label: {found.name(found.label)}{' (the last)' if given is None else ''}"
     others = [name for name in found.names if name.lower() in LABEL_NAMES and name != found.names[found.label]]
     if given is None and others:
-        what += f"; if the label is {others[0]!r}, pass --label {others[0]}"
+        what += f"; if the label is {others[0]!r}, pass --label"
     source.notes.append(what)
     if left_out:
         source.notes.append("the first column numbers the rows and is left out")
@@ -126,6 +130,8 @@ def match(source, names, known):
                         f"{excerpt(', '.join(names))}; needed all columns of the training file, in any order")
     label = place_of.get(known.label) if chosen is None else numbered(path, chosen, names, named)
     numbers, texts = [place_of[name] for name in wanted], [place_of[name] for name in values]
+    if label in {*numbers, *texts}:
+        raise UserError(f"{place(path)}: column {names[label]!r} is a feature of the model, so not the label; correct --label")
     rest = [name for name in names if place_of[name] not in {label, *numbers, *texts} and name not in known.left_out]
     if rest:
         source.notes.append(f"{len(rest)} columns that the model does not know are ignored: {excerpt(', '.join(rest))}")
@@ -171,7 +177,7 @@ def suspicious(values):
 def refuse_text(source, found, column, why, example):
     """Raise the UserError for a column of texts that are not categories."""
     raise UserError(f"{place(source.path)}, {found.name(column)}: {why}, got {excerpt(example)}; drop the column, turn it "
-                    f"into numbers, or pass --categorical {found.names[column]} if each value is to be a feature")
+                    f"into numbers, or pass --categorical {found.option(column)} if each value is to be a feature")
 
 
 def encoded(column):

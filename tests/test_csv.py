@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tables import refused, table
 
 from hogwild import files
+from hogwild.errors import UserError
 from hogwild.schema import Schema
 
 
@@ -54,7 +55,7 @@ def test_the_first_line_is_compared_with_those_below(write, first, rest, named):
     path = write(f"{first}\n{rest}")
     X, labels, source = table(path)
     assert source.schema.header == named and len(labels) == 12 + (not named)
-    assert ("names the columns" if named else "is a row") in source.notes[0]
+    assert ("as the columns' names" if named else "as a row") in source.notes[0]
     for header, rows in (("yes", 12), ("no", 13)):
         if header == ("yes" if named else "no"):
             assert len(table(path, header=header)[1]) == rows
@@ -203,7 +204,7 @@ def test_labels_lose_nothing(write):
     assert table(write("a,y\n" + "".join(f"1,{label}\n" for label in big)))[1] == big
     assert table(write("a,y\n1,16777217\n1,0.1\n"))[1] == [16777217, 0.1]
     assert table(write("a,y\n1,1.0\n1,x\n1,1\n"))[1] == ["1", "x", "1"]
-    assert "if the label is 'y', pass --label y" in "".join(table(write("y,a,b\n1,2,3\n"))[2].notes)
+    assert "if the label is 'y', pass --label" in "".join(table(write("y,a,b\n1,2,3\n"))[2].notes)
 
 
 def test_names_that_occur_twice_or_not_at_all(write):
@@ -228,4 +229,24 @@ def test_other_names_and_packed(write):
     assert table(write(gzip.compress(b"a;y\n1;2\n"), "x.csv.gz"))[1] == [2]
     assert table(write("1,2,3\n4,5,6\n", "x.txt"))[2].schema.kind == "csv"
     assert table(write(b"\xef\xbb\xbfa,y\n1,2\n"))[2].schema.columns == ("a",)
+    assert table(write(b"# a,y\r1,2\r3,4\r"))[1:2] == ([2, 4],)
     assert "convert the file: iconv" in refused(write(b"a,b,y\n" + b"1,caf\xe9,1\n" * 3))
+
+
+PIECES = ["1", "2.5", "a", "b", "red", "?", "NA", '"', '"x y"', '"1\n2"', ",", ",", ",", ";", "\t", "\n", "\n", "\r\n", "\r", " ",
+          "sep=;", "0,1,2,3\n", "1,2,3\n", "inf", "1e400", "\x00", "é", "#", "9007199254740993", "1_0", "+4", "a,b,y\n", "1:2"]
+
+
+@given(content=st.lists(st.sampled_from(PIECES), max_size=20).map("".join), header=st.sampled_from(["auto", "yes", "no"]),
+       size=st.sampled_from([3, 1 << 20]), schema=st.sampled_from([None, SCHEMA]),
+       options=st.sampled_from([{}, {"label": 0}, {"label": "a"}, {"categorical": "a"}, {"categorical": "0,1"}]))
+def test_any_text_is_read_or_refused_in_one_line(tmp_path_factory, content, header, size, schema, options):
+    path = tmp_path_factory.mktemp("csv") / "x.csv"
+    path.write_text(content, newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "CHUNK_BYTES", size)
+        patch.setattr(files, "HEAD", max(size, 16))
+        try:
+            table(path, header=header, schema=schema, **options)
+        except UserError as error:
+            assert "\n" not in str(error)

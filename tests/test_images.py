@@ -183,9 +183,12 @@ def test_bad_npz(tmp_path, arrays, message):
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-30], lambda raw: b"\0" + raw[1:], lambda raw: b"no zip at all",
-                                    lambda raw: raw[:200] + bytes(200) + raw[400:]])
+                                    lambda raw: raw[:200] + bytes(200) + raw[400:],
+                                    lambda raw: raw.replace(b"'shape': (", b"'shape': (("),
+                                    lambda raw: raw.replace(b"'shape': (", b"'shape': 9*(", 1)])
 def test_damaged_npz(tmp_path, damage):
-    np.savez_compressed(tmp_path / "a.npz", x=X, y=Y)
+    save = np.savez if b"(" in damage(b"'shape': (") else np.savez_compressed
+    save(tmp_path / "a.npz", x=X, y=Y)
     (tmp_path / "a.npz").write_bytes(damage((tmp_path / "a.npz").read_bytes()))
     with pytest.raises(UserError, match="a.npz: truncated, corrupt or no .npz file"):
         images.load(tmp_path / "a.npz")

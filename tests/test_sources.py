@@ -54,8 +54,15 @@ def test_other_tables_under_wrong_names(tmp_path):
     assert "SQLite" in refused(tmp_path / "db")
     (tmp_path / "x.svm").write_text("a;b;y\n1;2;3\n1;2;4\n")
     assert table(tmp_path / "x.svm")[2].notes[0].startswith("read as csv")
-    (tmp_path / "x.data").write_text("words and more words\n")
-    assert "svmlight" in refused(tmp_path / "x.data")
+    for words in ("words and more words\n", "words\nand\nmore\n"):
+        (tmp_path / "x.data").write_text(words)
+        assert "svmlight" in refused(tmp_path / "x.data")
+    (tmp_path / "x.npz").write_bytes(npy())
+    assert ".npy array" in refused(tmp_path / "x.npz")
+    (tmp_path / "x.parquet").write_bytes(b"ARROW1\0\0")
+    assert "Arrow" in refused(tmp_path / "x.parquet")
+    (tmp_path / "blank").write_bytes(b"\n" * 60_000 + b" " * 5000 + SVM)
+    assert table(tmp_path / "blank")[1] == [1, -1]
 
 
 def test_labels_of_svmlight_text(tmp_path):
