@@ -131,7 +131,7 @@ def match(source, names, known):
     label = place_of.get(known.label) if chosen is None else numbered(path, chosen, names, named)
     numbers, texts = [place_of[name] for name in wanted], [place_of[name] for name in values]
     if label in {*numbers, *texts}:
-        raise UserError(f"{place(path)}: column {names[label]!r} is a feature of the model, so not the label; correct --label")
+        raise UserError(f"{place(path)}: column {names[label]!r} is a feature of the model, not the label; correct --label")
     rest = [name for name in names if place_of[name] not in {label, *numbers, *texts} and name not in known.left_out]
     if rest:
         source.notes.append(f"{len(rest)} columns that the model does not know are ignored: {excerpt(', '.join(rest))}")

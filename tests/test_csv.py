@@ -233,8 +233,9 @@ def test_other_names_and_packed(write):
     assert "convert the file: iconv" in refused(write(b"a,b,y\n" + b"1,caf\xe9,1\n" * 3))
 
 
-PIECES = ["1", "2.5", "a", "b", "red", "?", "NA", '"', '"x y"', '"1\n2"', ",", ",", ",", ";", "\t", "\n", "\n", "\r\n", "\r", " ",
-          "sep=;", "0,1,2,3\n", "1,2,3\n", "inf", "1e400", "\x00", "é", "#", "9007199254740993", "1_0", "+4", "a,b,y\n", "1:2"]
+PIECES = ["1", "2.5", "a", "b", "red", "?", "NA", '"', '"x y"', '"1\n2"', ",", ",", ",", ";", "\t", "\n", "\n", "\r\n", "\r",
+          " ", "sep=;", "0,1,2,3\n", "1,2,3\n", "inf", "1e400", "\x00", "é", "#", "9007199254740993", "1_0", "+4", "a,b,y\n",
+          "1:2"]
 
 
 @given(content=st.lists(st.sampled_from(PIECES), max_size=20).map("".join), header=st.sampled_from(["auto", "yes", "no"]),
