@@ -172,7 +172,7 @@ def _recovery(report, running):
     def recover(run, failure):
         if not shrink.is_failure(failure):
             raise failure
-        left = shrink.recover(run.comm, [run.sync.comm])
+        left = shrink.recover(run.comm, run.sync.comms())
         if left.comm.rank == 0 and report.quiet:
             sys.stdout, report.quiet = sys.__stdout__, False
             report.open(running.record)

@@ -10,7 +10,7 @@ WARMUP_KEEP = 0.25  # the kept share with which a warm-up starts …
 WARMUP_STAGES = 4  # … and its stages down to `keep`: 25, 6.3, 1.6, 0.4, then 0.1% in Lin et al. 2018
 
 CHOICES = {"threshold": ("sample", "histogram", "exact"), "scope": ("local", "global"),
-           "exchange": ("auto", "dense", "allgather", "balanced"), "index_code": ("auto", *INDEX_CODES),
+           "exchange": ("sparse", "auto", "dense", "allgather", "balanced"), "index_code": ("auto", *INDEX_CODES),
            "value_code": VALUE_CODES, "combine": ("global", "local"), "nonfinite": ("skip", "stop")}
 
 
@@ -24,8 +24,9 @@ class Config:
     """How the threshold is found: from a sample, from a histogram of all, or exact."""
     scope: str = "local"
     """A threshold for each tensor (local), or one over all tensors (global; then nothing overlaps with backward)."""
-    exchange: str = "auto"
-    """dense (everything, by Allreduce), allgather, balanced (split by index range), or auto: measured at the start."""
+    exchange: str = "sparse"
+    """sparse (allgather up to 4 ranks, else balanced), allgather, balanced (split by index range), dense (everything, by
+    Allreduce), or auto: measured at the start, and dense where that is fastest."""
     index_code: str = "auto"
     """Code of the indices: raw, bitmap, rice, or auto: the smallest."""
     value_code: str = "float32"
@@ -52,8 +53,9 @@ class Config:
     """Steps between two checks that all ranks have the same parameters; 0: none."""
     bucket_mb: float = 4.0
     """Tensors are exchanged together in buckets of about this many megabytes."""
-    overlap: bool = True
-    """Exchange a finished bucket in a thread of its own, while backward goes on."""
+    overlap: bool | None = None
+    """Exchange a finished bucket in a thread of its own, while backward goes on. None: where no script can change a gradient
+    that was sent, which is all but DistributedOptimizer."""
     lazy: bool = False
     """Step only the coordinates that something arrived for; else the others step with a gradient of zero."""
 
@@ -62,7 +64,8 @@ class Config:
             value = getattr(self, field.name)
             if field.name in CHOICES and value not in CHOICES[field.name]:
                 raise UserError(f"{field.name} must be one of {', '.join(CHOICES[field.name])}, got {value!r}")
-            if isinstance(field.default, bool) and not isinstance(value, bool):
+            switch = isinstance(field.default, bool) or (field.name == "overlap" and value is not None)
+            if switch and not isinstance(value, bool):
                 raise UserError(f"{field.name} must be true or false, got {value!r}")
         self._number("keep", 0, 1, low_open=True)
         self._number("momentum", 0, 1, high_open=True)

@@ -31,7 +31,8 @@ class DeviceSparse:
     def __init__(self, sizes, exchange, config, device, seed=0):
         self.n, self.exchange, self.config, self.seed = sum(sizes), exchange, config, seed
         ends = np.cumsum(sizes).tolist()
-        self.parts = [slice(end - size, end) for size, end in zip(sizes, ends)] if config.scope == "local" else [slice(None)]
+        self.tensors = [slice(end - size, end) for size, end in zip(sizes, ends)]
+        self.parts = self.tensors if config.scope == "local" else [slice(None)]
         self.residual, self.total = (torch.zeros(self.n, device=device) for _ in range(2))
         self.velocity = torch.zeros(self.n, device=device) if config.momentum else None
         self.random = torch.Generator(device)
@@ -39,17 +40,17 @@ class DeviceSparse:
 
     def reduce(self, step, gradients) -> int:
         """As `Sparse.reduce`."""
-        start = time.perf_counter()
-        self.before, self.added = (self.residual, self.velocity), torch.cat(list(gradients))
-        bad = 0
+        start, bad = time.perf_counter(), 0
+        self.before, live = (self.residual, self.velocity), self._live(gradients)
+        self.added = torch.cat([torch.zeros_like(self.total[part]) if g is None else g
+                                for part, g in zip(self.tensors, gradients)])
         if self.velocity is not None:
-            self.velocity, bad = _finite(self.config.momentum * self.velocity + self.added, self.velocity)
-            self.added = self.velocity
-        elif not self.config.residual:
-            self.residual = torch.zeros_like(self.residual)
-        self.residual, more = _finite(self.residual + self.added, self.residual)
-        keep = self.config.share(step)
-        large = torch.cat([abs(self.residual[part]) >= self._threshold(self.residual[part], keep, step, k)
+            velocity, bad = _finite(self.config.momentum * self.velocity + self.added, self.velocity)
+            self.velocity, self.added = _of(live, velocity, self.velocity), _of(live, velocity, 0.0)
+        old = self.residual if self.config.residual else torch.zeros_like(self.residual)
+        self.residual, more = _finite(old + self.added, old)
+        keep, seen = self.config.share(step), _of(live, self.residual, 0.0)
+        large = torch.cat([abs(seen[part]) >= self._threshold(seen[part], keep, step, k)
                            for k, part in enumerate(self.parts)])
         self.at = large.nonzero()[:, 0]
         self.chosen = self.residual[self.at]
@@ -64,6 +65,13 @@ class DeviceSparse:
         self.seconds["decode"] += time.perf_counter() - start
         self.counts.update(kept=indices.size, sent=reduced.sent, received=reduced.received)
         return reduced.bad
+
+    def _live(self, gradients):
+        """bool[n]: the elements of tensors that are not left alone; None: all of them."""
+        if all(g is not None for g in gradients):
+            return None
+        return torch.cat([torch.full_like(self.total[part], g is not None, dtype=torch.bool)
+                          for part, g in zip(self.tensors, gradients)])
 
     def _tensor(self, array):
         return torch.from_numpy(array).to(self.total.device)
@@ -92,8 +100,8 @@ class DeviceSparse:
     def commit(self):
         """As `Sparse.commit`."""
         at, lost = self.back
-        if self.config.residual or self.velocity is not None:
-            self.residual[at] += lost
+        if self.config.residual:
+            self.residual = self.residual.index_add(0, at, lost)
         if self.velocity is not None and self.config.masking:
             self.velocity = self.velocity.index_fill(0, self.at, 0.0)
         if self.config.combine == "local":
@@ -101,12 +109,10 @@ class DeviceSparse:
             self.total[self.at] -= self.exchange.size * self.chosen
             self.total[at] += self.exchange.size * lost
             self.touched = None
-        self.before = self.added = self.chosen = None
 
     def undo(self):
         """As before `reduce`."""
         self.residual, self.velocity = self.before
-        self.before = self.added = self.chosen = None
 
     def state(self) -> dict[str, np.ndarray]:
         """As `Sparse.state`, copied to the host."""
@@ -131,9 +137,14 @@ class DeviceDense(Dense):
     def reduce(self, step, gradients) -> int:
         """As `Dense.reduce`."""
         self.total = self.host
-        bad = super().reduce(step, [g.cpu().numpy() for g in gradients])
+        bad = super().reduce(step, [None if g is None else g.cpu().numpy() for g in gradients])
         self.total = torch.from_numpy(self.host).to(self.device)
         return bad
+
+
+def _of(live, new, old):
+    """new, but old where not `live`."""
+    return new if live is None else torch.where(live, new, old)
 
 
 def _finite(new, old):

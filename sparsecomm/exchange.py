@@ -243,6 +243,12 @@ def _silence(values) -> int:
 
 
 EXCHANGES = {"dense": Dense, "allgather": Allgather, "balanced": Balanced}
+FEW = 4  # ranks up to which all messages go to all of them; among more, balanced moves fewer bytes
+
+
+def sparse(size) -> str:
+    """Name of the exchange that is chosen without a measurement for `size` ranks."""
+    return "allgather" if size <= FEW else "balanced"
 
 
 def make_exchange(comm, config, n) -> tuple[Exchange, str]:
@@ -254,5 +260,6 @@ def make_exchange(comm, config, n) -> tuple[Exchange, str]:
         from sparsecomm import link  # imports MPI, which the hook of torch's DDP works without
         name, line = link.automatic(comm, config, n)
     else:
-        name, line = config.exchange, f"exchange {config.exchange} between {comm.Get_size()} ranks"
+        name = sparse(comm.Get_size()) if config.exchange == "sparse" else config.exchange
+        line = f"exchange {name} between {comm.Get_size()} ranks"
     return EXCHANGES[name](comm, config), line

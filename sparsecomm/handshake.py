@@ -22,25 +22,28 @@ def own_facts() -> dict:
             "numba": numba.__version__, "byte order": sys.byteorder, **torch}
 
 
-def handshake(comm, facts):
+ADVICE = "Start every rank with the same installation, data and options"
+
+
+def handshake(comm, facts, advice=ADVICE):
     """Compare `own_facts` and `facts` (numbers and texts by name) over all ranks.
 
     Called by all ranks. Where anything differs, every rank raises the same UserError, which names the ranks that are
     odd, the fact, and what each has. A fact of the same name in `facts` replaces the own one.
     """
-    compare(_gather(comm, json.dumps({**own_facts(), **facts}).encode()))
+    compare(gather(comm, json.dumps({**own_facts(), **facts}).encode()), advice)
 
 
-def compare(texts):
+def compare(texts, advice=ADVICE):
     """Raise that UserError, from the facts of every rank, as JSON."""
     everyone = [json.loads(bytes(text)) for text in texts]
     names = dict.fromkeys(name for each in everyone for name in each)
     differences = filter(None, (_difference(name, [each.get(name, "nothing") for each in everyone]) for name in names))
     if text := "; ".join(differences):
-        raise UserError(f"the ranks do not agree: {text}. Start every rank with the same installation, data and options")
+        raise UserError(f"the ranks do not agree: {text}. {advice}")
 
 
-def _gather(comm, text) -> list[bytes]:
+def gather(comm, text) -> list[bytes]:
     """The bytes of every rank. Lengths travel as little-endian bytes, since byte order is one of the facts."""
     from mpi4py import MPI  # not above: the hook of torch's DDP compares facts without MPI
     size = comm.Get_size()

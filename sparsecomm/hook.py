@@ -17,7 +17,7 @@ import torch.distributed as dist
 from hogwild.errors import UserError
 from sparsecomm.config import Config
 from sparsecomm.device import DeviceDense, DeviceSparse, flat
-from sparsecomm.exchange import EXCHANGES
+from sparsecomm.exchange import EXCHANGES, sparse
 from sparsecomm.handshake import MOST, compare, minority, own_facts
 from sparsecomm.reducer import Dense, Sparse
 from sparsecomm.wire import demand_possible
@@ -25,7 +25,6 @@ from sparsecomm.wire import demand_possible
 SKIPS = 20  # so many skipped buckets in a row are no accident
 UNFIT = "scope", "clip_local", "combine", "average_every", "lazy"  # need all gradients at once, or are the optimizer's
 KEPT = "residual", "velocity"  # arrays that a reducer has for every element
-FEW = 4  # up to so many ranks "auto" sends everything to all of them; with more, balanced moves fewer bytes
 
 
 class TorchWire:
@@ -98,15 +97,15 @@ class GradientDropping:
         facts = {**own_facts(), "tensors": zlib.crc32(repr(self.sizes).encode()), "configuration": repr(self.config)}
         compare(self.wire.gather(np.frombuffer(json.dumps(facts).encode(), np.uint8), MOST))
         kind = self.config.exchange
-        if kind == "auto":
-            kind = "allgather" if self.wire.size <= FEW else "balanced"
+        if kind in ("auto", "sparse"):
+            kind = sparse(self.wire.size)
         self.say = say if self.wire.rank == 0 else lambda line: None
         self.say(f"exchange {kind} between {self.wire.size} ranks")
         self.exchange = EXCHANGES[kind](self.wire, self.config)
         self.steps, self.skipped, self.in_a_row = dict.fromkeys(self.sizes, 0), 0, 0
         self.reducers, self.held = {}, defaultdict(dict)  # by the names in a bucket; by name, while it is in no bucket
         self.past = Counter(), Counter()
-        ahead = self.config.overlap and self.wire.size > 1 and all(p.device.type == "cpu" for p in self.names)
+        ahead = self.config.overlap is not False and self.wire.size > 1 and all(p.device.type == "cpu" for p in self.names)
         self.thread = ThreadPoolExecutor(1, "exchange") if ahead else None
 
     def mean(self, parameters, gradients):

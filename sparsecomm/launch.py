@@ -6,6 +6,7 @@ mpi4py is imported late: a process that has initialised MPI must not fork.
 import contextlib
 import ctypes
 import functools
+import multiprocessing
 import os
 import resource
 import signal
@@ -18,8 +19,9 @@ import warnings
 from hogwild.errors import UserError
 from sparsecomm import leftovers
 
-SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # where launchers put the number of ranks …
-RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")  # … and a process's own
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE")  # where launchers,
+# torchrun the last of them, put the number of ranks …
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID", "RANK")  # … and a process's own
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOOK_SECONDS = 1.0  # between two looks whether the launcher is still there
@@ -50,26 +52,39 @@ def say(text):
         os.write(2, text.encode())
 
 
-def world():
-    """COMM_WORLD of MPI, whose shared memory has no names any more, and so leaves no files. Collective.
+def mpi():
+    """The module mpi4py.MPI; its first import makes this process a rank.
 
-    Raises UserError where there is no MPI, or another one than mpiexec's.
+    Raises UserError where there is no MPI, another one than mpiexec's, or where this process must not become a rank.
     """
-    first = "mpi4py.MPI" not in sys.modules
-    if first:
-        leftovers.sweep_old()
-    cleaner = leftovers.stay_behind() if first and parent is not None else None
+    if multiprocessing.parent_process() is not None and "mpi4py.MPI" not in sys.modules:
+        raise UserError("a worker process, as of a DataLoader, is no rank: make the optimizer below "
+                        "if __name__ == '__main__', which workers do not run")
     try:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of another MPI's launcher: see below
             from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"MPI is needed: pip install 'hogwild-sparsecomm[mpich]' ({reason})") from None
-    comm, expected = MPI.COMM_WORLD, size()
-    if comm.size == 1 < expected:
+    if MPI.COMM_WORLD.size == 1 < size():
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
-        raise UserError(f"{expected} processes were started, but MPI ({library}) shows each one itself alone: the "
-                        f"launcher is another MPI's; use {os.path.dirname(sys.executable)}/mpiexec, or srun --mpi=pmi2")
+        started = "torchrun starts no ranks of MPI; use" if "TORCHELASTIC_RUN_ID" in os.environ else \
+            "the launcher is another MPI's; use"
+        raise UserError(f"{size()} processes were started, but MPI ({library}) shows each one itself alone: {started} "
+                        f"{os.path.dirname(sys.executable)}/mpiexec -n {size()} python …, or srun --mpi=pmi2")
+    return MPI
+
+
+def world():
+    """COMM_WORLD of MPI, whose shared memory has no names any more, and so leaves no files. Collective.
+
+    Raises UserError as `mpi` does.
+    """
+    first = "mpi4py.MPI" not in sys.modules
+    if first:
+        leftovers.sweep_old()
+    cleaner = leftovers.stay_behind() if first and parent is not None else None
+    comm = mpi().COMM_WORLD
     comm.Barrier()  # now every rank of this host has mapped what it needs
     leftovers.unlink_mapped()
     if cleaner is not None:

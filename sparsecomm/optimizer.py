@@ -1,142 +1,186 @@
 """Gradient dropping in a torch script of one's own: an optimizer that steps with the gradients of all ranks.
 
-    optimizer = sparsecomm.DistributedOptimizer(model.named_parameters(), "adam", 1e-3, config=Config(keep=0.01))
+    optimizer = sparsecomm.DistributedOptimizer(model, "adam", 1e-3, config=Config(keep=0.01))
     …
     loss.backward()
     optimizer.step()
 """
 
 import math
+import warnings
 import weakref
+import zlib
 from collections import Counter
-from numbers import Real
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from hogwild.errors import UserError
-from hogwild.spec import build
-from kernels.rules import RULES
-from kernels.schedules import SCHEDULES, Constant
-from kernels.steps import Clip, Decay, array_step
+from sparsecomm import guard, param_groups
+from sparsecomm.agreement import agree, all_fine
+from sparsecomm.buffers import Buffers, broadcast
 from sparsecomm.config import Config
-from sparsecomm.device import DeviceDense, DeviceSparse, flat
-from sparsecomm.synchronizer import Group, Synchronizer, reshared
+from sparsecomm.device import flat
+from sparsecomm.device_synchronizer import DeviceSynchronizer
+from sparsecomm.groups import Group
+from sparsecomm.handshake import handshake
+from sparsecomm.state import reshared
+from sparsecomm.synchronizer import Synchronizer
 
-OPTIONS = "params", "param_names", "lr", "rule", "decay"  # what a parameter group may set
-
-
-class DeviceSynchronizer(Synchronizer):
-    """The same for torch tensors on one device, which select and step there. The exchange does not overlap with backward:
-    all its work is in the caller's stream.
-    """
-
-    def _ahead(self):
-        return False
-
-    def _validate(self):
-        for name, w in self.tensors.items():
-            flat(name, w)
-
-    def _slots(self, rule, w):
-        return [torch.full_like(w, value) for value in rule.start()]
-
-    def _reducer(self, sizes, seed):
-        device = next(iter(self.tensors.values())).device
-        if self.exchange.dense:
-            return DeviceDense(sizes, self.exchange, self.config, device)
-        return DeviceSparse(sizes, self.exchange.bucket(), self.config, device, seed)
-
-    def _host(self, x):
-        if isinstance(x, list):
-            return np.stack([self._host(slot) for slot in x]) if x else np.zeros((0, 0), np.float32)
-        return x.cpu().numpy()
-
-    def _put(self, x, values):
-        for slot, array in zip(x, values) if isinstance(x, list) else [(x, values)]:
-            slot.copy_(torch.from_numpy(array))
-
-    def _move(self, rule, w, slots, g, touched, lr, decay, clip, scale):
-        if touched is None:
-            array_step(rule, w, g, slots, lr, self.t, decay, clip, scale)
-            return
-        at = torch.from_numpy(touched.astype(np.int64)).to(w.device)
-        part, few = w[at], [slot[at] for slot in slots]
-        array_step(rule, part, g[at], few, lr, self.t, decay, clip, scale)
-        for x, new in zip((w, *slots), (part, *few)):
-            x[at] = new
+FIXES = ("clip with clip=… or optimizer.clip_grad_norm_(…), give accumulate=… for several backward passes, or use "
+         "Config(overlap=False)")
 
 
 class DistributedOptimizer(torch.optim.Optimizer):
     """Steps with the mean over the ranks of `comm` of what each has in `.grad`, sent as `config` says.
 
-    named_parameters: pairs of name and parameter, or a list of dicts {"params": pairs, "lr": …, "rule": …, "decay": …} as
-    torch's optimizers take; float32, contiguous, on one device. Those that need no gradient are left alone. rule: a rule
-    of `kernels.rules` or its text, such as "adam:b1=0.95". schedule: one of `kernels.schedules`, its text, or a number;
-    None: the rule's own. The learning rate is the schedule's times the group's `lr`: 1 under a schedule; under a number
-    that number, so that torch's schedulers can drive it (alike on all ranks). decay: `Decay`; None: the rule's own.
-    clip: `Clip` of the mean gradient, or a number for its norm. accumulate: how many backward passes add up to a
-    gradient before `step`; as in torch the sum of them counts, so divide the loss.
+    params: the model; or its named_parameters(), or a list of dicts {"params": either, "lr": …, "rule": …, "decay": …} as
+    torch's optimizers take; float32, contiguous, on one device. rule: a rule of `kernels.rules` or its text, such as
+    "adam:b1=0.95". schedule: one of `kernels.schedules`, its text, or a number; None: the rule's own. The learning rate is
+    the schedule's times the group's `lr`: 1 under a schedule; under a number that number, so that torch's schedulers can
+    drive it. decay: `Decay`; None: the rule's own. clip: `Clip` of the mean gradient, or a number for its norm. A group's
+    `lr`, `rule` (of the same class) and `decay` may be changed between steps, on all ranks alike.
 
-    On construction all parameters become rank 0's; buffers are not touched. While backward goes on, gradients that are
-    complete are sent (`config.overlap`), so that none may be changed before `step`: clip with `clip` and
-    `config.clip_local`, or set overlap=False for clipping of your own or a GradScaler. A parameter without a gradient
-    counts as zeros. With `combine="local"` ranks differ until their parameters are averaged: save them after
+    On construction all parameters become rank 0's. Nothing is sent before `step`: until then a script may do to `.grad`
+    what it likes, and it does so to the rank's own gradient; `clip_grad_norm_` of the optimizer acts on the mean. With
+    Config(overlap=True) gradients are sent while backward goes on, after `accumulate` passes, and a change of one that was
+    sent is an error at `step`. A parameter without a gradient on any rank is left alone, as torch leaves it. buffers:
+    "broadcast" rank 0's after each step, which is what DistributedDataParallel does before the next forward pass (the
+    default, where the model is known), "average" them, or leave each rank its "own".
+
+    With `combine="local"` ranks differ until their parameters are averaged: save them after
     `synchronizer.average_parameters()`. `synchronizer` knows steps, skipped steps, phases and bytes. Raises UserError.
     """
 
     _step_supports_amp_scaling = True  # a GradScaler then leaves it to us to skip a step, on all ranks
 
-    def __init__(self, named_parameters, rule, schedule=None, *, comm=None, config=None, decay=None, clip=None,
-                 accumulate=1, seed=0, say=print):
-        rule, self.config, self.accumulate = _rule(rule), config or Config(), accumulate
-        if not isinstance(accumulate, int) or accumulate < 1:
+    def __init__(self, params, rule, schedule=None, *, comm=None, config=None, decay=None, clip=None, accumulate=1,
+                 buffers=None, seed=0, say=print):
+        if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
             raise UserError(f"accumulate must be a whole number of backward passes, at least 1, got {accumulate!r}")
-        lr, schedule = _schedule(schedule, rule)
-        groups, self.synchronizer = _groups(named_parameters), None
-        super().__init__(groups, {"lr": lr})
-        self._rates()
-        self.named = {name: p for group in groups for name, p in zip(group["param_names"], group["params"])}
-        settings = [Group(tuple(group["param_names"]), _rule(group.get("rule", rule)), schedule,
-                          _decay(group.get("decay", decay), _rule(group.get("rule", rule)))) for group in groups]
-        tensors = {name: flat(name, p) for name, p in self.named.items()}
-        self.synchronizer = self._synchronizer(tensors, rule, schedule, comm, clip=_clip(clip), groups=settings, seed=seed,
-                                               say=say)
-        self.places = {name: p.data_ptr() for name, p in self.named.items()}
-        self.passes, self.given, self.hooks = Counter(), {}, []
-        if self.synchronizer.thread:
-            me = weakref.ref(self)  # a hook must not outlive an optimizer that was thrown away
-            self.hooks = [p.register_post_accumulate_grad_hook(_hook(me, name)) for name, p in self.named.items()]
+        config, rule, self.accumulate = config or Config(), param_groups.rule_of(rule), accumulate
+        self.config = replace(config, overlap=bool(config.overlap))
+        lr, self.schedule = param_groups.schedule_of(schedule, rule)
+        modules, groups, self.synchronizer = param_groups.modules_of(params), param_groups.groups_of(params), None
+        super().__init__(groups, {"lr": lr, "rule": rule, "decay": decay})
+        self.named, self.places, self.given = {}, {}, []
+        tensors, settings = self._taken(self.param_groups)
+        self.synchronizer = self._synchronizer(tensors, rule, self.schedule, comm, clip=param_groups.clip_of(clip),
+                                               groups=settings, seed=seed, say=say)
+        broadcast(self.synchronizer.comm, self._unfit(self.param_groups))
+        self.buffers = Buffers(modules, buffers, self.synchronizer.comm)
+        handshake(self.synchronizer.comm, {"the size of all buffers": self.buffers.size()})
+        self.buffers.equalize()
+        self.passes, self.kept, self.hooks, self.bound = Counter(), {}, {}, math.inf
+        self._listen()
 
-    def _synchronizer(self, tensors, rule, schedule, comm, **options):
-        devices = {str(p.device) for p in self.named.values()}
+    def _taken(self, groups):
+        """(flat tensors by name, their settings) of torch's groups that are new."""
+        named = {name: p for group in groups for name, p in zip(group["param_names"], group["params"])}
+        needed = [p for p in (*self.named.values(), *named.values()) if p.requires_grad]
+        devices = {str(p.device) for p in needed}
         if len(devices) > 1:
             raise UserError(f"the parameters lie on {' and '.join(sorted(devices))}; make an optimizer for each device")
-        if devices <= {"cpu"}:
+        self.device = needed[0].device if needed else torch.device("cpu")
+        tensors = {name: flat(name, p) for name, p in named.items() if p.requires_grad or self._fits(p)}
+        found = []
+        for group, setting in zip(groups, param_groups.settings(groups)):
+            names = tuple(name for name in group["param_names"] if name in tensors)
+            asleep = frozenset(name for name in names if not named[name].requires_grad)
+            found.append(Group(names, setting.rule, self.schedule, setting.decay, asleep))
+            self.given.append(setting)
+        self.named |= named
+        self.places |= {name: p.data_ptr() for name, p in named.items()}
+        return tensors, found
+
+    def _fits(self, p):
+        return p.dtype == torch.float32 and p.layout == torch.strided and p.is_contiguous() and p.device == self.device
+
+    def _unfit(self, groups):
+        """Frozen parameters that could not be stepped, such as those of another dtype."""
+        return [p.detach() for group in groups for p in group["params"] if not p.requires_grad and not self._fits(p)]
+
+    def _synchronizer(self, tensors, rule, schedule, comm, **options):
+        if self.device.type == "cpu":
             arrays = {name: w.numpy() for name, w in tensors.items()}
             return Synchronizer(arrays, rule, schedule, comm, self.config, **options)
         return DeviceSynchronizer(tensors, rule, schedule, comm, self.config, **options)
 
+    def _numbers(self, tensor):
+        """As the synchronizer takes it."""
+        return tensor if isinstance(self.synchronizer, DeviceSynchronizer) else tensor.numpy()
+
     def add_param_group(self, param_group):
-        """Only on construction: ranks agree on the parameters once, at the start."""
-        if getattr(self, "synchronizer", None):
-            raise UserError("a group of parameters cannot be added later; make a new DistributedOptimizer of all of them")
-        super().add_param_group(param_group)
+        """As of torch's optimizers, between two steps, on all ranks."""
+        if self.synchronizer is None:
+            super().add_param_group(param_group)
+            return
+        self._begin_anew()
+        for group in param_groups.groups_of([param_group], self.param_groups):
+            super().add_param_group(group)
+        tensors, settings = self._taken(self.param_groups[-1:])
+        self.synchronizer.add({name: self._numbers(w) for name, w in tensors.items()}, settings)
+        broadcast(self.synchronizer.comm, self._unfit(self.param_groups[-1:]))
+        self._listen()
+
+    def _listen(self):
+        """Let parameters whose gradient is complete be sent at once."""
+        me = weakref.ref(self)  # a hook must not outlive an optimizer that was thrown away
+        for name, p in self.named.items() if self.synchronizer.thread else ():
+            if name not in self.hooks and p.requires_grad:
+                self.hooks[name] = p.register_post_accumulate_grad_hook(_hook(me, name))
 
     def _arrived(self, name):
         """A backward pass has added to the gradient of `name`."""
+        if name in self.kept:  # what was sent was no step's, and the gradient has changed
+            self._begin_anew()
         self.passes[name] += 1
-        if self.passes[name] == self.accumulate:
-            self._give(name)
+        if self.passes[name] == self.accumulate and name in self.synchronizer.place:
+            self._keep(name)
+            self.synchronizer.ready(name, self._numbers(self.kept[name]))
 
-    def _give(self, name):
-        p = self.named[name]
-        if p.grad is None:
-            g = torch.zeros(p.numel(), device=p.device)
-        else:
-            g = (p.grad.to_dense() if p.grad.is_sparse else p.grad).detach().reshape(-1)
-        self.given[name] = p.grad, _version(p.grad)
-        self.synchronizer.ready(name, g if isinstance(self.synchronizer, DeviceSynchronizer) else g.numpy())
+    def _gradient(self, name):
+        """The gradient of `name` as a flat tensor, or None."""
+        grad = self.named[name].grad
+        return None if grad is None else (grad.to_dense() if grad.is_sparse else grad).detach().reshape(-1)
+
+    def _keep(self, name):
+        """Keep what is sent, to see at `step` that the script has not changed it since."""
+        g = self._gradient(name)
+        self.kept[name] = None if g is None else g.clone()
+
+    def _begin_anew(self):
+        """Take back what was sent of gradients that no step has used. On all ranks."""
+        if self.passes or self.kept:
+            self.kept.clear()
+            call = "another backward pass, or zero_grad, without a step"
+            with guard.together(self.synchronizer.names, call):
+                agreed = self._agree(call)
+                self._complete(agreed)
+                self.synchronizer.cancel(agreed.most)
+            self._done()
+
+    def zero_grad(self, set_to_none=True):
+        """As of torch's optimizers; gradients that were sent ahead, and not used by a step, are taken back on all ranks."""
+        self._begin_anew()
+        super().zero_grad(set_to_none)
+
+    def clip_grad_norm_(self, max_norm, norm_type=2.0):
+        """Bound the norm of the mean gradient of all ranks, over all parameters, at the next `step`. On all ranks alike.
+
+        The norm before that, as torch.nn.utils.clip_grad_norm_ returns it. It ends the exchange: `.grad`, which stays the
+        rank's own, may not be changed from here to `step`.
+        """
+        if norm_type != 2 or not max_norm >= 0:
+            raise UserError(f"clip_grad_norm_ takes a norm, not negative, and norm_type 2, got {max_norm} and {norm_type}")
+        with guard.together(self.synchronizer.names, "clip_grad_norm_"):
+            self._reduce("clip_grad_norm_")
+        for name in self.named:
+            self._keep(name)
+        norm = self.synchronizer.norm()
+        total, self.bound = min(norm, self.bound), min(self.bound, float(max_norm))
+        return torch.tensor(total if norm == norm else norm)
 
     def step(self, closure=None):
         """Wait for the gradients of all ranks and step; on all ranks alike. The closure's value, or None.
@@ -150,70 +194,167 @@ class DistributedOptimizer(torch.optim.Optimizer):
                 value = closure()
         if getattr(self, "grad_scale", None) is not None:
             self._unscale()
-        for name, p in self.named.items():
-            self._check(name, p)
-            if name not in self.given:
-                self._give(name)
-        self.synchronizer.step(self._rates())
-        torch.autograd.graph.increment_version(list(self.named.values()))  # the kernels write behind autograd's back
-        self.passes.clear()
-        self.given.clear()
+        with guard.together(self.synchronizer.names, f"step {self.synchronizer.round + 1}"):
+            idle = self._reduce("step")
+            rates = {name: setting.lr for group, setting in zip(self.param_groups, self.given) for name in group["param_names"]}
+            self.synchronizer.step(rates, idle, self.bound)
+            self.buffers.equalize()
+        # The kernels write behind autograd's back.
+        torch.autograd.graph.increment_version([p for name, p in self.named.items() if name not in idle])
+        self._done()
         return value
 
-    def _rates(self) -> dict[str, float]:
-        """`lr` of the group of every parameter."""
-        rates = {name: float(group["lr"]) for group in self.param_groups for name in group["param_names"]}
-        for name, lr in rates.items():
-            if not 0 <= lr < math.inf:
-                raise UserError(f"lr must be a finite number, not negative, got {lr} for {name}")
-        return rates
+    def _done(self):
+        self.passes.clear()
+        self.kept.clear()
+        self.bound = math.inf
 
     def _unscale(self):
-        if self.config.overlap:
-            raise UserError("a GradScaler needs Config(overlap=False): else gradients are sent before they are unscaled")
+        if self.passes or self.kept:
+            raise UserError("a GradScaler changes gradients that were already sent: use Config(overlap=False), and call "
+                            "scaler.unscale_(optimizer) before optimizer.clip_grad_norm_")
         for p in self.named.values():
             if p.grad is not None:
                 p.grad.div_(self.grad_scale)
+
+    def _reduce(self, call) -> set:
+        """Finish the exchange of all gradients. The names of those that no rank has."""
+        agreed = self._agree(call)
+        present = {name for name, some in zip(self.named, agreed.present) if some}
+        self.synchronizer.wake([name for name in self.named if name in present])
+        self._listen()
+        self._complete(agreed)
+        for name in present:
+            self._offer(name)
+        idle = self.named.keys() - present  # of a bucket that was sent ahead the rank that sent it has all
+        self.synchronizer.reduce(idle)
+        return idle
+
+    def _complete(self, agreed):
+        """Give what is wanting in buckets that another rank has already sent."""
+        for bucket in self.synchronizer.buckets[:agreed.most]:
+            for name in bucket.names:
+                self._offer(name)
+
+    def _offer(self, name):
+        """Give the gradient of `name`, zeros where there is none, unless it was given."""
+        b, k = self.synchronizer.place[name]
+        if self.synchronizer.gradients[b][k] is None:
+            g = self._gradient(name)
+            p = self.named[name]
+            self.synchronizer.ready(name, self._numbers(torch.zeros(p.numel(), device=p.device) if g is None else g))
+
+    def _agree(self, call):
+        """What all ranks have; raises on all of them where one does something else than the others."""
+        wrong, sync = "", self.synchronizer
+        try:
+            for name, p in self.named.items():
+                self._check(name, p)
+            self._follow()
+        except UserError as error:
+            wrong = str(error)
+        facts = {"the call": call, "the step": sync.round, "its tensors": len(self.named), "the error": wrong or "none",
+                 "the size of all buffers": self.buffers.size()}
+        for k, setting in enumerate(self.given):
+            facts |= {f"{option} of parameter group {k}": x if option == "lr" else repr(x)
+                      for option, x in setting._asdict().items()}
+        first = sync.size > 1 and not sync.round and not self.bound < math.inf
+        own = self._fingerprint() if first else 0
+        present = np.array([p.grad is not None or name in self.kept for name, p in self.named.items()], bool)
+        agreed = agree(sync.comm, facts, present, len(sync.going), len(sync.buckets), own)
+        if wrong:
+            raise UserError(wrong)
+        if first and own and agreed.same and sync.rank == 0:
+            warnings.warn("the first gradients of all ranks are identical: do they read the same data? Give each its own "
+                          "part, by optimizer.synchronizer.rank and size", stacklevel=4)
+        return agreed
+
+    def _fingerprint(self) -> int:
+        """A number for this rank's gradient; 0 where all of it is 0."""
+        own = 0
+        for name in self.named:
+            g = self._gradient(name)
+            if g is not None and g.any():
+                own = zlib.crc32(g.cpu().numpy(), own)
+        return own
+
+    def _follow(self):
+        """Let what the script has put into `param_groups` count from this step on."""
+        now = param_groups.settings(self.param_groups)
+        for k, (group, old, new) in enumerate(zip(self.param_groups, self.given, now)):
+            if type(new.rule) is not type(old.rule):
+                raise UserError(f"parameter group {k}: rule may change its numbers, not from {type(old.rule).__name__} to "
+                                f"{type(new.rule).__name__}; make a new DistributedOptimizer")
+            if len(group["params"]) != len(group["param_names"]):
+                raise UserError(f"parameter group {k}: params was changed; use add_param_group, or make a new optimizer")
+            if new[1:] != old[1:]:
+                for name in group["param_names"]:
+                    had = self.synchronizer.groups.get(name)
+                    if had:
+                        self.synchronizer.groups[name] = had._replace(rule=new.rule, decay=new.decay)
+        self.given = now
 
     def _check(self, name, p):
         """Raise UserError where the parameter or a gradient that was sent is no longer what it was."""
         if p.data_ptr() != self.places[name]:
             raise UserError(f"parameter {name} was moved after the optimizer was made; call model.to(…) first")
-        grad, version = self.given.get(name, (p.grad, _version(p.grad)))
-        if grad is not p.grad or version != _version(p.grad):
-            raise UserError(f"the gradient of {name} was changed after it was complete and sent: give accumulate=… for "
-                            "several backward passes, clip=… for clipping, or Config(overlap=False)")
+        if p.grad is not None and name not in self.synchronizer.tensors:
+            flat(name, p)
+            raise UserError(f"parameter {name} lies on {p.device}, the others on {self.device}")
+        if name in self.kept and not _same(self.kept[name], self._gradient(name)):
+            raise UserError(f"the gradient of {name} was changed after it was complete and sent: {FIXES}")
 
     def state_dict(self) -> dict:
         """All that this rank's next step depends on beside the parameters; each rank has its own. For torch.save."""
+        if self.passes or self.kept:
+            raise UserError("state_dict between backward and step: gradients are on their way; call it after step")
         common, own = ({name: torch.from_numpy(np.array(x)) for name, x in part.items()}
                        for part in (self.synchronizer.common(), self.synchronizer.own()))
-        numbers = [{k: x for k, x in group.items() if isinstance(x, Real)} for group in self.param_groups]
         return {"rank": self.synchronizer.rank, "size": self.synchronizer.size, "common": common, "own": own,
-                "param_groups": numbers}
+                "param_groups": [param_groups.saved(group) for group in self.param_groups]}
 
     def load_state_dict(self, state):
         """Go on from this rank's `state_dict`; or from a list of all ranks', where their number was another.
 
-        Residuals then keep their sum. Raises UserError where the state does not fit.
+        Residuals then keep their sum. On all ranks; raises UserError on all of them, before anything is changed, where a
+        state does not fit, is wanting, or is of another step.
         """
+        wrong, sync = "", self.synchronizer
+        try:
+            state = self._mine(state)
+        except UserError as error:
+            wrong = str(error)
+        all_fine(sync.comm, wrong)
+        self._begin_anew()
+        sync.load(*({name: x.numpy() for name, x in state[part].items()} for part in ("common", "own")))
+        for group, numbers in zip(self.param_groups, state["param_groups"]):
+            param_groups.load(group, numbers)
+        self._listen()
+
+    def _mine(self, state) -> dict:
+        """This rank's state, of what `load_state_dict` was given. Raises UserError."""
         rank, size = self.synchronizer.rank, self.synchronizer.size
         if not isinstance(state, dict):
             states = sorted(state, key=lambda each: each["rank"])
+            if not states or [each["rank"] for each in states] != list(range(states[0]["size"])):
+                needed, got = states[0]["size"] if states else size, ", ".join(str(each["rank"]) for each in states)
+                raise UserError(f"needed the state of each of {needed} ranks, got those of rank {got or 'none'}")
+            clocks = {str(each["common"]["clock"].tolist()) for each in states}
+            if len(clocks) > 1 or len({each["size"] for each in states}) > 1:
+                raise UserError("the states are not of one step of one run")
             owns = [{name: x.numpy() for name, x in each["own"].items()} for each in states]
-            state = {**states[0], "rank": rank, "size": size, "own": reshared(owns, size)[rank]}
+            own = {name: torch.from_numpy(np.array(x)) for name, x in reshared(owns, size)[rank].items()}
+            state = {**states[0], "rank": rank, "size": size, "own": own}
         if (state["rank"], state["size"]) != (rank, size):
             raise UserError(f"rank {rank} of {size} got the state of rank {state['rank']} of {state['size']}; give each rank "
                             "its own, or every rank the list of all")
         if len(state["param_groups"]) != len(self.param_groups):
             raise UserError(f"needed a state of {len(self.param_groups)} parameter groups, got {len(state['param_groups'])}")
-        self.synchronizer.load(*({name: np.asarray(x) for name, x in state[part].items()} for part in ("common", "own")))
-        for group, numbers in zip(self.param_groups, state["param_groups"]):
-            group.update(numbers)
+        return state
 
     def close(self):
-        """Let go of the parameters: no gradient is sent any more."""
-        for hook in self.hooks:
+        """Let go of the parameters: no gradient is sent any more. On all ranks."""
+        for hook in self.hooks.values():
             hook.remove()
         self.synchronizer.close()
 
@@ -226,50 +367,8 @@ def _hook(reference, name):
     return arrived
 
 
-def _version(grad):
-    return None if grad is None else grad._version
-
-
-def _rule(rule):
-    return build(rule, RULES, "rule") if isinstance(rule, str) else rule
-
-
-def _schedule(schedule, rule):
-    """(a group's default `lr`, schedule)."""
-    if schedule is None or isinstance(schedule, Real):
-        return float(getattr(rule, "default_lr", 0.01) if schedule is None else schedule), Constant(1.0)
-    if isinstance(schedule, str):
-        schedule = build(schedule, SCHEDULES, "schedule", lr=getattr(rule, "default_lr", 0.01))
-    return 1.0, schedule
-
-
-def _decay(decay, rule):
-    wd = getattr(rule, "default_wd", 0.0)
-    return Decay(wd=wd) if decay is None and wd else decay
-
-
-def _clip(clip):
-    return Clip(norm=float(clip)) if isinstance(clip, Real) else clip
-
-
-def _groups(parameters) -> list[dict]:
-    """Groups of unique parameters that need a gradient, all with a name."""
-    if isinstance(parameters, torch.nn.Module):
-        raise UserError("needed model.named_parameters(), got the model")
-    parameters = list(parameters)
-    groups, place = [], {}
-    for k, group in enumerate(parameters if parameters and isinstance(parameters[0], dict) else [{"params": parameters}]):
-        odd = set(group) - set(OPTIONS)
-        if odd:
-            raise UserError(f"parameter group {k}: {sorted(odd)[0]} is none of {', '.join(OPTIONS)}")
-        pairs = {}
-        for i, item in enumerate(group["params"]):
-            name, p = item if isinstance(item, tuple) else (f"{k}.{i}", item)
-            if not p.requires_grad or not p.numel() or place.get(p) == k:
-                continue
-            if p in place or name in pairs or any(name in other["param_names"] for other in groups):
-                raise UserError(f"parameter {name} is in two groups, or its name is that of another")
-            pairs[name], place[p] = p, k
-        groups.append({**group, "params": list(pairs.values()), "param_names": list(pairs)})
-    return groups
-
+def _same(kept, now) -> bool:
+    """Whether two flat gradients, or None, have the same bits."""
+    if kept is None or now is None:
+        return kept is now
+    return torch.equal(kept.view(torch.int32), now.view(torch.int32))

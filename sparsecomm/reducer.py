@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from kernels.dropping import Selector, restore
+from kernels.dropping import Selector
 from kernels.steps import aligned
 from sparsecomm.residual import memory
 
@@ -16,7 +16,8 @@ from sparsecomm.residual import memory
 class Sparse:
     """Sums what each rank selects of its gradients, for tensors of the given sizes.
 
-    `reduce` is called by all ranks in one order, and followed by `commit`, or by `undo` where the step is skipped.
+    `reduce` is called by all ranks in one order, and followed by `commit`, or by `undo` where the step is skipped, which may
+    also follow `commit` until the next `reduce`.
     total: float32[n], the sum; touched: uint32[m], where it may differ from 0, None: anywhere.
     """
 
@@ -28,12 +29,18 @@ class Sparse:
         self.seconds, self.counts, self.chosen = Counter(), Counter(), None
 
     def reduce(self, step, gradients) -> int:
-        """Sum over the ranks at step `step` of the gradients, a flat float32 array a tensor; elements not finite, of all."""
+        """Sum over the ranks at step `step` of the gradients, a flat float32 array a tensor; elements not finite, of all.
+
+        A gradient None, on all ranks alike: its tensor is left alone, with its residual, and its sum is 0.
+        """
         start = time.perf_counter()
         added, bad = self.memory.compensate(gradients)
         residuals = self.memory.residuals
+        if any(x is None for x in added):
+            residuals = [_zeros(r.size) if x is None else r for r, x in zip(residuals, added)]
+            added = [_zeros(r.size) if x is None else x for r, x in zip(residuals, added)]
         indices, values, more = self.selector.select(residuals, added, step, self.config.share(step))
-        self.chosen = indices, values.copy(), residuals, added
+        self.chosen = indices, values.copy(), added
         self.seconds["select"] += time.perf_counter() - start
         reduced = self.exchange.reduce(step, self.n, indices, values, bad + more)
         start = time.perf_counter()
@@ -46,7 +53,7 @@ class Sparse:
 
     def commit(self):
         """What was not delivered goes back; the rest is forgotten. With combine local, the own gradient is added."""
-        indices, values, _, added = self.chosen
+        indices, values, added = self.chosen
         if self.config.combine == "local":
             # That less what was sent: what the residual grew by, so that over the steps it adds up to the residual.
             self.total /= np.float32(self.exchange.size)
@@ -62,9 +69,7 @@ class Sparse:
         self.memory.sent(indices)
 
     def undo(self):
-        """As before `reduce`, to one rounding."""
-        indices, values, residuals, added = self.chosen
-        restore(residuals, added, indices, values)
+        """To the bit as before `reduce`."""
         self.memory.undo()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -83,35 +88,49 @@ class Dense:
 
     def __init__(self, sizes, exchange, config):
         self.n, self.exchange = sum(sizes), exchange
-        self.residual = None if config.value_code == "float32" else aligned((self.n,))
-        self.total, self.touched = aligned((self.n,)), None
+        ends = np.cumsum(sizes).tolist()
+        self.parts = [slice(end - size, end) for size, end in zip(sizes, ends)]
+        self.residual = aligned((self.n,)) if config.value_code != "float32" and config.residual else None
+        self.total, self.touched, self.before = aligned((self.n,)), None, self.residual
         self.seconds, self.counts = Counter(), Counter()
 
     def reduce(self, step, gradients) -> int:
         """As `Sparse.reduce`."""
-        start, at = time.perf_counter(), 0
-        for g in gradients:
-            self.total[at:at + g.size] = g
-            at += g.size
+        start, self.before = time.perf_counter(), self.residual
+        self.live = [part for part, g in zip(self.parts, gradients) if g is not None]
+        whole = len(self.live) == len(self.parts)
+        sent = self.total if whole else np.empty(sum(part.stop - part.start for part in self.live), np.float32)
+        np.concatenate([g for g in gradients if g is not None], out=sent)
         if self.residual is not None:
-            self.total += self.residual
+            sent += self.residual if whole else np.concatenate([self.residual[part] for part in self.live])
         self.seconds["select"] += time.perf_counter() - start
-        reduced = self.exchange.reduce_dense(step, self.total)
+        reduced = self.exchange.reduce_dense(step, sent)
         start = time.perf_counter()
         if reduced.values is not self.total:
-            self.total[:] = reduced.values
+            self.total[:] = 0
+            self._spread(reduced.values, self.total)
         self.back = reduced.back
         self.seconds["decode"] += time.perf_counter() - start
-        self.counts.update(kept=self.n, sent=reduced.sent, received=reduced.received)
+        self.counts.update(kept=sent.size, sent=reduced.sent, received=reduced.received)
         return reduced.bad
+
+    def _spread(self, values, out):
+        """Put the values of the live tensors, laid end to end, into their places."""
+        at = 0
+        for part in self.live:
+            size = part.stop - part.start
+            out[part] = values[at:at + size]
+            at += size
 
     def commit(self):
         """What rounding lost is kept."""
         if self.residual is not None:
-            self.residual[:] = self.back
+            self.residual = self.before.copy()
+            self._spread(self.back, self.residual)
 
     def undo(self):
-        """Nothing was changed."""
+        """To the bit as before `reduce`."""
+        self.residual = self.before
 
     def state(self):
         return {} if self.residual is None else {"residual": self.residual}
@@ -119,3 +138,8 @@ class Dense:
     def load(self, state):
         for name, array in self.state().items():
             array[:] = state[name]
+
+
+def _zeros(size) -> np.ndarray:
+    """Zeros in place of a tensor that is left alone: nothing is selected of them."""
+    return np.zeros(size, np.float32)

@@ -16,7 +16,9 @@ from kernels.schedules import rate
 from sparsecomm import interfaces
 from sparsecomm.collect import broadcast, gathered, on_root, scattered, told
 from sparsecomm.config import Config
-from sparsecomm.synchronizer import Group, Synchronizer, reshared
+from sparsecomm.groups import Group
+from sparsecomm.state import reshared
+from sparsecomm.synchronizer import Synchronizer
 from sparsecomm.tasks import Task
 
 ASK = 0.1  # seconds between two agreements on signals, budgets of time, and checkpoints
@@ -278,7 +280,7 @@ class Run:
 
     def moved(self, comm) -> "Run":
         """This run on the ranks of `comm`, fewer than before: from where its rank 0 is, with what these have not sent."""
-        self.sync.close()
+        self.sync.abandon()
         saved = self.position(comm)
         state, common = told(comm, saved.state), broadcast(comm, saved.common)
         run = Run(self.job, comm, self.report, Saved(state, common, _without_task(saved.own)))

@@ -3,6 +3,7 @@
 import functools
 import sys
 
+import checks
 import numpy as np
 import torch
 from mpi4py import MPI
@@ -12,7 +13,9 @@ from kernels.rules import SGD, Adam, Momentum
 from kernels.schedules import Constant, Step
 from kernels.steps import Clip, Decay, array_step
 from sparsecomm.config import Config
-from sparsecomm.synchronizer import Group, Synchronizer, reshared
+from sparsecomm.groups import Group
+from sparsecomm.state import reshared
+from sparsecomm.synchronizer import Synchronizer
 
 COMM = MPI.COMM_WORLD
 RANK, SIZE = COMM.rank, COMM.size
@@ -357,10 +360,10 @@ def check_reshared():
     for size in 1, 2, 3, SIZE, 7:
         new = reshared(states, size)
         assert len(new) == size
-        for name in states[0]:
-            if name.endswith(("residual", "velocity")):
-                sums = [sum(state[name].astype(np.float64) for state in part) for part in (states, new)]
-                assert np.abs(sums[0]).max() > 0 and np.abs(sums[0] - sums[1]).max() < 1e-5 * np.abs(sums[0]).max()
+        for kind in "residual", "velocity":
+            sums = [sum(flat({name: state[f"{name}.{kind}"] for name in SIZES}).astype(np.float64) for state in part)
+                    for part in (states, new)]
+            assert np.abs(sums[0]).max() > 0 and np.abs(sums[0] - sums[1]).max() < 1e-5 * np.abs(sums[0]).max()
         sync.load(sync.common(), new[RANK % size])
 
 
@@ -391,7 +394,4 @@ def check_pairs():
 
 
 if __name__ == "__main__":
-    for check in sys.argv[1:] or [name.removeprefix("check_") for name in list(globals()) if name.startswith("check_")]:
-        globals()[f"check_{check}"]()
-    if RANK == 0:
-        print("passed", flush=True)
+    checks.run(globals(), checks.mpi(COMM), RANK, sys.argv[1:])

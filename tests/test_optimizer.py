@@ -10,7 +10,7 @@ from mpi import mpirun
 import sparsecomm
 from sparsecomm.config import Config
 
-PROGRAM = Path(__file__).with_name("optimizer_ranks.py")
+PROGRAM, SCRIPTS = (Path(__file__).with_name(f"{name}_ranks.py") for name in ("optimizer", "script"))
 
 # As in the README.
 SCRIPT = """
@@ -35,6 +35,12 @@ if optimizer.synchronizer.rank == 0:
 @pytest.mark.parametrize("n", [1, 3])
 def test_optimizer(n):
     ended = mpirun(n, PROGRAM, timeout=600)
+    assert ended.code == 0 and ended.out.endswith("passed\n") and not ended.left, ended.err[-6000:]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_what_scripts_do(n):
+    ended = mpirun(n, SCRIPTS, timeout=600)
     assert ended.code == 0 and ended.out.endswith("passed\n") and not ended.left, ended.err[-6000:]
 
 
