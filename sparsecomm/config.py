@@ -10,7 +10,7 @@ WARMUP_KEEP = 0.25  # the kept share with which a warm-up starts …
 WARMUP_STAGES = 4  # … and its stages down to `keep`: 25, 6.3, 1.6, 0.4, then 0.1% in Lin et al. 2018
 
 CHOICES = {"threshold": ("sample", "histogram", "exact"), "scope": ("local", "global"),
-           "exchange": ("sparse", "auto", "dense", "allgather", "balanced"), "index_code": ("auto", *INDEX_CODES),
+           "exchange": ("auto", "sparse", "dense", "allgather", "balanced"), "index_code": ("auto", *INDEX_CODES),
            "value_code": VALUE_CODES, "combine": ("global", "local"), "nonfinite": ("skip", "stop")}
 
 
