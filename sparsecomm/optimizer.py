@@ -196,7 +196,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self._unscale()
         with guard.together(self.synchronizer.names, f"step {self.synchronizer.round + 1}"):
             idle = self._reduce("step")
-            rates = {name: setting.lr for group, setting in zip(self.param_groups, self.given) for name in group["param_names"]}
+            pairs = zip(self.param_groups, self.given)
+            rates = {name: setting.lr for group, setting in pairs for name in group["param_names"]}
             self.synchronizer.step(rates, idle, self.bound)
             self.buffers.equalize()
         # The kernels write behind autograd's back.

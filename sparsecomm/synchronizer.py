@@ -5,7 +5,6 @@ import time
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -19,14 +18,14 @@ from sparsecomm.communicators import shared
 from sparsecomm.config import Config
 from sparsecomm.exchange import make_exchange
 from sparsecomm.groups import Bucket, Group, checked_group, validate
-from sparsecomm.handshake import handshake, minority
+from sparsecomm.handshake import handshake
 from sparsecomm.reducer import Dense, Sparse
+from sparsecomm.replicas import Replicas
 
-CHUNK = 1 << 28  # elements in one call: MPI counts are int32
 SKIPS = 20  # so many skipped steps in a row are no accident
 
 
-class Synchronizer:
+class Synchronizer(Replicas):
     """Float32 tensors, equal on all ranks of `comm`, that step with the mean of the ranks' gradients.
 
     tensors: flat contiguous float32 arrays by name, in the order of the forward pass, the same on all ranks; they are
@@ -119,7 +118,7 @@ class Synchronizer:
         many = self.size > 1 and count > 1 and mpi.Query_thread() == mpi.THREAD_MULTIPLE
         return self.config.overlap is not False and many and not self.config.clip_local
 
-    # What depends on where the tensors are: sparsecomm/optimizer.py has the same for torch tensors on a device.
+    # What depends on where the tensors are: sparsecomm/device_synchronizer.py has the same for torch tensors on a device.
 
     def _validate(self, tensors):
         validate(tensors, self.rank)
@@ -131,14 +130,6 @@ class Synchronizer:
         if self.exchange.dense:
             return Dense(sizes, self.exchange, self.config)
         return Sparse(sizes, self.exchange.bucket(), self.config, seed)
-
-    def _host(self, x) -> np.ndarray:
-        """The values of x in this process's memory; `_put` brings them back."""
-        return x
-
-    def _put(self, x, values):
-        if values is not x:
-            x[...] = values
 
     def _move(self, rule, w, slots, g, touched, lr, t, decay, clip, scale):
         """Step w and its slots, the t-th time, with gradient `scale * g`, or only at the indices `touched`."""
@@ -296,30 +287,6 @@ class Synchronizer:
             with self._clock("check"):
                 self.check_equal()
 
-    @guard.collective(lambda self: "check_equal")
-    def check_equal(self):
-        """Raise UserError, which names the ranks, unless all ranks have the same parameters to the bit."""
-        own = 0
-        for w in self.tensors.values():
-            own = zlib.crc32(self._host(w), own)
-        sums = np.zeros(self.size, np.int64)
-        self.comm.Allgather(np.array([own], np.int64), sums)
-        odd = minority(sums.tolist())
-        if odd:
-            raise UserError(f"step {self.t}: the parameters of rank {', '.join(map(str, odd))} differ from those of the "
-                            "other ranks; memory or network corrupts data, or parameters were changed outside the optimizer")
-
-    @guard.collective(lambda self: "average_parameters")
-    def average_parameters(self):
-        """Replace every tensor by its mean over the ranks, which all then have to the bit."""
-        with self._clock("average"):
-            for w in self.tensors.values():
-                values = self._host(w)
-                values /= np.float32(self.size)
-                for start in range(0, values.size, CHUNK):
-                    self.comm.Allreduce(launch.mpi().IN_PLACE, values[start:start + CHUNK])
-                self._put(w, values)
-
     def scale_rate(self, factor):
         """Multiply the learning rate of every group, as a restart does."""
         self.groups = {name: group._replace(schedule=scaled(group.schedule, factor)) for name, group in self.groups.items()}
@@ -327,18 +294,6 @@ class Synchronizer:
     def observe(self, metric):
         """Tell the schedules what an evaluation gave: a plateau counts it."""
         self.groups = {name: group._replace(schedule=observed(group.schedule, metric)) for name, group in self.groups.items()}
-
-    def _broadcast(self, w, root=0):
-        array = self._host(w)
-        for start in range(0, array.size, CHUNK):
-            self.comm.Bcast(array[start:start + CHUNK], root)
-        self._put(w, array)
-
-    @contextmanager
-    def _clock(self, name):
-        start = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - start
 
     @property
     def phases(self) -> dict[str, float]:
