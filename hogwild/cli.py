@@ -328,16 +328,9 @@ def command():
     sys.modules[blas] = None
     cpu_target.target_context.refresh()
     del sys.modules[blas]
+    from hogwild.record import tell_of_compiling
     tell_of_compiling()
     main()
-
-
-def tell_of_compiling():
-    """Have a line on stderr, once, if kernels are to be compiled: nothing else is to be seen for many seconds."""
-    from kernels import jit
-    jit.when_missing[:] = [lambda: console.note(
-        "compiling kernels for these options, once (up to a minute); later runs find them in "
-        f"{jit.cache_folder().parent}")]
 
 
 def main(arguments=None):

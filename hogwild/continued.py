@@ -78,3 +78,32 @@ class State(NamedTuple):
         if problem.average and self.average:
             factor = self.average[1] / problem.average.scale * old.scale / new.scale
             theta[self.rows, :, -1] = last[:, :, -1] * np.float32(factor)
+
+
+def widened(data, coef):
+    """The data with the features of first weights, too, where those that occur are few."""
+    if data.ids is None or coef is None or np.shape(coef)[-1:] != (data.width,):
+        return data
+    ids = np.union1d(data.ids, np.flatnonzero(np.atleast_2d(coef).any(0)).astype(np.uint32))
+    return features.onto(data, SimpleNamespace(n_features=ids.size, width=data.width, ids=ids))[0]
+
+
+def begin_at(problem, coef, intercept):
+    """Have a new problem begin at weights [d], [1, d] or [K, d] and intercepts, numbers or None for those it has. Raises
+    ValueError."""
+    theta, (mean, scale, _), data = problem.shared, problem.units, problem.data
+    outputs = theta.shape[1]
+    shown = 1 if problem.classes is not None and len(problem.classes) == 2 else outputs  # softmax of two: its log-odds
+    for name, given, shape in (("coef_init", coef, (shown, data.width)), ("intercept_init", intercept, (shown,))):
+        if given is None:
+            continue
+        w = np.asarray(given, np.float64)
+        if w.size != np.prod(shape) or w.ndim > len(shape) or not np.isfinite(w).all():
+            raise ValueError(f"{name} must be finite numbers of shape {shape}, got shape {w.shape}")
+        w = w.reshape(shape).T
+        if shown < outputs:
+            w = np.stack([-w[..., 0] / 2, w[..., 0] / 2], axis=-1)
+        if name == "coef_init":
+            theta[:-1, :, 0] = (w if data.ids is None else w[data.ids]) / scale
+        else:
+            theta[-1, :, 0] = (w - mean) / scale

@@ -67,6 +67,11 @@ def sizes_of(data):
     return total / max(rows, 1)
 
 
+def rarity(rows, degree):
+    """What multiplies the decay of each feature when it is touched, float32[d]: rows for each that has it."""
+    return (rows / np.maximum(degree, 1)).astype(np.float32)
+
+
 def _together(tiers, first):
     """Which of the tiers, whose rows begin there, begin a block: behind FEW rows or more, or where they are more than four
     times rarer than its first."""

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array, issparse
 
 from hogwild import data, features, judge, linear, preflight, training, tune
-from hogwild.continued import State, seen
+from hogwild.continued import State, begin_at, seen, widened
 from hogwild.errors import UserError
-from hogwild.record import Report
+from hogwild.record import Report, tell_of_compiling
 from hogwild.spec import build
 from hogwild.stopping import Stop, Stopper
 from hogwild.targets import moments, units_of
@@ -22,9 +23,9 @@ from kernels.hyper import checked
 from kernels.losses import LOSSES
 
 try:
-    from scipy.sparse import csr_array, issparse
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model._base import SparseCoefMixin
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import LabelEncoder
     from sklearn.utils import check_random_state
@@ -52,7 +53,7 @@ def value_errors():
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Hogwild(BaseEstimator):
+class Hogwild(SparseCoefMixin, BaseEstimator):
     """What both estimators share: their parameters, and training.
 
     Fitted: `coef_` float32 ([K, d] or [1, d] of a classifier, [d] of a regressor), `intercept_` float32 ([K], [1]),
@@ -81,18 +82,32 @@ class Hogwild(BaseEstimator):
     patience: int = 3  # of early_stopping and tol
     min_delta: float = 0.0  # what counts as an improvement of the metric
     warm_start: bool = False  # a further fit goes on from the weights, the rule's state and the step of the last call
-    verbose: int = 0  # > 0: a line an epoch
+    verbose: int = 0  # > 0: a line an epoch; < 0: not even the one on stderr that the first fit has kernels to compile
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
 
-    def _train(self, X, y, weights, classes=0, once=False, go_on=False):
+    def _validated(self, X, y, **how):
+        """X and y as scikit-learn checks them; columns of a data frame that hold no numbers are named."""
+        try:
+            return validate_data(self, X, y, **how, **INPUT)
+        except ValueError as error:
+            columns = [name for name in getattr(X, "column_names", getattr(X, "columns", ())) if not _numeric(X[name])]
+            if not columns:
+                raise
+            raise ValueError(f"columns {', '.join(map(repr, columns[:5]))}{', …' * (len(columns) > 5)} of X hold no numbers: "
+                             f"encode them first, say with sklearn.preprocessing.OneHotEncoder ({error})") from None
+
+    def _train(self, X, y, weights, classes=0, once=False, go_on=False, begin=(None, None)):
         """Learn from X [n, d] and y float[n]: targets or, below `classes`, class numbers. Rows of weight 0 are left out.
 
-        once: one epoch, on all rows (partial_fit). go_on: from `_state` on, where there is one.
+        once: one epoch, on all rows (partial_fit). go_on: from `_state` on, where there is one. begin: coef_init and
+        intercept_init, in place of weights that are 0 or the last call's.
         """
+        if self.verbose >= 0:
+            tell_of_compiling()
         old, seed = getattr(self, "_state", None) if go_on else None, check_random_state(self.random_state).randint(2**31)
         if weights is not None and weights.min() <= 0:
             kept = weights > 0
@@ -102,28 +117,32 @@ class Hogwild(BaseEstimator):
         with value_errors():
             whole, rows, held = data.from_arrays(X, y, "X"), None, None
             if self.early_stopping and not once:
-                rows, out = train_test_split(np.arange(len(y)), test_size=self.validation_fraction, random_state=seed,
-                                             stratify=y if classes else None)
+                rows, out = _split(y if classes else None, len(y), self.validation_fraction, seed)
                 held = data.take(whole, out)
+            whole = widened(whole, begin[0])
             if old:
                 old.demand(whole.width, judge.outputs_of(self._loss(), classes))
                 whole, old = old.met(whole)
-                held = held and features.onto(held, whole)[0]
-            known = seen(whole, None if classes else moments(y, weights))
+            held = held and features.onto(held, whole)[0]
+            fitted = slice(None) if rows is None else rows
+            known = seen(whole, None if classes else moments(y[fitted], weights if weights is None else weights[fitted]))
             if old:
                 known = old.seen.joined(known)
             problem, run, lr = self._prepare(whole, rows, held, weights, classes, once, old, seed, known)
+            begin_at(problem, *begin)
             first = run.t
             run.go()
             if not once:  # a batch is too small to judge by
                 run.judge()
         for line in run.warnings:
             warnings.warn(line, ConvergenceWarning, stacklevel=3)
-        if run.report:
-            run.report.close()
         # The weights are those of the best epoch, or of the last; so must be the step that the average is taken at.
         problem.steps = first + sum(epoch.examples for epoch in run.history[:run.stopper.best_epoch])
+        if not once:
+            training.close(problem, run.stopper.stop.metric, run.report)
         self.n_iter_ = len(run.history)
+        if run.report:
+            run.report.close()
         self._state = State(problem.shared, problem.steps, self.rule, lr, problem.average and tuple(problem.average),
                             problem.units, known, whole.ids, whole.width)
         w = problem.w.reshape(len(problem.shared), -1)
@@ -166,7 +185,7 @@ class Hogwild(BaseEstimator):
         if old:
             old.put(problem, 1 + len(rule.start()) if same else 1)
         stop = Stop(metric, self.patience, self.min_delta, tol=None if once else self.tol)
-        run = Run(problem, rule, schedule, epochs, workers, seed + first, Report() if self.verbose else None,
+        run = Run(problem, rule, schedule, epochs, workers, seed + first, Report() if self.verbose > 0 else None,
                   Stopper(stop, list(problem.evaluate())), 5, None)
         run.t = first
         return problem, run, found
@@ -196,10 +215,35 @@ class Hogwild(BaseEstimator):
     def _scores(self, X):
         check_is_fitted(self)
         X, coef = validate_data(self, X, reset=False, **INPUT), self.coef_
-        if issparse(X) and features.too_wide(X.shape[1], X.nnz):  # a product would copy all of coef_ for some of X's features
+        if issparse(X) and issparse(coef):  # scikit-learn multiplies these only where they have one dtype
+            dtype = np.result_type(X.dtype, coef.dtype)
+            X, coef = X.astype(dtype), coef.astype(dtype)
+        elif issparse(X) and features.too_wide(X.shape[1], X.nnz):  # would copy all of coef_ for some of X's features
             ids, places = np.unique(X.indices, return_inverse=True)
             X, coef = csr_array((X.data, places, X.indptr), (X.shape[0], ids.size)), coef[..., ids]
         return safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
+
+
+def _split(labels, n, share, seed):
+    """(rows to train on, rows held out) of n, of each class alike if there are enough; a class's only row is of the first."""
+    rows, few = np.arange(n), np.zeros(n, bool)
+    if labels is not None:
+        _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        few = counts[numbers] < 2
+        labels = labels[~few]
+    try:
+        own, out = train_test_split(rows[~few], test_size=share, random_state=seed, stratify=labels)
+    except ValueError:  # fewer rows on one side than classes, or none
+        own, out = train_test_split(rows[~few], test_size=share, random_state=seed)
+    return np.append(own, rows[few]), out
+
+
+def _numeric(column) -> bool:
+    try:
+        np.asarray(column, np.float64)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _whole(name, value):
@@ -229,9 +273,10 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
 
     _losses = ("logistic", "hinge", "squared-hinge", "modified-huber", "perceptron", "softmax")
 
-    def fit(self, X, y, sample_weight=None):
-        """Train on X [n, d] (dense or sparse) and labels y [n]; sample_weight [n]: factors of the examples' losses."""
-        X, y = validate_data(self, X, y, **INPUT)
+    def fit(self, X, y, sample_weight=None, *, coef_init=None, intercept_init=None):
+        """Train on X [n, d] (dense or sparse) and labels y [n]; sample_weight [n]: factors of the examples' losses.
+        coef_init, intercept_init: weights to begin at, of the shapes of coef_ and intercept_."""
+        X, y = self._validated(X, y)
         check_classification_targets(y)
         classes = np.unique(y)
         if len(classes) < 2:
@@ -239,11 +284,12 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
         if self.warm_start and hasattr(self, "_state") and not np.array_equal(classes, self.classes_):
             raise ValueError(f"warm_start needs the classes of the first fit, {self.classes_}, got {classes}")
         self.classes_ = classes
-        return self._train(X, *self._encoded(X, y, sample_weight), len(classes), go_on=self.warm_start)
+        return self._train(X, *self._encoded(X, y, sample_weight), len(classes), go_on=self.warm_start,
+                           begin=(coef_init, intercept_init))
 
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """One epoch on this batch, from where the last call ended. classes: all labels, needed in the first call."""
-        X, y = validate_data(self, X, y, reset=not hasattr(self, "classes_"), **INPUT)
+        X, y = self._validated(X, y, reset=not hasattr(self, "classes_"))
         check_classification_targets(y)
         if isinstance(self.class_weight, str):
             raise ValueError(f"class_weight={self.class_weight!r} needs all rows and partial_fit sees some: give a dict")
@@ -261,8 +307,11 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
             weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if self.class_weight is not None:
             counted = y if weights is None else y[weights > 0]
-            factors = compute_class_weight(self.class_weight, classes=self.classes_, y=counted)[numbers]
-            weights = factors if weights is None else weights * factors
+            factors = np.ones(len(self.classes_))
+            # A class whose rows all have weight 0 is not one to be balanced.
+            having = np.isin(self.classes_, counted) if isinstance(self.class_weight, str) else slice(None)
+            factors[having] = compute_class_weight(self.class_weight, classes=self.classes_[having], y=counted)
+            weights = factors[numbers] if weights is None else weights * factors[numbers]
         return numbers.astype(np.float32), weights
 
     def decision_function(self, X):
@@ -300,16 +349,17 @@ class HogwildRegressor(RegressorMixin, Hogwild):
 
     _losses = ("squared", "huber", "epsilon-insensitive", "squared-epsilon-insensitive")
 
-    def fit(self, X, y, sample_weight=None):
-        """Train on X [n, d] (dense or sparse) and targets y [n]; sample_weight [n]: factors of the examples' losses."""
-        return self._learn(X, y, sample_weight, reset=True, go_on=self.warm_start)
+    def fit(self, X, y, sample_weight=None, *, coef_init=None, intercept_init=None):
+        """Train on X [n, d] (dense or sparse) and targets y [n]; sample_weight [n]: factors of the examples' losses.
+        coef_init [d], intercept_init: weights to begin at."""
+        return self._learn(X, y, sample_weight, reset=True, go_on=self.warm_start, begin=(coef_init, intercept_init))
 
     def partial_fit(self, X, y, sample_weight=None):
         """One epoch on this batch, from where the last call ended."""
         return self._learn(X, y, sample_weight, reset=not hasattr(self, "_state"), once=True, go_on=True)
 
     def _learn(self, X, y, sample_weight, reset, **how):
-        X, y = validate_data(self, X, y, y_numeric=True, reset=reset, **INPUT)
+        X, y = self._validated(X, y, y_numeric=True, reset=reset)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         self._train(X, y, sample_weight, **how)
@@ -318,4 +368,15 @@ class HogwildRegressor(RegressorMixin, Hogwild):
 
     def predict(self, X):
         """Values [n]."""
-        return self._scores(X)
+        return self._scores(X).ravel()  # sparsify() makes a row of coef_
+
+    def sparsify(self):
+        """Make `coef_` a SciPy matrix [1, d]; `predict` takes it."""
+        check_is_fitted(self)
+        self.coef_ = self.coef_ if issparse(self.coef_) else self.coef_[None]
+        return super().sparsify()
+
+    def densify(self):
+        """Make `coef_` an array [d] again."""
+        self.coef_ = super().densify().coef_.ravel()
+        return self

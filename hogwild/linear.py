@@ -3,8 +3,8 @@
 
 import numpy as np
 
-from hogwild import divergence, formats
-from hogwild.copies import columns_of, hottest, keeps_copies, plan, sizes_of
+from hogwild import closing, divergence, formats
+from hogwild.copies import columns_of, hottest, keeps_copies, plan, rarity, sizes_of
 from hogwild.errors import UserError
 from hogwild.judge import classes_of, measure, outputs_of, scores, targets
 from hogwild.machine import demand_memory
@@ -54,11 +54,6 @@ def pace_of(square) -> float:
     return float(np.clip(strongest, 0.01, 1.0)) if strongest else 1.0
 
 
-def _rarity(rows, degree):
-    """What multiplies the decay of each feature when it is touched (float32[d])."""
-    return (rows / np.maximum(degree, 1)).astype(np.float32)
-
-
 class Linear(Problem):
     """W·x + b under `loss`, trained on dataset `data`, measured on `test` (a dataset or None).
 
@@ -92,13 +87,14 @@ class Linear(Problem):
         sample = sizes_of(data)
         pace = pace_of(sample[2] if seen is None else seen.squares / seen.sampled) if intercept else 0.0
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
+        self.closed = None  # weights in place of the parameters', see `close`
         self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
-        self.lasso = kernel_lazy.Lasso(checked_l1(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
+        self.lasso = kernel_lazy.Lasso(closing.checked(l1), np.zeros(data.n_features), np.zeros(8)) if l1 else None
         self.model = kernel.Model(
             self.loss, checked(decay), checked(clip), average, data.csr,
             float32(units.targets(self._targets(data)), data),
             None if weights is None else np.ascontiguousarray(weights, np.float32),
-            _rarity(*((data.rows, degree) if seen is None else seen[:2])) if decay else None, pace)
+            rarity(*((data.rows, degree) if seen is None else seen[:2])) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
         self._lay_out(rule, degree, copies, (*sample, pace))
         if self.whole:
@@ -206,6 +202,7 @@ class Linear(Problem):
 
     def begin(self, t):
         """A round of the workers' copies; the turn from step t. What a worker that failed has left locked is free."""
+        self.closed = None
         self.steps, self.clocks[:, 0] = t, self.lasso.clock[0] if self.lasso else 0
         if self.mode == "round-robin":
             self.sharing.turn[0] = t
@@ -322,9 +319,24 @@ class Linear(Problem):
     def w(self):
         """Weights [d + 1, K] with the intercepts last, [d + 1] for K = 1; averaged where that was asked for. float32, or
         float64 for targets that were scaled: in their unit."""
-        return self.units.weights(self._scaled_w())
+        return self.units.weights(self.scaled_w())
 
-    def _scaled_w(self):
+    def close(self):
+        """After the last epoch, where there is an L1 penalty: weights that do not help become 0 (hogwild/closing.py).
+
+        Training that goes on does so from those before. (number of weights that were not 0, that still are not), or None.
+        """
+        self.closed = None
+        if not self.lasso:
+            return None
+        before = self.scaled_w()
+        self.closed = closing.close(self)
+        return np.count_nonzero(before[:-1]), np.count_nonzero(self.closed[:-1])
+
+    def scaled_w(self):
+        """`w`, of targets as they are trained on."""
+        if self.closed is not None:
+            return self.closed
         w = self.shared[:, :, 0]
         if self.average is not None and self.steps > self.average.start:
             w = w + self.shared[:, :, -1] * np.float32(self.average.scale / (self.steps - self.average.start))
@@ -336,7 +348,7 @@ class Linear(Problem):
 
     def mean_loss(self, rows):
         """Mean weighted loss of these rows of the data under the weights as they are."""
-        return self._mean_loss(self.data.csr, self._scaled_w(), self.data.n_features, rows)
+        return self._mean_loss(self.data.csr, self.scaled_w(), self.data.n_features, rows)
 
     def _mean_loss(self, csr, w, d, rows):
         w = np.ascontiguousarray(w, np.float32).reshape(-1)
@@ -352,7 +364,8 @@ class Linear(Problem):
             numbers = labels > 0 if self.outputs == 1 else labels
             shares = np.bincount(numbers.astype(np.int64), weights, max(self.outputs, 2))
             mean = 1.0 if weights is None else weights.mean(dtype=np.float64)
-            return divergence.Reference(*(mean * x for x in divergence.of_classes(self.loss, shares)))
+            found = divergence.Reference(*(mean * x for x in divergence.of_classes(self.loss, shares)))
+            return found if found.start > 0 else None  # a perceptron's loss is 0 where it says nothing
         pointers = np.zeros(self.data.rows + 1, np.int64)
         pointers.flags.writeable = self.data.indptr.flags.writeable  # of one type for the kernel
         empty = CSR(pointers, self.data.indices[:0], self.data.values[:0])
@@ -381,10 +394,3 @@ def float32(labels, data):
         raise UserError(f"{formats.where(data.source, row)}: got target {labels[row]:g}, needed one within float32's "
                         "range, ±3.4e38; scale the targets")
     return found
-
-
-def checked_l1(l1):
-    """l1 as float. Raises UserError."""
-    if not 0 <= l1 < np.inf:
-        raise UserError(f"the L1 penalty must be a finite number, not negative, got {l1}")
-    return float(l1)

@@ -16,8 +16,19 @@ from tqdm import tqdm
 
 from hogwild import console
 from hogwild.errors import UserError
+from kernels import jit
 
+told = []  # whether the line on compiling has been asked for
 LINE_SECONDS = 20.0  # without a terminal, something is said at least so often
+
+
+def tell_of_compiling():
+    """Have a line on stderr, once, if kernels are to be compiled: nothing else is to be seen for many seconds."""
+    if not told:
+        told.append(True)
+        jit.when_missing.append(lambda: console.note(
+            "compiling kernels for these options, once (up to a minute); later runs find them in "
+            f"{jit.cache_folder().parent}"))
 
 
 def versions(*more) -> dict[str, str]:
@@ -40,7 +51,7 @@ def _number(value) -> str:
     return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
 
 
-def _listed(metrics) -> str:
+def listed(metrics) -> str:
     return "".join(f"  {name} {_number(value)}" for name, value in metrics.items())
 
 
@@ -119,12 +130,12 @@ class Report:
     def evaluation(self, step, seconds, metrics):
         """Metrics within an epoch, after so many steps and seconds of training."""
         self.event("evaluation", step=step, seconds=seconds, metrics=metrics)
-        self.say(f"step {step:,}{_listed(metrics)}  {seconds:.1f} s")
+        self.say(f"step {step:,}{listed(metrics)}  {seconds:.1f} s")
 
     def epoch(self, epoch, epochs):
         """End of an epoch: its line and its record."""
         self.event("epoch", **asdict(epoch))
-        self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {_number(epoch.loss)}{_listed(epoch.metrics)}  "
+        self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {_number(epoch.loss)}{listed(epoch.metrics)}  "
                  f"lr {epoch.lr:.3g}  {epoch.rates()}  ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
 
     def close(self, **fields):

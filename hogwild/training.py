@@ -9,7 +9,7 @@ import numpy as np
 from hogwild import checkpoint, data, features, judge, linear, linear_model, model, preflight, synthetic, transforms, tune
 from hogwild.errors import Terminated, UserError
 from hogwild.metrics import MAXIMISED
-from hogwild.record import Report, versions
+from hogwild.record import Report, listed, versions
 from hogwild.spec import build
 from hogwild.stopping import Stop, Stopper
 from hogwild.targets import AS_GIVEN, Units, moments, units_of
@@ -228,7 +228,7 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
                  mode=options.mode, workers=workers,
                  data={"source": problem.data.source, "rows": problem.examples, "features": problem.data.n_features,
                        "nonzeros": flight.nonzeros, "held_out": problem.test.rows if problem.test else 0})
-    interrupted, history = None, []
+    interrupted, history, metrics = None, [], {}
     with signals():
         try:
             history = train(problem, rule, schedule, epochs=options.epochs, workers=workers, seed=options.seed, report=report,
@@ -237,18 +237,34 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
             interrupted = error
             if checkpoints and not checkpoints.wrong:
                 report.say(f"checkpoint saved: {options.checkpoint}; go on with --resume")
+            metrics = history[-1].metrics if history else {}
+        else:
+            metrics = close(problem, stop.metric, report)
         if planted is not None and problem.test is not None and history:
-            _best(report, problem, planted, history)
+            _best(report, problem, planted, metrics)
         if options.model:
             model.save(options.model, *linear_model.contents(
                 problem.w, problem.data, options.loss, names, state, problem.classes, rule=said(rule),
                 schedule=said(schedule), mode=options.mode, versions=versions()))
             report.say(f"model saved: {options.model}")
-    report.close(interrupted=interrupted is not None, metrics=history[-1].metrics if history else {})
+    report.close(interrupted=interrupted is not None, metrics=metrics)
     if checkpoints:
         checkpoints.demand()
     if interrupted is not None:
         raise interrupted
+
+
+def close(problem, metric, report):
+    """End a run as its L1 penalty wants it; after early stopping by `metric` only where that does not get worse. Metrics."""
+    before, counts = problem.evaluate(), problem.close()
+    if counts is None:
+        return before
+    metrics, line = problem.evaluate(), f"l1: of {counts[0]:,} weights that were not 0, {counts[1]:,} help"
+    if metric and metric in metrics and (metrics[metric] < before[metric]) == (metric in MAXIMISED):
+        problem.closed, line = None, f"{line}; all are kept, for without them {metric} gets worse"
+    if report:
+        report.say(line + listed(metrics))
+    return before if problem.closed is None else metrics
 
 
 def said(value) -> str:
@@ -258,10 +274,10 @@ def said(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _best(report, problem, planted, history):
+def _best(report, problem, planted, metrics):
     """The planted weights' accuracy: no model can be expected to do better on the synthetic data."""
     z = judge.scores(planted.astype(np.float32), problem.test)
     labels = judge.signs(problem.test, problem.classes)
-    if "accuracy" in history[-1].metrics:
-        report.say(f"held-out accuracy {history[-1].metrics['accuracy']:.4f}; best achievable on these synthetic data "
+    if "accuracy" in metrics:
+        report.say(f"held-out accuracy {metrics['accuracy']:.4f}; best achievable on these synthetic data "
                    f"(the planted weights): {np.mean((z > 0) == (labels > 0)):.4f}")

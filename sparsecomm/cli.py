@@ -10,8 +10,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from hogwild import console
-from hogwild.cli import defaults, parsed, tell_of_compiling
+from hogwild.cli import defaults, parsed
 from hogwild.errors import UserError
+from hogwild.record import tell_of_compiling
 from sparsecomm import guard, launch
 from sparsecomm.config import Config
 from sparsecomm.tasks import CnnOptions, LinearOptions, LmOptions, MlpOptions, demand_torch
