@@ -60,7 +60,8 @@ class TrainLinear:
     warmup: float | None = None
     """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
     l1: float = 0.0
-    """L1 penalty l1 |w|_1 on the mean loss: weights that do not help become 0. With --l2: elastic net."""
+    """L1 penalty l1 |w|_1 on the mean loss: weights that do not help become 0, at the end of training those that its last
+    steps left near 0. With --l2: elastic net."""
     l2: float = 0.0
     """L2 penalty l2/2 |w|^2 on the mean loss, added to the gradient (coupled)."""
     weight_decay: float | None = None

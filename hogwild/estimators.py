@@ -65,7 +65,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
     lr: Any = None  # learning rate; None: hogwild.linear.DEFAULT_LR, for rows of about unit length; "auto": tried out
     schedule: str = "constant"  # any of kernels.schedules.SCHEDULES: "step:gamma=0.8,every=1epoch"
     epochs: int | None = None  # None: those that make 50,000 steps, at least 5, at most 200
-    l1: float = 0.0  # penalty l1 |w|_1 on the mean loss
+    l1: float = 0.0  # penalty l1 |w|_1 on the mean loss; at the end of fit weights that do not help become 0
     l2: float = 0.0  # penalty l2/2 |w|^2 on the mean loss
     weight_decay: float | None = None  # decoupled; None: the rule's own, which is 0 for all but AdamW (0.01)
     clip_norm: float | None = None  # bound on the L2 norm of an example's gradient
