@@ -81,3 +81,38 @@ def test_converges_to_scikit_learns_optimum(tmp_path):
     best = LogisticRegression(C=1 / (80 * l2), tol=1e-9, max_iter=1000).fit(scipy.sparse.csr_matrix(x), y)
     assert np.allclose(w["weights"], best.coef_.ravel(), atol=2e-3)
     assert np.isclose(w["intercept"][0], best.intercept_[0], atol=5e-3)
+
+
+def test_names_and_ids_are_those_of_hogwild(tmp_path, capsys):
+    """Text labels, columns found by name, a number far beyond the others: as on small numbers, on any rank, and the model
+    tells `hogwild` of them."""
+    x, y = jobs.rows(4, n=120)
+    names = np.array(["ant", "bee", "cat", "dog"])
+    columns = [f"c{j}" for j in range(12)]
+
+    def table(path, order, labels=True):
+        rows = [[*row[order].astype(int), *([names[label]] if labels else [])] for row, label in zip(x, y)]
+        rows = [[*np.array(columns)[order], *["y"] * labels], *rows]
+        path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+        return path
+    train, mixed = table(tmp_path / "a.csv", np.arange(12)), table(tmp_path / "b.csv", np.arange(12)[::-1])
+    task = jobs.trained(build("linear", LinearOptions(train, test=mixed, cache=False, batch=10)), 20, 0.2)
+    assert task.evaluate()["accuracy"] > 0.7 and task.classes.tolist() == names.tolist()
+    assert any("names the columns" in note for note in task.notes)
+    model.save(tmp_path / "model", *task.export())
+    unlabelled = table(tmp_path / "c.csv", np.arange(12)[::-1], labels=False)
+    cli.main(["predict", str(tmp_path / "model"), str(unlabelled), "--no-cache"])
+    guesses = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert np.mean(names[y] == guesses) == pytest.approx(task.evaluate()["accuracy"])
+    ids = np.append(np.arange(1, 12), 4 * 10**9)
+    for name, number in (("wide", ids), ("narrow", np.arange(1, 13))):
+        (tmp_path / name).write_text("".join(f"{label} " + " ".join(f"{k}:{v:g}" for k, v in zip(number, row) if v) + "\n"
+                                             for row, label in zip(x, y)))
+    (tmp_path / "test").write_text("3 4000000000:1 4000000001:2\n7 1:1\n")
+    wide, narrow = (build("linear", LinearOptions(tmp_path / name, cache=False, batch=10, test=test), rank, 2)
+                    for name, test, rank in (("wide", tmp_path / "test", 0), ("narrow", None, 1)))
+    assert wide.train.n_features == 12 and np.array_equal(wide.train.indices, narrow.train.indices)
+    assert [note.partition(": ")[2] for note in wide.notes] == [
+        "feature 4000000001 that training had not, in 1 entries, ignored",
+        "1 of 2 rows have a label that training had not (7); they count as wrong, and not at all in log-loss and AUC"]
+    assert wide.export()[0]["ids"].tolist() == (ids - 1).tolist()
