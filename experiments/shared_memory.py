@@ -21,7 +21,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from experiments.datasets import matrix
-from hogwild import data, formats, linear, preflight, synthetic, transforms
+from hogwild import data, formats, linear, preflight, rates, synthetic, transforms
 from hogwild.cli import parsed
 from hogwild.errors import UserError
 from hogwild.record import Report
@@ -105,7 +105,7 @@ def rule_of(options):
     if options.rule not in RULES:
         raise UserError(f"--rule must be one of {', '.join(RULES)}, got '{options.rule}'")
     rule = RULES[options.rule]
-    return rule, Constant(linear.DEFAULT_LR[type(rule).__name__])
+    return rule, Constant(rates.UNIT[type(rule).__name__])
 
 
 def copies(options, report):

@@ -10,6 +10,7 @@ from hogwild.copies import columns_of, keeps_copies
 from hogwild.errors import UserError
 from hogwild.spec import build
 from kernels.losses import LOSSES
+from kernels.rules import RULES
 
 
 def run(options):
@@ -75,4 +76,4 @@ def _size(labels):
     """float32 a feature that `hogwild train linear`, its options at their defaults, trains; labels: how many there are."""
     default = cli.TrainLinear()
     outputs = judge.outputs_of(build(default.loss, LOSSES, "loss"), labels if labels <= judge.MOST_CLASSES else 0)
-    return outputs * columns_of(training.rule_of(default)[0])
+    return outputs * columns_of(build(default.rule, RULES, "rule"))

@@ -7,6 +7,7 @@ import numpy as np
 
 from hogwild import features
 from hogwild.copies import SAMPLE, sizes_of
+from hogwild.rates import Sizes
 from hogwild.targets import Moments, Units
 
 
@@ -40,6 +41,7 @@ class State(NamedTuple):
     average: tuple | None  # (start, scale) of kernels.lazy.Average
     units: Units  # of theta
     seen: Seen
+    sizes: Sizes
     ids: np.ndarray | None  # of the features, as of a Dataset
     width: int
     rows: Any = slice(None)  # of a new problem's theta, those of this one

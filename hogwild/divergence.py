@@ -1,9 +1,6 @@
 """Whether a run gets anywhere: its losses beside those of predictions that know nothing of the rows."""
 
-import math
 from typing import NamedTuple
-
-import numpy as np
 
 FAR = 10.0  # times the loss of a run's start: parameters that give so much are no place to go back to
 LOST = 1000.0  # the same, for those that no later steps will bring back: AdaGrad's first ones may well give FAR
@@ -22,6 +19,11 @@ class Reference(NamedTuple):
         return not loss <= max(bar, 1e-12)
 
 
+def known(constant, start) -> Reference | None:
+    """A Reference; None where it would say nothing: the perceptron's loss of score 0 is 0, as that of equal targets."""
+    return Reference(constant, start) if start > 0 else None
+
+
 def far(loss, losses, reference) -> bool:
     """Whether `loss` is far above the best of `losses` and of the run's start (a Reference, or None)."""
     best = [*losses] if reference is None else [*losses, reference.start]
@@ -34,39 +36,3 @@ def diverges(losses, reference) -> bool:
         return False
     last, before = losses[-1], losses[-2]
     return not last <= before and before > LOST * max(reference.start, 1e-12)
-
-
-def of_classes(loss, shares) -> Reference:
-    """Of labels of which the class k has the share shares[k], float[K]: two classes one output, more one each.
-
-    The constants that are tried for an output are the optima of the logistic, squared hinge, hinge and perceptron losses.
-    """
-    shares = np.asarray(shares, np.float64) / np.sum(shares)
-    if type(loss).__name__ == "SoftmaxCrossEntropy":
-        own = shares[shares > 0]
-        return Reference(float(-(own * np.log(own)).sum()), math.log(len(shares)))
-
-    def expected(z, p):
-        return p * loss.evaluate(z, 1.0)[0] + (1 - p) * loss.evaluate(z, -1.0)[0]
-    outputs = [float(p) for p in (shares if len(shares) > 2 else shares[1:])]
-    constant = start = 0.0
-    for p in outputs:
-        inside = min(max(p, 1e-12), 1 - 1e-12)
-        tried = math.log(inside / (1 - inside)), 2 * p - 1, math.copysign(1.0, p - 0.5), 0.0
-        constant += min(expected(z, p) for z in tried)
-        start += expected(0.0, p)
-    return Reference(constant, start)
-
-
-def of_targets(mean_loss, targets, weights) -> Reference:
-    """Of targets float[n] with weights float[n], or None; mean_loss(z): the loss of predicting z for all.
-
-    The constants that are tried are 0, the mean, and the median, of at most 100,000 of them.
-    """
-    part = slice(None, None, max(len(targets) // 100_000, 1))
-    some, share = np.asarray(targets[part], np.float64), None if weights is None else np.asarray(weights[part], np.float64)
-    order = np.argsort(some, kind="stable")
-    total = np.arange(1, len(some) + 1) if share is None else np.cumsum(share[order])
-    median = some[order[np.searchsorted(total, total[-1] / 2)]]
-    mean, start = np.average(np.asarray(targets, np.float64), weights=weights), mean_loss(0.0)
-    return Reference(min(start, mean_loss(float(mean)), mean_loss(float(median))), start)

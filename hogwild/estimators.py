@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from hogwild import data, features, judge, linear, preflight, training, tune
+from hogwild import constant, data, features, judge, linear, preflight, rates, training, tune
 from hogwild.continued import State, begin_at, seen, widened
 from hogwild.errors import UserError
 from hogwild.record import Report, tell_of_compiling
@@ -21,6 +21,8 @@ from hogwild.targets import moments, units_of
 from hogwild.train import Run
 from kernels.hyper import checked
 from kernels.losses import LOSSES
+from kernels.rules import RULES
+from kernels.schedules import rate
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -62,7 +64,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
 
     loss: str  # its hyper-parameters may follow: "huber:delta=2"
     rule: str = "adagrad"  # any of kernels.rules.RULES, as on the command line: "adam:b1=0.95"; or module.Class
-    lr: Any = None  # learning rate; None: hogwild.linear.DEFAULT_LR, for rows of about unit length; "auto": tried out
+    lr: Any = None  # learning rate; None: by rule and the rows' length, see hogwild/rates.py; "auto": tried out
     schedule: str = "constant"  # any of kernels.schedules.SCHEDULES: "step:gamma=0.8,every=1epoch"
     epochs: int | None = None  # None: those that make 50,000 steps, at least 5, at most 200
     l1: float = 0.0  # penalty l1 |w|_1 on the mean loss; at the end of fit weights that do not help become 0
@@ -128,12 +130,14 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
             known = seen(whole, None if classes else moments(y[fitted], weights if weights is None else weights[fitted]))
             if old:
                 known = old.seen.joined(known)
-            problem, run, lr = self._prepare(whole, rows, held, weights, classes, once, old, seed, known)
+            problem, run, lr, sizes = self._prepare(whole, rows, held, weights, classes, once, old, seed, known)
             begin_at(problem, *begin)
             first = run.t
             run.go()
             if not once:  # a batch is too small to judge by
                 run.judge()
+                hint = rates.hint(problem.rule, problem.loss, sizes, float(rate(run.schedule, first)))
+                run.warnings += [hint] if hint else []
         for line in run.warnings:
             warnings.warn(line, ConvergenceWarning, stacklevel=3)
         # The weights are those of the best epoch, or of the last; so must be the step that the average is taken at.
@@ -144,7 +148,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         if run.report:
             run.report.close()
         self._state = State(problem.shared, problem.steps, self.rule, lr, problem.average and tuple(problem.average),
-                            problem.units, known, whole.ids, whole.width)
+                            problem.units, known, sizes, whole.ids, whole.width)
         w = problem.w.reshape(len(problem.shared), -1)
         w = w[:, 1:] - w[:, :1] if classes == 2 and w.shape[1] == 2 else w  # softmax of two: its log-odds
         self.coef_, self.intercept_ = np.ascontiguousarray(w[:-1].T), w[-1].copy()
@@ -154,7 +158,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         return self
 
     def _prepare(self, whole, rows, held, weights, classes, once, old, seed, known):
-        """(problem, run, learning rate that was found) of one call, at the step where `old` ended."""
+        """(problem, run, learning rate that was found, sizes of rows) of one call, at the step where `old` ended."""
         examples = whole.rows if rows is None else len(rows)
         epochs = 1 if once else self._epochs(examples)
         loss = self._loss()
@@ -165,14 +169,18 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         # A schedule spans the steps done and those of `epochs` more, so that it has not ended before they begin.
         options = SimpleNamespace(**{**self.get_params(deep=False), "warmup": None, "early_stopping": metric,
                                      "epochs": first / examples + self._epochs(examples)})
-        rule, default = training.rule_of(options)
+        rule = build(self.rule, RULES, "rule")
+        sizes = rates.sizes_of(whole, rows, weights)
+        sizes = old.sizes.joined(sizes) if old else sizes
+        default = rates.default_lr(rule, loss, sizes)
         decay, clip = training.penalties(options)
         average, workers = self._average_from(old, first, examples), self._workers(examples)
         units = units_of(loss, known.targets, self.fit_intercept)
 
         def make(rows, workers, mode):
-            return linear.Linear(whole, held, loss, rule, decay, clip, self.fit_intercept, workers, rows, mode, self.l1,
-                                 average, weights, np.arange(classes) if classes else None, units=units, seen=known)
+            return constant.start(linear.Linear(
+                whole, held, loss, rule, decay, clip, self.fit_intercept, workers, rows, mode, self.l1, average, weights,
+                np.arange(classes) if classes else None, units=units, seen=known))
         lr, found = default if self.lr is None else self.lr, None
         if lr == "auto":
             every = np.arange(whole.rows) if rows is None else rows
@@ -188,7 +196,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         run = Run(problem, rule, schedule, epochs, workers, seed + first, Report() if self.verbose > 0 else None,
                   Stopper(stop, list(problem.evaluate())), 5, None)
         run.t = first
-        return problem, run, found
+        return problem, run, found, sizes
 
     def _loss(self):
         return build(self.loss, {name: LOSSES[name] for name in self._losses}, "loss")

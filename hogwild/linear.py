@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from hogwild import closing, divergence, formats
+from hogwild import closing, constant, formats, rates
 from hogwild.copies import columns_of, hottest, keeps_copies, plan, rarity, sizes_of
 from hogwild.errors import UserError
 from hogwild.judge import classes_of, measure, outputs_of, scores, targets
@@ -14,7 +14,6 @@ from hogwild.train import Problem
 from kernels import lazy as kernel_lazy
 from kernels import linear as kernel
 from kernels.atomics import Gate, reached
-from kernels.csr import CSR
 from kernels.doors import DOOR
 from kernels.gradients import add_gradient
 from kernels.hyper import checked
@@ -39,19 +38,17 @@ PAYS = 20.0  # updates of others between two merges from which on these pay
 ROWS_END = 2**32 - 2**24  # features: the kernels count their rows in uint32, with those that workers have of their own
 SETTLED = 4096.0  # examples of a worker after which its steps tell: AdaGrad's first ones are large
 
-# Rows of unit length want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
-DEFAULT_LR = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
-    ("RMSProp", "Adam", "AdamW", "Nadam", "RAdam", "AdaBelief"), 3e-3)
 
-
-def pace_of(square) -> float:
-    """The intercept's share of the learning rate: as large as the strongest feature's mean square, 0.01 to 1.
+def pace_of(square, rule) -> float:
+    """What the intercept's gradient is multiplied by: the strongest feature's mean square, and at least a hundredth of the
+    rows' mean squared length. square: float64[d], each feature's mean square.
 
     With rows of unit length a step of full size would throw the intercept about: it is 1 in every row where each feature
-    is small. scikit-learn takes 0.01 on sparse data; rules that scale their steps do not feel it.
+    is small. scikit-learn takes 0.01 on sparse data. Rules that scale their steps do not feel it, unless it changes from
+    call to call: for them it is at most 1.
     """
-    strongest = square.max(initial=0)
-    return float(np.clip(strongest, 0.01, 1.0)) if strongest else 1.0
+    pace = max(square.max(initial=0), 0.01 * square.sum())
+    return float(pace if rates.is_plain(rule) else np.clip(pace, 0.01, 1.0)) if pace else 1.0
 
 
 class Linear(Problem):
@@ -84,8 +81,8 @@ class Linear(Problem):
         self.bare = self.columns == 1 and clip is None and not hasattr(rule, "terms")
         demand_room(data.n_features, self.outputs * self.columns)
         degree = data.degrees() if decay or workers > 1 else None
-        sample = sizes_of(data)
-        pace = pace_of(sample[2] if seen is None else seen.squares / seen.sampled) if intercept else 0.0
+        sample = np.minimum(sizes_of(data), 1e30)
+        pace = pace_of(sample[2] if seen is None else seen.squares / seen.sampled, rule) if intercept else 0.0
         average = None if average is None else kernel_lazy.Average(float(average), float(max(self.examples, 1)))
         self.closed = None  # weights in place of the parameters', see `close`
         self.average, self.counted, self.clocks = average, np.zeros(1, np.int64), np.zeros((workers, 8))
@@ -96,7 +93,8 @@ class Linear(Problem):
             None if weights is None else np.ascontiguousarray(weights, np.float32),
             rarity(*((data.rows, degree) if seen is None else seen[:2])) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
-        self._lay_out(rule, degree, copies, (*sample, pace))
+        length = np.sqrt(sample[2].sum()) if rates.is_plain(rule) and sample[2].any() else 1.0
+        self._lay_out(rule, degree, copies, (*sample, pace / length))
         if self.whole:
             total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
             self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)
@@ -348,9 +346,11 @@ class Linear(Problem):
 
     def mean_loss(self, rows):
         """Mean weighted loss of these rows of the data under the weights as they are."""
-        return self._mean_loss(self.data.csr, self.scaled_w(), self.data.n_features, rows)
+        return self.mean_loss_of(self.data.csr, self.scaled_w(), rows)
 
-    def _mean_loss(self, csr, w, d, rows):
+    def mean_loss_of(self, csr, w, rows):
+        """`mean_loss` of the rows of another CSR under weights w [features + 1, …] of the targets as they are trained on."""
+        d = len(w) - 1
         w = np.ascontiguousarray(w, np.float32).reshape(-1)
         outputs = Outputs(np.zeros(self.outputs), np.zeros(self.outputs)) if self.outputs > 1 else None
         total = add_gradient(self.loss, Place(Alone(), w, d), outputs, csr, self.model.labels, self.model.weights, rows, 0.0,
@@ -358,18 +358,7 @@ class Linear(Problem):
         return float(total) / max(len(rows), 1) * self.of_loss
 
     def reference(self):
-        rows = np.arange(self.data.rows) if self.rows is None else self.rows
-        labels, weights = self.model.labels[rows], None if self.model.weights is None else self.model.weights[rows]
-        if self.classes is not None:
-            numbers = labels > 0 if self.outputs == 1 else labels
-            shares = np.bincount(numbers.astype(np.int64), weights, max(self.outputs, 2))
-            mean = 1.0 if weights is None else weights.mean(dtype=np.float64)
-            found = divergence.Reference(*(mean * x for x in divergence.of_classes(self.loss, shares)))
-            return found if found.start > 0 else None  # a perceptron's loss is 0 where it says nothing
-        pointers = np.zeros(self.data.rows + 1, np.int64)
-        pointers.flags.writeable = self.data.indptr.flags.writeable  # of one type for the kernel
-        empty = CSR(pointers, self.data.indices[:0], self.data.values[:0])
-        return divergence.of_targets(lambda z: self._mean_loss(empty, [z], 0, rows), labels, weights)
+        return constant.reference(self)
 
     def evaluate(self):
         if self.test is None:

@@ -304,7 +304,11 @@ class Run:
 
     def _put(self, parameters):
         for name, x in self.problem.parameters().items():
-            x[...] = parameters[name]
+            saved = parameters[name]
+            if saved.shape == x.shape:
+                x[...] = saved
+            else:  # as `_start` kept it
+                x[:-1], x[-1] = saved
 
     def back(self):
         """To the last snapshot."""
@@ -366,8 +370,11 @@ class Run:
 
 
 def _start(x):
-    """A copy of x; of its first row alone where all are like it, as in a new run, which then keeps no second model."""
-    return x[:1].copy() if x.size and x.ndim and np.array_equal(x.min(0), x.max(0)) else x.copy()
+    """A copy of x; of its first and last row alone where all but the last are alike, as in a new run, which then keeps no
+    second model."""
+    if x.ndim < 2 or len(x) < 3 or not np.array_equal(x[:-1].min(0), x[:-1].max(0)):
+        return x.copy()
+    return x[[0, -1]]
 
 
 def _finite(parameters):

@@ -6,7 +6,21 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from hogwild import checkpoint, data, features, judge, linear, linear_model, model, preflight, synthetic, transforms, tune
+from hogwild import (
+    checkpoint,
+    constant,
+    data,
+    features,
+    judge,
+    linear,
+    linear_model,
+    model,
+    preflight,
+    rates,
+    synthetic,
+    transforms,
+    tune,
+)
 from hogwild.errors import Terminated, UserError
 from hogwild.metrics import MAXIMISED
 from hogwild.record import Report, listed, versions
@@ -94,12 +108,6 @@ def notes(whole, held_out, classes) -> list[str]:
     return [*lines, *([unknown] if unknown else [])]
 
 
-def rule_of(options):
-    """(rule, its default learning rate)."""
-    rule = build(options.rule, RULES, "rule")
-    return rule, linear.DEFAULT_LR.get(type(rule).__name__, getattr(rule, "default_lr", 0.01))
-
-
 def schedule_of(options, rule, rows, lr, watched=None):
     """The schedule of the learning rate, the warm-up in front. rows: steps of an epoch; watched: a plateau's metric."""
     ahead, share = getattr(rule, "default_warmup", (0, 0.0)) if options.warmup is None else (options.warmup * rows, 0.0)
@@ -164,8 +172,8 @@ def train_linear(options):
     """hogwild train linear."""
     check(options)
     loss, names, stop = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform), stop_of(options)
-    lr, (rule, default), (decay, clip) = learning_rate(options), rule_of(options), penalties(options)
-    schedule_of(options, rule, 1 << 30, default)  # mistakes show before the data are read
+    lr, rule, (decay, clip) = learning_rate(options), build(options.rule, RULES, "rule"), penalties(options)
+    schedule_of(options, rule, 1 << 30, 1.0)  # mistakes show before the data are read
     whole, rows, held_out, planted = datasets(options)
     weights = example_weights(options, whole, rows)
     state = transforms.fit(names, whole, rows)
@@ -183,15 +191,17 @@ def train_linear(options):
 
     def make(rows, workers, mode):
         average = None if options.average is None else options.average * examples
-        return linear.Linear(train_data, test_data, loss, rule, decay, clip, options.intercept, workers, rows, mode,
-                             options.l1, average, weights, classes, units=unit)
-    report = Report()
+        return constant.start(linear.Linear(train_data, test_data, loss, rule, decay, clip, options.intercept, workers, rows,
+                                            mode, options.l1, average, weights, classes, units=unit))
+    sizes = rates.sizes_of(train_data, rows, weights)
+    default, report = rates.default_lr(rule, loss, sizes), Report()
     tried = [unit.said()] if unit != AS_GIVEN else []
     if lr == "auto":
         every = np.arange(train_data.rows) if rows is None else rows
         lr, losses = tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every, workers, options.seed)
         tried += [f"learning rate {lr:g}, the best of {len(losses)} tried on a sample"]
-    schedule = schedule_of(options, rule, examples, default if lr is None else lr)
+    lr = default if lr is None else lr
+    schedule = schedule_of(options, rule, examples, lr)
     problem = make(rows, workers, options.mode)
     Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
     loses = options.mode == "wild" and not problem.copies
@@ -199,6 +209,7 @@ def train_linear(options):
                                problem.outputs * problem.columns if loses else None)
     held = f"; held out: {test_data.rows:,} rows" if test_data else ""
     warnings = [f"warning: {warning}" for warning in flight.warnings]
+    warnings += [f"hint: {hint}"] if (hint := rates.hint(rule, loss, sizes, lr)) else []
     for line in (*notes(whole, held_out, classes), f"{train_data.source}: {flight.line(loses)}{held}", *warnings, *tried):
         report.say(line)
     report.say(f"{type(loss).__name__} loss, {said(rule)}, {said(schedule)}, {workers} worker{'s' * (workers > 1)}, "

@@ -9,7 +9,9 @@ from mpi4py import MPI
 from hogwild import checkpoint, model
 from hogwild.errors import UserError
 from hogwild.record import Report, versions
-from hogwild.training import FREE, penalties, rule_of, said, schedule_of, stop_of
+from hogwild.spec import build
+from hogwild.training import FREE, penalties, said, schedule_of, stop_of
+from kernels.rules import RULES
 from sparsecomm import guard, launch, shrink, summary, tasks, training
 from sparsecomm.collect import gathered, on_root, told
 from sparsecomm.config import Config
@@ -76,8 +78,7 @@ def _job(name, options, make, say) -> training.Job:
     """The job; mistakes in the options show before the data are read."""
     usual, factor = DEFAULTS[name]
     chosen = replace(options.training, rule=options.training.rule or usual)
-    rule, default = rule_of(chosen)
-    lr = chosen.lr if chosen.lr is not None else factor * (default if name == "linear" else getattr(rule, "default_lr", 0.01))
+    rule = build(chosen.rule, RULES, "rule")
     if chosen.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {chosen.epochs}")
     if chosen.evaluate_every is not None and chosen.evaluate_every < 1:
@@ -85,8 +86,9 @@ def _job(name, options, make, say) -> training.Job:
     if chosen.warmup is not None and not 0 <= chosen.warmup < float("inf"):
         raise UserError(f"--warmup must be a finite number, not negative, got {chosen.warmup:g}")
 
-    def schedule(steps, watched):
-        return schedule_of(chosen, rule, steps, lr, watched)
+    def schedule(task):
+        lr = chosen.lr if chosen.lr is not None else factor * task.default_lr(rule)
+        return schedule_of(chosen, rule, task.steps, lr, stop.metric or task.metric)
 
     def config(steps):
         values = {f.name: getattr(options.exchange, f.name) for f in fields(Config)}
@@ -94,9 +96,9 @@ def _job(name, options, make, say) -> training.Job:
             raise UserError(f"--drop-warmup must be a finite number, not negative, got {options.exchange.warmup:g}")
         return Config(**{**values, "warmup": round(options.exchange.warmup * steps)})
     stop, (decay, clip), running = stop_of(chosen), penalties(chosen), options.running
-    schedule(1 << 30, "accuracy"), config(1)
+    schedule_of(chosen, rule, 1 << 30, 1.0, "accuracy"), config(1)
     writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds, say=say) if running.checkpoint else None
-    return training.Job(make, rule, lambda task: schedule(task.steps, stop.metric or task.metric),
+    return training.Job(make, rule, schedule,
                         lambda task: config(task.steps), decay, clip, chosen.epochs, stop, options.task.seed, writer,
                         chosen.evaluate_every)
 

@@ -179,6 +179,10 @@ class Task:
         """The parameters by name: flat float32 views of the memory that the model computes with."""
         raise NotImplementedError
 
+    def default_lr(self, rule) -> float:
+        """The learning rate where the user names none, before what a batch makes of it."""
+        return getattr(rule, "default_lr", 0.01)
+
     def penalties(self, decay, clip) -> tuple:
         """(Decay or None, Clip or None) as its gradients want them, of those that were asked for."""
         return decay, clip

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hogwild import judge, linear, linear_model, training, transforms
+from hogwild import judge, linear, linear_model, rates, training, transforms
 from hogwild.record import versions
 from hogwild.spec import build
 from hogwild.weights import example_weights
@@ -67,6 +67,9 @@ class LinearTask(Task):
         for name, gradient in self._named(self.gradient).items():
             ready(name, gradient)
         return loss * self.units.of_loss, len(rows)
+
+    def default_lr(self, rule):
+        return rates.default_lr(rule, self.loss, rates.sizes_of(self.train, self.rows, self.weights))
 
     def penalties(self, decay, clip):
         return self.units.penalties(decay, clip, 0.0)[:2]

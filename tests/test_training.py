@@ -125,7 +125,7 @@ def test_a_row_that_explodes_is_named_by_its_line(tmp_path, capsys):
     data.write_text("\n".join(lines) + "\n")
     assert run("train", "linear", data, "--rule", "sgd", "--holdout", 0, "--epochs", 50, "--loss", "squared-hinge") == 2
     printed = capsys.readouterr()
-    assert "a.svm, line " in printed.out and "half the learning rate, there 0.25 in place of 0.5" in printed.out
+    assert "a.svm, line " in printed.out and "half the learning rate, there " in printed.out
     assert "halved 5 times before" in printed.err and len(printed.err.strip().splitlines()) == 1
 
 
@@ -207,8 +207,8 @@ def test_lr_auto(tmp_path, capsys):
 
 
 def test_rates_are_tried_beyond_the_grid():
-    """Columns of 1e4: plain SGD wants a rate 1e8 times smaller than those near its default."""
-    data = sample(scale=1e4)
+    """Columns of 1e3: plain SGD wants a rate 1e6 times smaller than for columns of 1."""
+    data = sample(scale=1e3)
     best, losses = tune.best_rate(lambda rows: linear.Linear(data, None, Logistic(), SGD(), rows=rows), SGD(), 5.0,
                                   np.arange(2000))
     assert min(losses) < best < max(losses) and best < 5.0 * tune.GRID[0] / 2 and len(losses) <= 20
