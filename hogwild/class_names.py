@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-MISSING = {"", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>"}
+MISSING = {"", "?", "na", "n/a", "#n/a", "nan", "null", "<na>"}
 WHOLE = re.compile(r"[+-]?[0-9]+")
 FLOAT32_END = (2 - 2.0**-24) * 2.0**127  # from here on float32 rounds to infinity
 EXACT = 2.0**53  # whole numbers up to here are exact in float64
@@ -24,7 +24,7 @@ def from_text(token: str):
     number = numeric(token)
     if number is None:
         return token
-    if abs(number) >= EXACT and WHOLE.fullmatch(token) and int(token) != number:
+    if EXACT <= abs(number) < np.inf and WHOLE.fullmatch(token) and int(token) != number:
         return str(int(token))
     return number
 
@@ -39,6 +39,11 @@ def joined(labels: list) -> np.ndarray:
     if all(isinstance(label, float) for label in labels):
         return np.array(labels, np.float64)
     return np.array([number_text(label) if isinstance(label, float) else label for label in labels], object)
+
+
+def count_words(labels: np.ndarray) -> int:
+    """How many labels are no numbers."""
+    return 0 if labels.dtype.kind == "f" else sum(numeric(label) is None for label in labels)
 
 
 def from_array(y: np.ndarray) -> np.ndarray:

@@ -49,6 +49,12 @@ def opened(path):
     raise UserError(f"{place(path)}: is empty (0 bytes); needed at least one row, check how the file was made")
 
 
+def demand_file(path, readers):
+    """Raise UserError for standard input, a pipe or a device, which can be read only once. readers: who else reads it."""
+    if os.fspath(path) == STDIN or os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"{place(path)}: can be read once only, needed a file, as {readers}; write it to one")
+
+
 def unpacked(path, file):
     """Yield the decompressed bytes of an open file, in pieces, without a byte order mark; UserError for other archives."""
     head = file.peek(8)[:8]

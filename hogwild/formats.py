@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hogwild import csv_tables, files, foreign, npz, parquet_tables, svmlight
-from hogwild.class_names import numeric
+from hogwild.class_names import count_words, numeric
 from hogwild.errors import UserError
 from hogwild.files import excerpt, opened, place, unpacked
 from hogwild.npz import checked, save_npz
@@ -51,7 +51,7 @@ def source(path, *, zero_based=None, label=None, header="auto", categorical=None
 
 
 def _rows(source, header, asked, known):
-    rows = 0
+    rows, words = 0, 0
     with opened(source.path) as file:
         form, pieces = _content(source.path, file)
         if _named(source.path) is None and form != "svmlight":
@@ -67,10 +67,12 @@ def _rows(source, header, asked, known):
             source.notes.append("names no columns; its features are taken in the model's order")
         reader = {"csv": lambda: csv_tables.read(source, pieces, header, asked, known),
                   "parquet": lambda: parquet_tables.read(source, file, asked, known),
-                  "npz": lambda: npz.read(source, file), "svmlight": lambda: svmlight.read(source, pieces)}[form]
+                  "npz": lambda: npz.read(source, file, known), "svmlight": lambda: svmlight.read(source, pieces)}[form]
         for chunk in reader():
-            rows += chunk.labels.size
+            rows, words = rows + chunk.labels.size, words + count_words(chunk.labels)
             yield chunk
+    if 0 < words < rows:
+        source.notes.append(f"labels: {rows - words:,} rows have numbers and {words:,} have text, a class of its own")
     if rows == 0:
         raise UserError(f"{place(source.path)}: holds no row; needed at least one example, check how the file was made")
 

@@ -59,12 +59,13 @@ class Member:
         return np.frombuffer(data, self.dtype)
 
 
-def read(source, file):
-    """Chunks of an open file; row pointers and labels are held in memory."""
+def read(source, file, known=None):
+    """Chunks of an open file; row pointers and labels are held in memory. known: a model's Schema, then `y` may lack."""
     where = place(source.path)
     try:
         with zipfile.ZipFile(file if file.seekable() else io.BytesIO(file.read())) as archive:
-            yield from _chunks(source.path, archive)
+            source.labelled = known is None or "y.npy" in archive.namelist()
+            yield from _chunks(source.path, archive, source.labelled)
     except (UserError, GeneratorExit):
         raise
     except Exception as error:  # NumPy evaluates the text of a header: a damaged one makes it raise anything
@@ -72,13 +73,13 @@ def read(source, file):
         raise UserError(f"{where}: truncated, corrupt or no .npz file ({excerpt(reason)}); {WRITE}") from None
 
 
-def _chunks(path, archive):
+def _chunks(path, archive, labelled):
     if "format.npy" in archive.namelist():
         layout = Member(path, archive, "format", "SU").take()
         if layout.size != 1 or layout[0] not in (b"csr", "csr"):
             raise UserError(f"{place(path)}: got sparse format {excerpt(layout.tolist())}, needed CSR; {WRITE}")
     indptr, shape = Member(path, archive, "indptr").take(), Member(path, archive, "shape").take()
-    y = Member(path, archive, "y", "iufbSU").take()
+    y = Member(path, archive, "y", "iufbSU").take() if labelled else np.zeros(max(indptr.size - 1, 0))
     indices, data = Member(path, archive, "indices"), Member(path, archive, "data", "iufb")
     rows = indptr.size - 1
     if shape.size != 2 or not rows == shape[0] == y.size or not indices.size == data.size == indptr[-1]:
@@ -93,8 +94,9 @@ def _chunks(path, archive):
     while start < rows:
         stop = max(np.searchsorted(indptr, indptr[start] + files.CHUNK_BYTES // 8, "right") - 1, start + 1)
         count = int(indptr[stop] - indptr[start])
-        yield checked(place(path), start, y[start:stop], indptr[start:stop + 1] - indptr[start], indices.take(count),
-                      data.take(count), width)
+        chunk = checked(place(path), start, y[start:stop], indptr[start:stop + 1] - indptr[start], indices.take(count),
+                        data.take(count), width)
+        yield chunk if labelled else chunk._replace(labels=np.full(stop - start, np.nan))
         start = stop
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from hogwild.errors import UserError
+from hogwild.files import demand_file
 
 
 @dataclass
@@ -164,6 +165,9 @@ class Task:
 
     def __init__(self, name, options, rank, size):
         self.name, self.options, self.order = name, options, None
+        for path in (getattr(options, name, None) for name in ("data", "test", "labels", "test_labels", "sample_weight")):
+            if path is not None and size > 1:
+                demand_file(path, f"each of {size} ranks reads it")
         self.reshard(rank, size)
 
     def reshard(self, rank, size):

@@ -203,7 +203,10 @@ def test_labels_lose_nothing(write):
     big = ["9007199254740993", "9007199254740992", "3"]
     assert table(write("a,y\n" + "".join(f"1,{label}\n" for label in big)))[1] == big
     assert table(write("a,y\n1,16777217\n1,0.1\n"))[1] == [16777217, 0.1]
-    assert table(write("a,y\n1,1.0\n1,x\n1,1\n"))[1] == ["1", "x", "1"]
+    X, labels, source = table(write("a,y\n1,1.0\n1,x\n1,1\n"))
+    assert labels == ["1", "x", "1"] and "2 rows have numbers and 1 have text" in source.notes[-1]
+    assert table(write("a,y\n1,none\n1,mild\n1,none\n"))[1] == ["none", "mild", "none"]
+    assert "float32's range" in refused(write("a,y\n1," + "9" * 5000 + "\n1,2\n"))
     assert "if the label is 'y', pass --label" in "".join(table(write("y,a,b\n1,2,3\n"))[2].notes)
 
 

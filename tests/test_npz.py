@@ -11,6 +11,7 @@ from tables import refused, table
 
 from hogwild import formats
 from hogwild.errors import UserError
+from hogwild.schema import Schema
 
 GOOD = {"indptr": np.array([0, 1, 3], np.int32), "indices": np.array([4, 0, 2], np.int32), "data": np.float32([1, 2, 3]),
         "shape": np.array([2, 5]), "y": np.array([1, 0], np.int8)}
@@ -79,6 +80,13 @@ def with_header(text, name="indptr"):
 def test_absurd_headers(tmp_path, shape, name):
     (tmp_path / "x.npz").write_bytes(with_header(f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}", name))
     assert "save_npz" in refused(tmp_path / "x.npz")
+
+
+def test_a_model_needs_no_labels(tmp_path):
+    sparse.save_npz(tmp_path / "x.npz", sparse.csr_array(np.eye(2)))
+    assert "no array 'y'" in refused(tmp_path / "x.npz")
+    X, labels, source = table(tmp_path / "x.npz", schema=Schema("svmlight"))
+    assert X.tolist() == [[1, 0], [0, 1]] and np.isnan(labels).all() and not source.labelled
 
 
 def test_encrypted_and_other_archives(tmp_path):

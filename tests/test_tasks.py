@@ -1,6 +1,8 @@
 """What every task owes the trainer: shares that make a whole, gradients that are final, evaluation alike on all ranks."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import jobs
 import numpy as np
@@ -228,6 +230,10 @@ def test_bad_tasks(tmp_path):
     jobs.svmlight(tmp_path / "a.svm", x[:, :5], y), jobs.svmlight(tmp_path / "b.svm", x, y)
     with pytest.raises(UserError, match="b.svm: has 12 features, the training data 5; pass --features 12"):
         build("linear", LinearOptions(tmp_path / "a.svm", test=tmp_path / "b.svm", cache=False))
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path / "pipe", "pipe"), (Path("-"), "standard input")):
+        with pytest.raises(UserError, match=f"{what}: can be read once only, needed a file, as each of 2 ranks reads it"):
+            build("linear", LinearOptions(path), 0, 2)
     with pytest.raises(UserError, match="needs rows of two classes"):
         build("linear", LinearOptions(jobs.svmlight(tmp_path / "c.svm", x, 0 * y), cache=False))
 
