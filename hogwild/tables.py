@@ -1,5 +1,6 @@
 """Which columns of a table are features, label and categories, and rows of columns made into Chunks: of CSV and Parquet."""
 
+import re
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from hogwild.schema import Chunk
 MOST_VALUES = 256  # of a text column that becomes features without being asked for
 LONGEST, MOST_WORDS = 64, 6  # of a text that may be a category's name
 FEW = 20  # rows: of fewer it cannot be told whether their texts recur
-INDEX_NAMES = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls an index without a name
+INDEX = re.compile(r"|Unnamed: \d+(\.\d+)*|__index_level_\d+__")  # what pandas calls an index without a name
 COUNT_MISSING = "fill it, drop the row, or pass --categorical {} to count it as a value"
 LABEL_NAMES = {"label", "labels", "target", "class", "y"}
 
@@ -81,7 +82,7 @@ def choose(source, names, kinds, asked, is_index):
     asked = {numbered(path, column, names, named) for column in asked}
     if label in asked:
         raise UserError(f"{place(path)}: column {names[label]!r} is the label, and cannot be one of --categorical")
-    left_out = [k for k in range(width) if named and names[k] in INDEX_NAMES and k not in {*asked, label} and is_index(k)]
+    left_out = [k for k in range(width) if named and INDEX.fullmatch(names[k]) and k not in {*asked, label} and is_index(k)]
     used = [k for k in range(width) if k != label and k not in left_out]
     texts = [k for k in used if k in asked or kinds[k] == "text"]
     numbers = [k for k in used if k not in texts]
@@ -102,7 +103,8 @@ def _tell(source, found, left_out, given):
         what += f"; if the label is {others[0]!r}, pass --label"
     source.notes.append(what)
     if left_out:
-        source.notes.append("the first column numbers the rows and is left out")
+        names = ", ".join(repr(found.names[k]) for k in left_out)
+        source.notes.append(f"column {names} numbers the rows and is left out")
     told = [found.name(k) for k in found.texts if k not in found.asked]
     if told:
         more = f" and {len(told) - 5} more" if len(told) > 5 else ""

@@ -163,6 +163,8 @@ def test_the_index_of_pandas_is_left_out(write, name):
     assert any("numbers the rows and is left out" in note for note in source.notes)
     again = table(write(f"{name},a\n0,5\n"), schema=source.schema)
     assert again[0].tolist() == [[5]] and not any("ignored" in note for note in again[2].notes)
+    twice = table(write(f"Unnamed: 0.1,{name or 'Unnamed: 0'},a,y\n3,0,5,1\n7,1,6,0\n4,2,7,1\n"))[2].schema
+    assert twice.columns == ("a",) and len(twice.left_out) == 2
     assert table(write(f"{name},a,y\n0.5,5,1\n0.5,6,0\n2,7,1\n"))[0].shape == (3, 2)  # no index
 
 
