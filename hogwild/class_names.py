@@ -1,6 +1,7 @@
 """Labels from their text, without loss: float64 where that holds the number, else the text."""
 
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -43,7 +44,8 @@ def joined(labels: list) -> np.ndarray:
 
 def count_words(labels: np.ndarray) -> int:
     """How many labels are no numbers."""
-    return 0 if labels.dtype.kind == "f" else sum(numeric(label) is None for label in labels)
+    return 0 if labels.dtype.kind == "f" else sum(
+        count for label, count in Counter(labels.tolist()).items() if numeric(label) is None)
 
 
 def from_array(y: np.ndarray) -> np.ndarray:

@@ -51,16 +51,20 @@ def read(source, pieces):
 
 def _from_text(block, labels, odd):
     """(labels, (position, what was needed, what to do) of the first that is none, or None)."""
-    found, wrong = labels.tolist(), None
+    found, seen = labels.tolist(), {}
     for row, start, end in odd.tolist():
-        label = class_names.from_text(block[start:end].decode("utf-8", "replace"))
+        token = block[start:end]
+        if token in seen:
+            found[row:row + 1] = [seen[token]]
+            continue
+        label, wrong = class_names.from_text(token.decode("utf-8", "replace")), None
         if isinstance(label, float):
             wrong = NOT_FINITE if not np.isfinite(label) else MISTAKES[text.OVER_RANGE] if abs(label) >= FLOAT32_END else None
         elif not label.lstrip("+-").isdigit():
             wrong = MISSING if label.lower() in class_names.MISSING else BAD_LABEL if not CLASS.fullmatch(label) else None
         if wrong:
             return labels, (start, *wrong)
-        found[row:row + 1] = [label]
+        found[row:row + 1] = [seen.setdefault(token, label)]
     return class_names.joined(found), None
 
 
@@ -71,7 +75,8 @@ def _message(path, first, block, position, needed, remedy):
     if needed == MISTAKES[text.NOT_A_NUMBER][0] and _not_finite(token):
         needed, remedy = NOT_FINITE
     line = first + block.count(b"\n", 0, position)
-    taken = " (the file is read as svmlight text)" if line == 1 else ""
+    shapeless = needed.startswith(PAIR) or needed in (MISTAKES[text.NOT_A_NUMBER][0], BAD_LABEL[0])
+    taken = " (the file is read as svmlight text)" if line == 1 and shapeless else ""
     return f"{place(path, line)}: got {excerpt(token)}, {needed}{taken}; {remedy}"
 
 

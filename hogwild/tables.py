@@ -193,14 +193,14 @@ def labels(column):
     """Labels of a pyarrow column of text: float64[n], or object[n] of str."""
     import pyarrow as pa
     from pyarrow import compute
-    column = column.combine_chunks()
     try:
-        numbers = compute.cast(compute.utf8_trim_whitespace(column), pa.float64()).to_numpy()
+        numbers = compute.cast(compute.utf8_trim_whitespace(column.combine_chunks()), pa.float64()).to_numpy()
         if (abs(numbers) < class_names.EXACT).all():
             return numbers
     except pa.ArrowInvalid:
         pass
-    return class_names.from_array(np.array(column.to_pylist(), object))
+    codes, values = encoded(column)
+    return class_names.joined([class_names.from_text(value) for value in values])[codes]
 
 
 def good(labels) -> bool:
