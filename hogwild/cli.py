@@ -77,7 +77,7 @@ class TrainLinear:
     average: float | None = None
     """Average the weights over all steps from this epoch on (ASGD); 0: from the start."""
     class_weight: str | None = None
-    """Factors of the classes' losses: balanced, or LABEL=WEIGHT,…"""
+    """Factors of the classes' losses: balanced, or LABEL=WEIGHT,… (spam=2,ham=1)."""
     sample_weight: Path | None = None
     """Text file with a factor of each row's loss, one a line in the order of DATA's rows (plain, .gz, .bz2, .xz)."""
     workers: int | None = None
@@ -121,7 +121,7 @@ class TrainLinear:
     record: Path | None = None
     """File to which the run's JSON lines are appended."""
     features: int | None = None
-    """Number of features; default: the largest index in DATA."""
+    """Number of features: a larger index in DATA is a mistake; default: the largest index in DATA."""
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None

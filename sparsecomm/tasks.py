@@ -43,11 +43,11 @@ class LinearOptions(_Options):
     intercept: bool = True
     """Train without an intercept."""
     class_weight: str | None = None
-    """Factors of the classes' losses: balanced, or LABEL=WEIGHT,…"""
+    """Factors of the classes' losses: balanced, or LABEL=WEIGHT,… (spam=2,ham=1)."""
     sample_weight: Path | None = None
     """Text file with a factor of each row's loss, one a line in the order of DATA's rows (plain, .gz, .bz2, .xz)."""
     features: int | None = None
-    """Number of features; default: the largest index in DATA."""
+    """Number of features: a larger index in DATA is a mistake; default: the largest index in DATA."""
     zero_based: bool = False
     """svmlight indices start at 0."""
     label: str | None = None
