@@ -35,6 +35,7 @@ def save(path, tensors: dict[str, np.ndarray], state: dict):
     new, old = os.path.join(aside, "new"), os.path.join(aside, "old")
     with model._explained(path):
         model.demand_regular(path)
+        model.demand_regular(previous)
         shutil.rmtree(aside, ignore_errors=True)  # left by a killed run
         os.mkdir(aside)
         try:

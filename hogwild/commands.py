@@ -35,7 +35,7 @@ def evaluate(options):
     result = judge.measure(fitted.scores(shaped), labels, fitted.loss)
     print(f"{shaped.source}: {shaped.rows:,} rows")
     for name, value in result.items():
-        print(f"{name:<10} {value:.6f}")
+        print(f"{name:<10} {value:.6g}" if 0 < abs(value) < 1e-3 else f"{name:<10} {value:.6f}")
 
 
 def predict(options):

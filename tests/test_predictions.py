@@ -124,3 +124,17 @@ def test_models_and_checkpoints_do_not_replace_a_pipe(write):
     with pytest.raises(UserError, match="pipe: cannot be written: a folder, pipe or device is there"):
         write("pipe")
     assert stat.S_ISFIFO(os.stat("pipe").st_mode) and os.listdir() == ["pipe"]
+
+
+def test_the_previous_checkpoint_is_no_pipe():
+    checkpoint.save("c", {"w": np.zeros(3)}, {})
+    os.mkfifo("c.previous")
+    with pytest.raises(UserError, match="a folder, pipe or device is there"):
+        checkpoint.save("c", {"w": np.ones(3)}, {})
+    assert stat.S_ISFIFO(os.stat("c.previous").st_mode) and sorted(os.listdir()) == ["c", "c.previous"]
+
+
+def test_small_metrics_have_digits(capsys):
+    model, path = saved([0, 0, 3e-7], "squared")
+    assert run("evaluate", model, path) == 0
+    assert "rmse       3e-07\n" in capsys.readouterr().out
