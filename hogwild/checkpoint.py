@@ -15,7 +15,7 @@ from numbers import Real
 import numpy as np
 
 from hogwild import model
-from hogwild.errors import UserError
+from hogwild.errors import UserError, demand, sound
 
 KIND = "checkpoint"
 PREVIOUS = ".previous"
@@ -72,7 +72,10 @@ def load(path, say=print) -> tuple[dict[str, np.ndarray], dict]:
             continue
         if wrong:
             say(f"{_fact(wrong[0])}; going on from {candidate}")
-        return tensors, json.loads(header["state"])
+        with sound(candidate, KIND, "start again with another --checkpoint"):
+            state = json.loads(header["state"])
+            demand(isinstance(state, dict), "its state")
+        return tensors, state
     raise UserError("; ".join([*map(_fact, wrong[:-1]), wrong[-1]]))
 
 
@@ -152,6 +155,8 @@ def fingerprint(arrays: dict, configuration: dict) -> dict:
 
 def demand_same(saved: dict, now: dict):
     """Raise a UserError, which names the keys that differ, unless two fingerprints are the same."""
+    if not isinstance(saved, dict) or not {"data", "configuration"} <= saved.keys():
+        raise UserError("the checkpoint does not say of which data and options it is; start again with another --checkpoint")
     before, after = (dict(_leaves(x["configuration"])) for x in (saved, now))
     differ = [f"{key} {_short(before, key)} (now {_short(after, key)})" for key in sorted(before.keys() | after.keys())
               if not _same(before, after, key)]

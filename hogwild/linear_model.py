@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hogwild import data, features, judge, model, transforms
-from hogwild.errors import UserError
+from hogwild.errors import UserError, demand, sound
 from hogwild.schema import Schema
 from hogwild.spec import build
 from hogwild.workers import cores
@@ -78,8 +78,35 @@ def load(path) -> LinearModel:
     tensors, header = model.load(path)
     if header.get("family") != "linear":
         raise UserError(f"{path}: is a model of family {header.get('family')!r}, this command knows linear")
-    weights, ids = tensors.pop("weights"), tensors.pop("ids", None)
-    schema, classes = header.get("schema"), header["classes"]
-    return LinearModel(path, weights, build(header["loss"], LOSSES, "loss"), None if classes is None else np.array(classes),
-                       header["transform"], tensors, header.get("width", len(weights) - 1), ids,
-                       None if schema is None else Schema.from_json(schema))
+    with sound(path, "linear model", "train again, or restore the file"):
+        weights, ids = tensors.pop("weights"), tensors.pop("ids", None)
+        schema, classes = header.get("schema"), header["classes"]
+        made = LinearModel(path, weights, build(header["loss"], LOSSES, "loss"),
+                           None if classes is None else np.array(classes), header["transform"], tensors,
+                           header.get("width", len(weights) - 1), ids, None if schema is None else Schema.from_json(schema))
+        _check(made)
+    return made
+
+
+def _check(fitted):
+    """Raise ValueError where the parts of a model do not go together: what is done with them trusts that they do."""
+    weights, classes, d, ids = fitted.weights, fitted.classes, fitted.n_features, fitted.ids
+    demand(weights.dtype in (np.float32, np.float64) and weights.ndim in (1, 2) and d >= 0, "weights")
+    demand((classes is None) == (fitted.loss.task == "regression"), "classes")
+    if classes is not None:
+        demand(classes.ndim == 1 and classes.dtype.kind in "fU" and (classes[1:] > classes[:-1]).all(), "classes")
+    demand(weights.ndim == 1 or classes is not None, "classes")
+    demand(classes is None or len(classes) == (weights.shape[1] if weights.ndim == 2 else 2), "number of classes")
+    demand(isinstance(fitted.transform, list) and transforms.parse(",".join(fitted.transform)) == tuple(fitted.transform),
+           "transform")
+    for name in transforms.LEARNT.keys() & set(fitted.transform):
+        learnt = fitted.state[transforms.LEARNT[name]]
+        demand(learnt.dtype == np.float32 and learnt.shape == (d,), transforms.LEARNT[name])
+    demand(type(fitted.width) is int and fitted.width >= d, "width")
+    schema = fitted.schema
+    if schema is not None:
+        texts = [schema.kind, *(schema.columns or ()), *schema.left_out, *(x for pair in schema.categories for x in pair)]
+        demand(all(isinstance(text, str) for text in texts) and isinstance(schema.label, (str, int, type(None)))
+               and isinstance(schema.zero_based, bool) and isinstance(schema.header, (bool, type(None)))
+               and isinstance(schema.width, (int, type(None))), "schema")
+    demand(ids is None or ids.shape == (d,) and ids.dtype.kind == "u" and (ids[1:] > ids[:-1]).all(), "ids")

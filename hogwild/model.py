@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hogwild.errors import UserError
+from hogwild.errors import UserError, demand, sound
 
 FORMAT = 1
 KEY = "hogwild"
@@ -53,7 +53,10 @@ def load(path, kind="model") -> tuple[dict[str, np.ndarray], dict]:
     digest, _, text = stated.partition(" ")
     if digest != _digest(text, tensors):
         raise UserError(f"{path}: is damaged (its checksum does not match); train again or restore the file")
-    header = json.loads(text)
+    with sound(path, kind, "train again, or restore the file"):
+        header = json.loads(text)
+        demand(isinstance(header, dict) and type(header.get("format")) is int and header["format"] > 0,
+               "its header has no format")
     if header["format"] > FORMAT:
         raise UserError(f"{path}: has format {header['format']}, this version reads up to {FORMAT}; "
                         "update hogwild-sparsecomm")

@@ -95,7 +95,8 @@ class Stopper:
 
     def restore(self, state: dict):
         """Go on from what `state` returned. Raises UserError for what it did not."""
-        if set(state) != set(self.KEPT):
+        numbers = isinstance(state, dict) and all(isinstance(value, (int, float, type(None))) for value in state.values())
+        if not numbers or set(state) != set(self.KEPT):
             raise UserError("the checkpoint's state of stopping is of another version; start again without the checkpoint")
         for name, value in state.items():
             setattr(self, name, value)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hogwild.divergence import Reference, diverges, far
-from hogwild.errors import UserError
+from hogwild.errors import UserError, demand, sound
 from hogwild.stopping import Stop, Stopper
 from hogwild.workers import BAD, Workers
 from kernels.chunks import take
@@ -358,15 +358,23 @@ class Run:
         if "at" not in state:
             raise UserError("the checkpoint is of an older version: finish its run with that, or start again with another "
                             "--checkpoint")
-        self._put(tensors)
-        best = {name.removeprefix("best."): x for name, x in tensors.items() if name.startswith("best.")}
-        self.best = best or None
-        self.epoch, self.t, self.at, self.done = state["epoch"], state["t"], state["at"], np.array(state["done"])
-        self.failures, self.seconds = state["failures"], state["seconds"]
-        self.schedule = rebuilt(self.schedule, state["schedule"])
-        self.stopper.restore(state["stopper"])
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.reason = "it had stopped before" if state["stopped"] else self.stopper.spent(self.t, self.seconds)
+        with sound("the checkpoint", "state of a run", "start again with another --checkpoint"):
+            best = {name.removeprefix("best."): x for name, x in tensors.items() if name.startswith("best.")}
+            for name, x in self.problem.parameters().items():
+                for saved in (tensors, best) if best else (tensors,):
+                    demand((saved[name].shape, saved[name].dtype) == (x.shape, x.dtype), f"{name} is of another form")
+            self._put(tensors)
+            self.best = best or None
+            self.epoch, self.t, self.at, self.failures = (state[name] for name in ("epoch", "t", "at", "failures"))
+            demand(all(type(x) is int and 0 <= x < 2**53 for x in (self.epoch, self.t, self.at, self.failures))
+                   and self.epoch >= 1 and self.at <= min(self.t, self.problem.examples), "the place where it is")
+            self.done, self.seconds = np.array(state["done"], np.float64), float(state["seconds"])
+            demand(self.done.shape == (4,) and np.isfinite([*self.done, self.seconds]).all(), "what it has done")
+            self.schedule = checked(rebuilt(self.schedule, state["schedule"]))
+            self.stopper.restore(state["stopper"])
+            self.history = [Epoch(**epoch) for epoch in state["history"]]
+            demand(all(isinstance(each.loss, float) and isinstance(each.metrics, dict) for each in self.history), "history")
+            self.reason = "it had stopped before" if state["stopped"] else self.stopper.spent(self.t, self.seconds)
 
 
 def _start(x):
@@ -388,5 +396,5 @@ def plain(hp):
 
 def rebuilt(hp, values):
     """`hp` with the numbers of `plain`."""
-    new = [rebuilt(x, value) if isinstance(x, tuple) else value for x, value in zip(hp, values)]
+    new = [rebuilt(x, value) if isinstance(x, tuple) else value for x, value in zip(hp, values, strict=True)]
     return type(hp)(*new) if hasattr(hp, "_fields") else tuple(new)

@@ -21,7 +21,7 @@ from hogwild import (
     transforms,
     tune,
 )
-from hogwild.errors import Terminated, UserError
+from hogwild.errors import Terminated, UserError, sound
 from hogwild.metrics import MAXIMISED
 from hogwild.record import Report, listed, versions
 from hogwild.spec import build
@@ -226,8 +226,9 @@ def train_linear(options):
                                         say=report.say)
         if options.resume and checkpoint.exists(options.checkpoint):
             resume = checkpoint.load(options.checkpoint, report.say)
-            checkpoint.demand_same(resume[1]["fingerprint"], now)
-            report.say(f"resumed from {options.checkpoint}: epoch {resume[1]['epoch']}, step {resume[1]['t']:,}")
+            checkpoint.demand_same(resume[1].get("fingerprint"), now)
+            with sound(options.checkpoint, "checkpoint", "start again with another --checkpoint"):
+                report.say(f"resumed from {options.checkpoint}: epoch {resume[1]['epoch']}, step {resume[1]['t']:,}")
     _run(options, report, problem, rule, schedule, workers, stop, checkpoints, resume, names, state, planted, flight)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hogwild import model
-from hogwild.errors import UserError
+from hogwild.errors import UserError, demand, sound
 from hogwild.formats import place
 from sparsecomm import images, launch, models, text
 from sparsecomm.tasks_torch import ImageTask, LanguageTask
@@ -32,11 +32,13 @@ def measured(path, data, labels=None, comm=None) -> tuple[str, dict[str, float]]
         raise UserError(f"{path}: is a linear model, which hogwild evaluate measures")
     if family not in ("mlp", "cnn", "lm"):
         raise UserError(f"{path}: is a model of family {family!r}, this command knows mlp, cnn and lm")
-    task, source = (_reader if family == "lm" else _viewer)(tensors, header, data, labels)
-    task.rank, task.size = (comm.rank, comm.size) if comm else (0, 1)
-    with torch.no_grad():
-        for name, p in task.model.named_parameters():
-            p.copy_(torch.from_numpy(tensors[name]))
+    with sound(path, f"model of family {family}", "train again, or restore the file"):
+        task, source = (_reader if family == "lm" else _viewer)(tensors, header, data, labels)
+        task.rank, task.size = (comm.rank, comm.size) if comm else (0, 1)
+        with torch.no_grad():
+            for name, p in task.model.named_parameters():
+                demand(tensors[name].shape == tuple(p.shape), f"{name} is of another form")
+                p.copy_(torch.from_numpy(tensors[name]))
     return source, task.evaluate(comm)
 
 

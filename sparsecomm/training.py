@@ -9,9 +9,11 @@ import numpy as np
 from mpi4py import MPI
 
 from hogwild import checkpoint
+from hogwild.errors import demand, sound
 from hogwild.stopping import Stop, Stopper
 from hogwild.train import plain, rebuilt
 from hogwild.training import interrupt, signals
+from kernels.hyper import checked
 from kernels.schedules import rate
 from sparsecomm import interfaces
 from sparsecomm.collect import broadcast, gathered, on_root, scattered, told
@@ -21,6 +23,7 @@ from sparsecomm.state import reshared
 from sparsecomm.synchronizer import Synchronizer
 from sparsecomm.tasks import Task
 
+CHECKPOINT = "the checkpoint", "state of a run", "start again with another --checkpoint"
 ASK = 0.1  # seconds between two agreements on signals, budgets of time, and checkpoints
 PHASES = ("compute", "select", "encode", "exchange", "decode", "apply", "wait", "check", "average")
 COUNTS = ("kept", "sent", "received")
@@ -114,8 +117,9 @@ class Run:
         self.steps, self.n = self.task.steps, sum(w.size for w in self.task.tensors().values())
         config, schedule = job.config(self.task), job.schedule(self.task)
         if saved:
-            config, schedule = self._settings(saved, config, schedule)
-            self._put(_part(saved.common, "w."))
+            with sound(*CHECKPOINT):
+                config, schedule = self._settings(saved, config, schedule)
+                self._put(_part(saved.common, "w."))
         self.local = config.combine == "local"  # the ranks' parameters and moments differ
         groups = [Group(tuple(self.task.undecayed), job.rule, schedule)]
         decay, clip = self.task.penalties(job.decay, job.clip)
@@ -123,7 +127,8 @@ class Run:
                                  report.say)
         self._compile()
         if saved:
-            self._restore(saved)
+            with sound(*CHECKPOINT):
+                self._restore(saved)
         elif job.stop.metric:  # tells a metric that will not be measured now
             Stopper(job.stop, list(self.task.evaluate(comm)))
         self.begun = self.marked = self.totals()
@@ -252,6 +257,7 @@ class Run:
 
     def _put(self, parameters):
         for name, w in self.task.tensors().items():
+            demand(np.shape(parameters[name]) == np.shape(w), f"{name} is of another form")
             w[:] = parameters[name]
 
     def save(self):
@@ -293,7 +299,7 @@ class Run:
         if self.comm.size == state["ranks"] or _part(saved.own, "sync."):
             config = replace(config, exchange=state["exchange"])  # what was measured once is not measured again
         if self.steps == state["steps"] or hasattr(getattr(schedule, "after", schedule), "observe"):
-            schedule = rebuilt(schedule, state["schedule"])
+            schedule = checked(rebuilt(schedule, state["schedule"]))
         return config, schedule
 
     def _restore(self, saved):
@@ -307,7 +313,9 @@ class Run:
         self.best = _part(saved.common, "best.") or None
         self.held = _part(saved.own, "task.")
         self.epoch, self.seconds, self.before = state["epoch"], state["seconds"], state["before"]
-        self.done = np.array(state["done"]) * (self.comm.rank == 0)
+        self.done = np.array(state["done"], np.float64) * (self.comm.rank == 0)
+        demand(self.done.shape == (3,) and 0 <= self.k <= self.steps and np.isfinite([self.seconds, self.before]).all(),
+               "what it has done")
         self.stopper.restore(state["stopper"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.reason = "it had stopped before" if state["stopped"] else self.stopper.spent(self.sync.t, self.seconds)
@@ -318,13 +326,23 @@ def load(comm, path, say) -> Saved:
 
     Written by another number of ranks, what these had not sent is given to those there are; its sum stays the same.
     """
-    tensors, state = on_root(comm, lambda: checkpoint.load(path, say)) or ({}, None)
+    tensors, state = on_root(comm, lambda: _loaded(path, say)) or ({}, None)
     state = told(comm, state)
     owns = [_part(tensors, f"rank{r}.") for r in range(state["ranks"])]
     if comm.rank == 0 and comm.size != state["ranks"]:
         owns = _shared_out(owns, comm.size)
     common = broadcast(comm, {name: x for name, x in tensors.items() if not name.startswith("rank")})
     return Saved(state, common, scattered(comm, owns))
+
+
+def _loaded(path, say):
+    """checkpoint.load, of a run's state."""
+    tensors, state = checkpoint.load(path, say)
+    with sound(path, *CHECKPOINT[1:]):
+        for name, low, high in (("ranks", 1, 1 << 20), ("epoch", 1, 1 << 53), ("t", 0, 1 << 53)):
+            demand(type(state[name]) is int and low <= state[name] <= high, name)
+        demand(isinstance(state["fingerprint"], dict), "fingerprint")
+    return tensors, state
 
 
 def _shared_out(owns, size):
