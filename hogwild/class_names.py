@@ -53,7 +53,7 @@ def from_array(y: np.ndarray) -> np.ndarray:
     if y.dtype.kind in "SUO":
         return joined([from_text(label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label))
                        for label in y.tolist()])
-    labels = y.astype(np.float64)
+    labels = y.astype(np.float64, copy=False)
     if y.dtype.kind in "iu" and y.size and (abs(labels) >= EXACT).any():
         return joined([from_text(str(label)) for label in y.tolist()])
     return labels

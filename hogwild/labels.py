@@ -39,15 +39,17 @@ class Coder:
         self.codes, self.parts = {}, []  # of each part: rows, whether it holds codes
 
     def __call__(self, labels) -> np.ndarray:
-        labels = from_array(np.asarray(labels))
+        labels = np.asarray(labels)
+        labels = labels if labels.dtype.kind == "O" else from_array(labels)
         is_text = labels.dtype.kind == "O"
         self.parts.append((labels.size, is_text))
-        return self._coded(labels.astype(str)) if is_text else labels
+        return self._coded(labels) if is_text else labels
 
     def _coded(self, labels):
-        values, inverse = np.unique(labels, return_inverse=True)
-        number = [self.codes.setdefault(named(value), len(self.codes)) for value in values.tolist()]
-        return np.array(number, np.float64)[inverse]
+        values = labels.tolist()
+        names = {value: canonical(value) if isinstance(value, str) else named(value) for value in dict.fromkeys(values)}
+        code = {value: self.codes.setdefault(name, len(self.codes)) for value, name in names.items()}
+        return np.array([code[value] for value in values], np.float64)
 
     def finished(self, labels) -> tuple[str, ...] | None:
         """The names, ascending, of which `labels` (float64[n], all parts one after the other) now holds the numbers.
