@@ -17,7 +17,7 @@ from hogwild import features, formats, labels
 from hogwild.errors import UserError
 from kernels.folders import own_folder, remove_stale, user_cache
 
-FORMAT_VERSION = 3  # of the cache's files and of what the readers make of a text; part of the key
+FORMAT_VERSION = 4  # of the cache's files and of what the readers make of a text; part of the key
 ARRAYS = {"indptr": np.int64, "indices": np.uint32, "values": np.float32, "labels": np.float64}
 FILES = {**ARRAYS, "ids": np.uint32}
 SETTLED_NS = 2 * 10**9  # a file younger than this may change again within one tick of its modification time

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import math
 import re
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ SEPARATORS = "\t;|,"  # of several that fit alike, the first
 ROWS, CELLS = 1000, 200_000  # looked at, from which a column's kind is told
 LINES, LINE_BYTES = 50, 1 << 20  # looked at, from which the separator is told
 RUN = 4  # so many numbers at equal distances, above columns of other numbers, are names (years, wavelengths, pixels)
-MANY = 10  # rows: a first row of texts, of which none recurs in so many, names the columns
+MANY = 10  # rows: a first row of texts, of which none recurs in so many, names the columns; or so many such numbers do
+FAR = 3  # times what a column spans: a number so far from it is none of it
+SURE = 1e-5  # a first row that is less likely by chance names the columns
 
 
 class Head(NamedTuple):
@@ -76,7 +79,7 @@ def head_of(path, block, header="auto", expected=()):
     if named is None:
         named = _quoted_alone(block) or names_columns([row for row in rows if len(row) == width])
     if named is None:
-        column, cell = next((k, cell) for k, cell in enumerate(rows[0], 1) if numeric(cell) is None)
+        column, cell = next(((k, cell) for k, cell in enumerate(rows[0], 1) if numeric(cell) is None), (1, rows[0][0]))
         raise UserError(f"{place(path, lines[0])}, column {column}: got {excerpt(cell)}, a name or a mistake in a row; pass "
                         "--header yes if the line names the columns, else --header no")
     names = [cell.strip() for cell in rows[0]] if named else None
@@ -131,9 +134,9 @@ def names_columns(rows):
         return True if not numbers else None if texts and _sequence([x for _, x in numbers]) else False
     above_numbers = [k for k in texts
                      if all(numeric(row[k]) is not None or row[k].strip().lower() in MISSING for row in below)]
-    alike = len(numbers) > 1 and _look_like_names(numbers, below, bool(texts))
-    if alike and missing <= (first[0] == ""):
-        return True
+    alike = _look_like_names(numbers, below, bool(texts) or first[0] == "") if len(numbers) > 1 else False
+    if alike is not False and missing <= (first[0] == ""):
+        return alike
     if above_numbers:
         return True if len(texts) > len(numbers) + missing or not numbers and first[0] == "" else None
     if not texts or numbers:
@@ -144,22 +147,28 @@ def names_columns(rows):
 
 
 def _look_like_names(numbers, below, texts):
-    """Whether numbers [(column, number)] of a first row are names of columns, to judge by the rows below."""
+    """Whether numbers [(column, number)] of a first row are names of columns, to judge by the rows below; None: who knows."""
     columns, values = zip(*numbers, strict=True)
     if not np.isfinite(values).all():
         return False
     table = np.array([[np.nan if numeric(row[k]) is None else numeric(row[k]) for k in columns] for row in below])
-    fractions = np.mean([any("." in row[k] for row in below) for k in columns])
-    counted = values[1] - values[0] == 1 and values[0].is_integer()
-    if _sequence(values) and (len(values) >= RUN or counted and (texts or fractions > 0.5)):
-        return not np.mean([_sequence(row) for row in table]) > 0.5
-    steps = np.sign(np.diff(values))
-    if len(below) < 3 or len(values) < 3 and not texts or not (steps == steps[0]).all() or steps[0] == 0:
-        return False
+    low, high = np.nanmin(table, axis=0, initial=np.inf), np.nanmax(table, axis=0, initial=-np.inf)
+    outside, n = (values < low) | (values > high), len(values)
     with np.errstate(invalid="ignore"):  # infinity may be among the rows
-        outside = (values < np.nanmin(table, axis=0, initial=np.inf)) | (values > np.nanmax(table, axis=0, initial=-np.inf))
-        ordered = (np.sign(np.diff(table, axis=1)) == steps[0]).all(axis=1)
-    return bool(outside.all()) and not ordered.mean() > 0.5
+        off, far = ((values < low - k * (high - low)) | (values > high + k * (high - low)) for k in (1, FAR))
+        ordered = (np.sign(np.diff(table, axis=1)) == np.sign(np.diff(values))).all(axis=1)
+    if _sequence(values):
+        fractions = np.mean([any("." in row[k] for row in below) for k in columns])
+        differs = texts or fractions > 0.5 or np.isnan(table).all(axis=0).any() or n >= RUN and outside.mean() > 0.5
+        if np.mean([_sequence(row) for row in table]) > 0.5:
+            return False
+        if n >= RUN or values[1] - values[0] == 1 and values[0].is_integer() and differs:
+            return True if differs or n >= MANY else None
+    steps = np.diff(values)
+    if not ((steps > 0).all() or (steps < 0).all()) or not off.all() or ordered.mean() > 0.5:
+        return False
+    by_chance = 2 / math.factorial(min(n, 20)) * (2 / (len(below) + 1)) ** n
+    return bool(n > 2 and far.all()) or by_chance < SURE
 
 
 def _sequence(values):

@@ -40,7 +40,8 @@ NAMES = ["ann", "bob", "cid", "dot", "eve", "flo", "gus", "hal", "ian", "jon", "
 
 @pytest.mark.parametrize("first, rest, named", [
     ("a,b,c,y", decimals(4), True), ("0,1,2,3", decimals(4), True), ("1,2,3", decimals(3), True),
-    ("0,1,2,3", whole(4), True), ("2001,2002,2003,2004", whole(4), True), ("1990,2000,2005,2010", decimals(4), True),
+    ("0,1,2,3,4,5,6,7,8,9", whole(10), True), ("0,1,2", "red,0.5,1\nblue,0.7,0\n" * 6, True),
+    ("2001,2002,2003,2004", whole(4), True), ("1990,2000,2005,2010", decimals(4), True),
     ("4000.0,3998.5,3997.0,3995.5,octane", decimals(5), True), ("900.5,901.0,903.5,octane", decimals(4), True),
     (",0,1,2,3", "".join(f"{k},{line}\n" for k, line in enumerate(whole(4).split())), True),
     ("0,1,2,species", IRIS, True), ("a,b,c,species", IRIS, True), ("id,2019,income,y", whole(4), True),
@@ -50,7 +51,8 @@ NAMES = ["ann", "bob", "cid", "dot", "eve", "flo", "gus", "hal", "ian", "jon", "
     ("0,0,0,0", whole(4), False), ("5.1,3.5,1,setosa", IRIS, False), ("p,x,y,z", "p,x,s,z\n" * 12, False),
     ("1,2,3,4", "".join(f"{k},{k + 1},{k + 2},{k + 3}\n" for k in range(2, 14)), False),  # rows that are like it
     ("1,10,100", "".join(f"{k},{10 * k},{100 * k}\n" for k in range(2, 14)), False),
-    ("1e5,1e-5,7", whole(3), False)])
+    ("0.1,0.2,0.4",
+     "0.3,0.2,0.5\n0.5,0.3,0.2\n0.4,0.7,0.1\n" * 4, False), ("1e5,1e-5,7", whole(3), False)])
 def test_the_first_line_is_compared_with_those_below(write, first, rest, named):
     path = write(f"{first}\n{rest}")
     X, labels, source = table(path)
@@ -66,7 +68,7 @@ def test_the_first_line_is_compared_with_those_below(write, first, rest, named):
     ("1,2,3,", whole(4), ", line 1, column 4: got ''"), ("?,2,3,1", decimals(4), ", line 1, column 1"),
     ("5,x,3,1", whole(4), ", line 1, column 2: got 'x', a name or a mistake"),
     ("5.1,x,3.2,1", decimals(4), "--header yes"), ("a,b", "c,d\ne,f\n", "--header yes"),
-    ("0,1,2,y", "", "--header yes")])
+    ("0,1,2,y", "", "--header yes"), ("1,2,3,4", whole(4), ", line 1, column 1: got '1', a name or a mistake")])
 def test_a_first_line_that_is_neither(write, first, rest, message):
     assert message in refused(write(f"{first}\n{rest}"))
 
