@@ -103,23 +103,24 @@ def main(arguments=None):
     comm = launch.world()
     import torch.distributed as dist
     join(comm)
-    try:
-        Run(name, options, comm).go()
-    finally:
-        dist.destroy_process_group()
+    Run(name, options, comm).go()
+    dist.destroy_process_group()  # not where this rank fails: the others would fail for that, and hide why
 
 
 def join(comm):
     """Make the ranks of `comm` torch's default process group, over gloo."""
     import torch.distributed as dist
     from mpi4py import MPI
-    names = comm.allgather(MPI.Get_processor_name())
+
+    from sparsecomm.collect import gathered, told
+    own = {"name": np.frombuffer(MPI.Get_processor_name().encode(), np.uint8)}
+    names = told(comm, [each["name"].tobytes().decode() for each in gathered(comm, own)])
     interface = os.environ.get("EXPERIMENTS_INTERFACE") or ("lo" if len(set(names)) == 1 else "")
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     address = os.environ.get("EXPERIMENTS_MASTER") or ("127.0.0.1" if len(set(names)) == 1 else names[0])
     store = dist.TCPStore(address, 0, comm.size, True, wait_for_workers=False) if comm.rank == 0 else None
-    address, port = comm.bcast((address, store.port) if store else None)
+    address, port = told(comm, (address, store.port) if store else None)
     store = store or dist.TCPStore(address, port, comm.size, False)
     dist.init_process_group("gloo", store=store, rank=comm.rank, world_size=comm.size)
 
@@ -254,7 +255,9 @@ class Run:
     def slowest(self, seconds) -> float:
         """The ranks' largest, so that all take the same decisions."""
         from mpi4py import MPI
-        return self.comm.allreduce(seconds, MPI.MAX)
+        most = np.array([seconds])
+        self.comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        return float(most[0])
 
     def ended(self, epoch, done, seconds):
         """The epoch's line; its metrics, and the reason to stop if they are one."""
@@ -272,15 +275,18 @@ class Run:
 
     def close(self, metrics, wire):
         """The end event, with what `sparsecomm train` writes there."""
-        phases, wires = self.comm.gather(self.phases), self.comm.gather(wire)
+        from sparsecomm.collect import gathered
+        own = {name: np.float64(seconds) for name, seconds in self.phases.items()}
+        ranks = gathered(self.comm, own if wire is None else {**own, "wire": np.int64(wire)})
         if self.comm.rank:
             return
+        wires = {} if wire is None else {"wire": [int(rank["wire"]) for rank in ranks]}
         size, n, sent = self.comm.size, self.task.facts["parameters"], self.sent(self.t)
         dense, each = 8 * n * (size - 1) / size, sent / max(self.t, 1)
         self.report.close(interrupted=False, metrics=metrics, ranks=size, exchange=f"ddp {self.options.hook}", steps=self.t,
-                          parameters=n, phases={name: [rank[name] for rank in phases] for name in PHASES},
+                          parameters=n, phases={name: [float(rank[name]) for rank in ranks] for name in PHASES},
                           sent=[sent] * size, received=[sent] * size, bytes_per_step=each, dense_bytes_per_step=dense,
-                          compression=dense / each if each else None, **({} if None in wires else {"wire": wires}))
+                          compression=dense / each if each else None, **wires)
 
 
 if __name__ == "__main__":

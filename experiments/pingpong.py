@@ -61,8 +61,9 @@ def sweep(comm, largest, seconds):
     for size in sizes:
         buffer, came = np.zeros((2, size), np.uint8)
         trip(comm, buffer, came)  # makes the connection, and touches the memory
-        repeats = comm.bcast(int(min(max(seconds / (2 * trip(comm, buffer, came)), LEAST), MOST)))
-        yield size, *(np.array([once(comm, buffer, came) for _ in range(repeats)]) for once in (trip, both))
+        repeats = np.array([min(max(seconds / (2 * trip(comm, buffer, came)), LEAST), MOST)], np.int64)
+        comm.Bcast(repeats)
+        yield size, *(np.array([once(comm, buffer, came) for _ in range(repeats[0])]) for once in (trip, both))
 
 
 def main():

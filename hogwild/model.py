@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import stat
+import tempfile
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -30,6 +31,38 @@ def save(path, tensors: dict[str, np.ndarray], header: dict):
     tensors = {name: np.asarray(x, x.dtype.newbyteorder("<"), order="C") for name, x in tensors.items()}
     metadata = {KEY: f"{_digest(text, tensors)} {text}"}
     _replace(path, lambda new: save_file(tensors, new, metadata))
+
+
+class Rescue:
+    """Saves what hours of training made: where `path` cannot be written, as on a full disk, somewhere else.
+
+    Where it lies is in `where`, None: nowhere; `demand` raises a UserError that says so unless it is at `path`.
+    """
+
+    def __init__(self, path, tensors, header, checkpoint=None):
+        self.where, self.wrong = None, ""
+        for each in (path, *_elsewhere(path)):
+            try:
+                save(each, tensors, header)
+            except UserError as error:
+                self.wrong = self.wrong or str(error)
+            else:
+                self.where = str(each)
+                break
+        if self.wrong:
+            rest = "; the model is not saved" if self.where is None else f"; the model was saved as {self.where} instead"
+            self.wrong += rest + (f"; the last checkpoint is {checkpoint}" if checkpoint else "")
+
+    def demand(self):
+        if self.wrong:
+            raise UserError(self.wrong)
+
+
+def _elsewhere(path):
+    """New names in the folder for temporary files, the home folder and the current one."""
+    name, kind = os.path.splitext(os.path.basename(path))
+    for folder in (tempfile.gettempdir(), os.path.expanduser("~"), os.getcwd()):
+        yield os.path.join(folder, f"{name}-{secrets.token_hex(4)}{kind}")
 
 
 def load(path, kind="model") -> tuple[dict[str, np.ndarray], dict]:

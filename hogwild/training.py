@@ -240,7 +240,7 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
                  mode=options.mode, workers=workers,
                  data={"source": problem.data.source, "rows": problem.examples, "features": problem.data.n_features,
                        "nonzeros": flight.nonzeros, "held_out": problem.test.rows if problem.test else 0})
-    interrupted, history, metrics = None, [], {}
+    interrupted, history, metrics, kept = None, [], {}, None
     with signals():
         try:
             history = train(problem, rule, schedule, epochs=options.epochs, workers=workers, seed=options.seed, report=report,
@@ -255,13 +255,13 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
         if planted is not None and problem.test is not None and history:
             _best(report, problem, planted, metrics)
         if options.model:
-            model.save(options.model, *linear_model.contents(
+            kept = model.Rescue(options.model, *linear_model.contents(
                 problem.w, problem.data, options.loss, names, state, problem.classes, rule=said(rule),
-                schedule=said(schedule), mode=options.mode, versions=versions()))
-            report.say(f"model saved: {options.model}")
+                schedule=said(schedule), mode=options.mode, versions=versions()), options.checkpoint)
+            report.say(f"model saved: {kept.where}") if kept.where else None
     report.close(interrupted=interrupted is not None, metrics=metrics)
-    if checkpoints:
-        checkpoints.demand()
+    for written in filter(None, (kept, checkpoints)):
+        written.demand()
     if interrupted is not None:
         raise interrupted
 

@@ -137,7 +137,7 @@ def _run(options, report, comm, job, saved, task):
         raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
     if job.every and not task.facts["held_out"]:
         raise UserError("--evaluate-every needs held-out data: give --holdout or --test")
-    running, interrupted = options.running, None
+    running, interrupted, kept = options.running, None, None
     on_root(comm, lambda: report.open(running.record))
     hosts = [bytes(x["host"]).decode() for x in gathered(comm, {"host": _bytes(MPI.Get_processor_name())})]
     report.start(task=task.name, options=asdict(options), versions=_versions(), ranks=comm.size, hosts=hosts,
@@ -159,12 +159,11 @@ def _run(options, report, comm, job, saved, task):
     if running.model:
         tensors, header = task.export()
         header |= {"rule": said(job.rule), "schedule": said(run.schedule), "versions": _versions(), "ranks": comm.size}
-        on_root(comm, lambda: model.save(running.model, tensors, header))
-        report.say(f"model saved: {running.model}")
+        kept = on_root(comm, lambda: model.Rescue(running.model, tensors, header, running.checkpoint))
+        report.say(f"model saved: {kept.where}") if kept and kept.where else None
     report.close(interrupted=interrupted is not None, metrics=metrics, **(table or {}))
     run.sync.close()
-    if job.writer:
-        on_root(comm, job.writer.demand)
+    on_root(comm, lambda: [written.demand() for written in (kept, job.writer) if written])
     if interrupted is not None:
         raise interrupted
 

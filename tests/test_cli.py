@@ -300,6 +300,36 @@ def test_a_full_disk_keeps_the_old_model(tmp_path):
     assert model.read_bytes() == b"old" and not [f for f in os.listdir(tmp_path) if "tmp" in f]
 
 
+FULL = """
+import errno, sys, tempfile
+from hogwild import cli, model
+replace = model._replace
+
+def full(path, write):
+    with model._explained(path):
+        if str(path) == sys.argv[1]:
+            raise OSError(errno.ENOSPC, "full")
+    replace(path, write)
+
+model._replace, tempfile.tempdir = full, sys.argv[2]
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+def test_where_the_model_cannot_be_written_it_is_saved_elsewhere(tmp_path):
+    """The disk is full after hours of training."""
+    data, path, other = svm(tmp_path / "a.svm"), tmp_path / "m.safetensors", tmp_path / "other"
+    other.mkdir()
+    command = ["train", "linear", data, "--no-cache", "--epochs", 1, "--model", path, "--record", tmp_path / "r"]
+    done = subprocess.run([sys.executable, "-c", FULL, *map(str, (path, other, *command))], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    (saved,) = other.iterdir()
+    assert f"{path}: cannot be written: full" in done.stderr and f"the model was saved as {saved} instead" in done.stderr
+    assert saved.suffix == ".safetensors" and f"model saved: {saved}" in done.stdout
+    assert '"end"' in (tmp_path / "r").read_text() and load(saved)[1]["family"] == "linear"
+
+
 def test_ctrl_c_saves_what_was_learnt_and_exits_with_130(tmp_path):
     data, model = svm(tmp_path / "a.svm"), tmp_path / "m"
     # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.

@@ -202,3 +202,14 @@ def test_sparse_training_is_as_good_as_lock_free(tmp_path, capsys):
     in_turn(2, [*common, "--batch", 8, "--exchange", "balanced", "--record", "sparse"], cwd=tmp_path)
     one, other = (events(tmp_path / name)[-1]["metrics"]["accuracy"] for name in ("lock-free", "sparse"))
     assert other > one - 0.01 and events(tmp_path / "sparse")[-1]["kept"] < 0.02
+
+
+def test_where_the_model_cannot_be_written_it_is_saved_elsewhere(files, tmp_path):
+    code = ("import errno, tempfile; from hogwild import model; from hogwild.errors import UserError; save = model.save\n"
+            "def full(path, *rest):\n    if str(path) == 'm': raise UserError('m: full')\n    save(path, *rest)\n"
+            f"model.save, tempfile.tempdir = full, {str(tmp_path)!r}\n{COMMAND[1]}")
+    outputs = "--model", "m", "--checkpoint", "c", "--record", "r"
+    ended = mpirun(2, "-c", code, *train(files, "linear", "--epochs", 1, *outputs), cwd=tmp_path)
+    (saved,) = tmp_path.glob("m-*")
+    assert ended.code == 2 and load(saved)[1]["ranks"] == 2 and events(tmp_path / "r")[-1]["event"] == "end"
+    assert f"sparsecomm: m: full; the model was saved as {saved} instead; the last checkpoint is c" in ended.err.splitlines()
