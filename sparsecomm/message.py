@@ -58,8 +58,8 @@ def room(count, n, index_code, value_code) -> int:
 
 
 def most_room(n) -> int:
-    """The most bytes that any message of dimension n has: all raw indices and all float32 values, or what else is longer."""
-    return HEADER.size + max(8 * n, 16)
+    """As many bytes as any message of dimension n may have: raw indices and float32 values of all, and what codes add."""
+    return HEADER.size + 8 * n + 16
 
 
 def _dense_bytes(n, value_code) -> int:
