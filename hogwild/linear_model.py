@@ -94,7 +94,8 @@ def _check(fitted):
     demand(weights.dtype in (np.float32, np.float64) and weights.ndim in (1, 2) and d >= 0, "weights")
     demand((classes is None) == (fitted.loss.task == "regression"), "classes")
     if classes is not None:
-        demand(classes.ndim == 1 and classes.dtype.kind in "fU" and (classes[1:] > classes[:-1]).all(), "classes")
+        demand(classes.ndim == 1 and classes.dtype.kind in "fU" and len(set(classes.tolist())) == len(classes), "classes")
+        demand(classes.dtype.kind == "U" or (classes[1:] > classes[:-1]).all(), "classes")
     demand(weights.ndim == 1 or classes is not None, "classes")
     demand(classes is None or len(classes) == (weights.shape[1] if weights.ndim == 2 else 2), "number of classes")
     demand(isinstance(fitted.transform, list) and transforms.parse(",".join(fitted.transform)) == tuple(fitted.transform),

@@ -179,5 +179,17 @@ def test_large_codes_from_the_file_to_the_prediction(tmp_path, capsys):
     assert "has label 20000003, which no row" in fails(capsys, "train", "linear", "a.npz", "--class-weight", "20000003=2")
 
 
+def test_numbers_and_text_from_the_file_to_the_prediction(tmp_path, capsys):
+    names = np.array(["2", "10", "spam"])
+    y = np.arange(60) % 3
+    (tmp_path / "a.csv").write_text("a,b,c,y\n" + "".join(f"{k == 0:d},{k == 1:d},{k == 2:d},{names[k]}\n" for k in y))
+    assert run("train", "linear", "a.csv", "--model", "m", "--epochs", 20, "--workers", 1, "--class-weight",
+               "spam=2,10=1") == 0
+    assert run("evaluate", "m", "a.csv") == 0 and "accuracy   1.000000" in capsys.readouterr().out
+    assert run("predict", "m", "a.csv", "--probabilities") == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header == "2 10 spam" and np.array_equal(np.argmax([np.array(row.split(), float) for row in rows], 1), y)
+
+
 def test_the_caches_format_has_risen():
     assert cache.FORMAT_VERSION > 1 and cache.ARRAYS["labels"] == np.float64

@@ -1,5 +1,6 @@
 """What `hogwild predict` prints and where: every digit, whose probability it is, and no device or pipe replaced."""
 
+import io
 import os
 import stat
 import subprocess
@@ -60,9 +61,9 @@ def test_the_probability_is_that_of_the_class_of_its_line(capsys):
 def test_several_classes(capsys):
     w = np.array([[1.0, 0, -1], [0, 1, 0], [0, 0, 1]])
     z = X @ w[:2] + w[2]
-    paths = saved(w, "softmax", np.array([3.0, 0.5, 20000001.0]))
+    paths = saved(w, "softmax", np.array([0.5, 3.0, 20000001.0]))
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    names = np.array(["3", "0.5", "20000001"])
+    names = np.array(["0.5", "3", "20000001"])
     rows = [line.split() for line in printed(capsys, *paths)]
     assert [name for name, _ in rows] == names[p.argmax(1)].tolist()
     assert [float(x) for _, x in rows] == pytest.approx(p.max(1), rel=1e-6)
@@ -115,6 +116,15 @@ def test_out_into_standard_output(capsys):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0 and done.stdout == want, done.stderr
+
+
+def test_a_name_that_standard_output_cannot_hold_is_not_replaced(monkeypatch, capsys):
+    paths = saved([1, -1, 0.5], classes=np.array(["2", "10\u03a9"]))  # in the order of numbers, then of letters
+    assert printed(capsys, *paths)[1].split()[0] == "2"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    message = fails(capsys, "predict", *paths)
+    assert "whose encoding is ascii, has no '\u03a9', which a class's name holds; pass --out FILE" in message
+    assert sys.stdout.buffer.getvalue() == b""
 
 
 @pytest.mark.parametrize("write", [lambda path: model.save(path, {"w": np.zeros(3)}, {}),
