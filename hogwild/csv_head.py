@@ -160,15 +160,15 @@ def _look_like_names(numbers, below, texts):
     if _sequence(values):
         fractions = np.mean([any("." in row[k] for row in below) for k in columns])
         differs = texts or fractions > 0.5 or np.isnan(table).all(axis=0).any() or n >= RUN and outside.mean() > 0.5
-        if np.mean([_sequence(row) for row in table]) > 0.5:
+        if np.mean([_sequence(row) for row in table]) >= 0.5:
             return False
         if n >= RUN or values[1] - values[0] == 1 and values[0].is_integer() and differs:
             return True if differs or n >= MANY else None
     steps = np.diff(values)
-    if not ((steps > 0).all() or (steps < 0).all()) or not off.all() or ordered.mean() > 0.5:
+    if not ((steps > 0).all() or (steps < 0).all()) or not off.all() or ordered.mean() >= 0.5:
         return False
     by_chance = 2 / math.factorial(min(n, 20)) * (2 / (len(below) + 1)) ** n
-    return bool(n > 2 and far.all()) or by_chance < SURE
+    return bool(n > 2 and len(below) > 2 and far.all()) or by_chance < SURE
 
 
 def _sequence(values):
