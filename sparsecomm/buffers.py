@@ -20,7 +20,7 @@ class Buffers:
             raise UserError(f"buffers must be one of {', '.join(WAYS)}, got {how!r}")
         if how in ("broadcast", "average") and not modules:
             raise UserError(f"buffers={how!r} needs the model in place of its parameters: DistributedOptimizer(model, …)")
-        self.modules, self.how, self.comm = modules, how or "broadcast", comm
+        self.modules, self.how, self.comm, self.root = modules, how or "broadcast", comm, 0
 
     def tensors(self) -> list[torch.Tensor]:
         """Every buffer once; none where the ranks keep their own."""
@@ -37,7 +37,7 @@ class Buffers:
         if self.how == "average":
             self._average([b for b in buffers if b.is_floating_point()])
             buffers = [b for b in buffers if not b.is_floating_point()]
-        broadcast(self.comm, buffers)
+        broadcast(self.comm, buffers, self.root)
 
     @torch.no_grad()
     def _average(self, buffers):
@@ -52,18 +52,18 @@ class Buffers:
 
 
 @torch.no_grad()
-def broadcast(comm, tensors):
-    """Give all ranks the values of rank 0, of dense tensors of any dtype."""
+def broadcast(comm, tensors, root=0):
+    """Give all ranks the values of rank `root`, of dense tensors of any dtype."""
     if not tensors:
         return
     every = np.concatenate([_bytes(t) for t in tensors])
     for start in range(0, every.size, CHUNK):
-        comm.Bcast(every[start:start + CHUNK], 0)
+        comm.Bcast(every[start:start + CHUNK], root)
     at = 0
     for t in tensors:
         part = torch.from_numpy(every[at:at + t.numel() * t.element_size()].copy())
         at += len(part)
-        if comm.Get_rank():
+        if comm.Get_rank() != root:
             t.copy_(part.view(t.dtype).reshape(t.shape))
 
 

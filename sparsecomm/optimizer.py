@@ -25,6 +25,7 @@ from sparsecomm.device import flat
 from sparsecomm.device_synchronizer import DeviceSynchronizer
 from sparsecomm.groups import Group
 from sparsecomm.handshake import handshake
+from sparsecomm.join import Join
 from sparsecomm.state import reshared
 from sparsecomm.synchronizer import Synchronizer
 
@@ -72,7 +73,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self.buffers = Buffers(modules, buffers, self.synchronizer.comm)
         handshake(self.synchronizer.comm, {"the size of all buffers": self.buffers.size()})
         self.buffers.equalize()
-        self.passes, self.kept, self.hooks, self.bound = Counter(), {}, {}, math.inf
+        self.passes, self.kept, self.hooks, self.bound, self.joined = Counter(), {}, {}, math.inf, None
         self._listen()
 
     def _taken(self, groups):
@@ -154,12 +155,28 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """Take back what was sent of gradients that no step has used. On all ranks."""
         if self.passes or self.kept:
             self.kept.clear()
-            call = "another backward pass, or zero_grad, without a step"
-            with guard.together(self.synchronizer.names, call):
-                agreed = self._agree(call)
-                self._complete(agreed)
-                self.synchronizer.cancel(agreed.most)
-            self._done()
+            self._take_back("another backward pass, or zero_grad, without a step")
+
+    def _take_back(self, call):
+        with guard.together(self.synchronizer.names, call):
+            agreed = self._agree(call)
+            self._complete(agreed)
+            self.synchronizer.cancel(agreed.most)
+        self._done()
+
+    def join(self):
+        """A context for ranks with different numbers of batches, entered by all of them before their first step:
+
+            with optimizer.join():
+                for x, y in loader:
+                    …
+                    optimizer.step()
+
+        Ranks that leave it take part in the steps of the others with gradients of zero, until all have left: then all have
+        the same parameters. The mean is over all ranks, those that have ended among them. Within it call nothing that needs
+        all ranks but step, zero_grad and clip_grad_norm_.
+        """
+        return Join(self)
 
     def zero_grad(self, set_to_none=True):
         """As of torch's optimizers; gradients that were sent ahead, and not used by a step, are taken back on all ranks."""
@@ -247,6 +264,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def _agree(self, call):
         """What all ranks have; raises on all of them where one does something else than the others."""
+        if self.joined:
+            self.joined.roll(call)
         wrong, sync = "", self.synchronizer
         try:
             for name, p in self.named.items():

@@ -11,6 +11,7 @@ import sparsecomm
 from sparsecomm.config import Config
 
 PROGRAM, SCRIPTS = (Path(__file__).with_name(f"{name}_ranks.py") for name in ("optimizer", "script"))
+JOIN = Path(__file__).with_name("join_ranks.py")
 
 # As in the README.
 SCRIPT = """
@@ -32,9 +33,9 @@ if optimizer.synchronizer.rank == 0:
 """
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_optimizer(n):
-    ended = mpirun(n, PROGRAM, timeout=600)
+@pytest.mark.parametrize("n, program", [(1, PROGRAM), (3, PROGRAM), (2, JOIN), (3, JOIN)])
+def test_optimizer(n, program):
+    ended = mpirun(n, program, timeout=600)
     assert ended.code == 0 and ended.out.endswith("passed\n") and not ended.left, ended.err[-6000:]
 
 
