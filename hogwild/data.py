@@ -93,9 +93,8 @@ def from_arrays(X, y, source="array", narrow=True) -> Dataset:
     """Dataset of a scipy sparse matrix of any format or a 2-D array X [n, d] and labels y [n], neither of them changed.
 
     Duplicates are summed, indices sorted, zeros of a dense X dropped; narrow: where few of many features occur, these alone
-    are numbered (`ids`). Whatever has the right form already (CSR with sorted
-    and unique int32 indices, float32 values and labels) is not copied, so leave it unchanged while the dataset is in use.
-    Raises UserError, which names the row.
+    are numbered (`ids`). Whatever has the right form already (CSR with sorted and unique int32 indices, float32 values,
+    float64 labels) is not copied, so leave it unchanged while the dataset is in use. Raises UserError, which names the row.
     """
     try:
         y, X = np.asarray(y), X if hasattr(X, "tocsr") else np.asarray(X)

@@ -98,7 +98,7 @@ def test_names_and_ids_are_those_of_hogwild(tmp_path, capsys):
     train, mixed = table(tmp_path / "a.csv", np.arange(12)), table(tmp_path / "b.csv", np.arange(12)[::-1])
     task = jobs.trained(build("linear", LinearOptions(train, test=mixed, cache=False, batch=10)), 20, 0.2)
     assert task.evaluate()["accuracy"] > 0.7 and task.classes.tolist() == names.tolist()
-    assert any("names the columns" in note for note in task.notes)
+    assert any("label: column 'y'" in note for note in task.notes)
     model.save(tmp_path / "model", *task.export())
     unlabelled = table(tmp_path / "c.csv", np.arange(12)[::-1], labels=False)
     cli.main(["predict", str(tmp_path / "model"), str(unlabelled), "--no-cache"])
