@@ -67,7 +67,8 @@ class Watch:
             return self.state
         last, since = self.cpu, max(now - self.looked, 1e-3)
         self.cpu, self.looked = sight.cpu, now
-        self.state = "busy" if last is None or sight.cpu - last >= BUSY * since else "idle"
+        # On a crowded machine a process that wants to compute (R) may hardly come to it.
+        self.state = "busy" if sight.state == "R" or last is None or sight.cpu - last >= BUSY * since else "idle"
         if self.state == "busy":
             self.alive = now
         return self.state

@@ -221,7 +221,7 @@ def test_patience():
 
 def test_what_a_silent_process_is_at(monkeypatch):
     """Only one that neither computes nor answers is on its way to be given up."""
-    sights = iter([("S", 1.0), ("R", 2.0), ("S", 2.05), ("S", 2.5), ("T", 2.5), ("D", 2.5), ("D", 2.6), None, ("Z", 9.0)])
+    sights = iter([("S", 1.0), ("R", 1.01), ("S", 1.05), ("S", 1.5), ("T", 1.5), ("D", 1.5), ("D", 1.6), None, ("Z", 9.0)])
     monkeypatch.setattr(liveness, "look", lambda pid: (sight := next(sights)) and liveness.Sight(*sight))
     seen = liveness.Watch(liveness.Process(1, 7, "host", "place"), near=True)
     states, alive = [], []
