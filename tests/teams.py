@@ -30,13 +30,22 @@ def within(seconds, function):
 
 
 def team(count, function):
-    """function(k) in `count` threads at once."""
-    threads = [threading.Thread(target=function, args=(k,), daemon=True) for k in range(count)]
+    """function(k) in `count` threads at once; what one raises is raised."""
+    errors = []
+
+    def call(k):
+        try:
+            function(k)
+        except BaseException as error:
+            errors.append(error)
+    threads = [threading.Thread(target=call, args=(k,), daemon=True) for k in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
+    if errors:
+        raise errors[0]
 
 
 def sparse(n, d, seed, density=0.3):

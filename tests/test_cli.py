@@ -219,7 +219,7 @@ def test_bad_lines_are_named(tmp_path, capsys, content, line, what):
     path.write_bytes(content)
     message = fails(capsys, "train", "linear", path, "--model", tmp_path / "m")
     assert f"bad.svm:{line}" in message.replace(", line ", ":").replace(" line ", ":") and what in message
-    assert os.listdir(tmp_path) == ["bad.svm"] or not (tmp_path / "m").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"bad.svm", "cache"}  # no model, and nothing half-written
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from teams import team
 
 from hogwild import copies, linear
 from hogwild.data import from_arrays
@@ -84,6 +85,24 @@ def test_nothing_is_lost(rule, mode, options, data):
         assert np.array_equal(made.shared[:, 0, 0], want.astype(np.float32))
     else:
         assert np.array_equal(made.shared[:, 0, 1], 1 + np.append(count @ X**2, count.sum()))
+
+
+def test_nothing_is_lost_among_threads():
+    """The same with workers that really meet at the blocks, over and over."""
+    made, lr, random = problem(SGD(), "wild", 3, copies=True), checked(Constant(TINY)), np.random.default_rng(0)
+    own, parts = [made.private(k) for k in range(3)], random.integers(0, N, (3, 4, 30_000))
+    made.begin(0)
+
+    def work(k):
+        for turn, part in enumerate(parts[k]):
+            go_on(made, lr, own[k], part, 0, turn == 0)
+        leave(made, lr, own[k], 0, False)
+    team(3, work)
+    made.end()
+    count = np.bincount(parts.ravel(), minlength=N)
+    want = TINY * np.append((count * Y) @ X, count @ Y)
+    assert np.array_equal(made.shared[:, 0, 0], want.astype(np.float32))
+    assert all(kept.merges[0] > 20_000 for kept in made.kept.values())
 
 
 def test_who_is_left_alone_does_not_merge():

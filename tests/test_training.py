@@ -12,8 +12,10 @@ from hogwild import linear, tune
 from hogwild.data import from_arrays
 from hogwild.errors import UserError
 from hogwild.model import load
+from hogwild.train import train
 from kernels.losses import Logistic, SoftmaxCrossEntropy, Squared
 from kernels.rules import SGD, AdaGrad, Momentum
+from kernels.schedules import Constant
 
 
 def digits(path, classes=3, rows=300, seed=0):
@@ -163,6 +165,12 @@ def test_best_rate_is_the_best_of_those_tried(rule):
     best, losses = tune.best_rate(make, rule, 0.1, np.arange(2000), workers=2)
     assert len(losses) >= 8 and losses[best] == min(losses.values()) and losses[best] < 0.5 * max(losses.values())
     assert {best / 2, best * 2} & set(losses)
+
+    def trained(lr):  # by other code than that which has tried them
+        problem = linear.Linear(data, None, Logistic(), rule)
+        train(problem, rule, Constant(lr), epochs=1)
+        return problem.mean_loss(np.arange(2000))
+    assert trained(best) < min(trained(best / 16), trained(best * 16))
     assert tune.best_rate(make, rule, 0.1, np.arange(2000), workers=1)[0] == best
 
 
