@@ -105,7 +105,8 @@ def notes(whole, held_out, classes) -> list[str]:
     """What is to be said of how the data were read, and of labels that only the held-out ones have."""
     lines = dict.fromkeys((*whole.notes, *(held_out.notes if held_out else ())))
     unknown = judge.unknown_line(held_out, classes) if held_out else None
-    return [*lines, *([unknown] if unknown else [])]
+    few = f"{whole.source}: of {whole.width:,} features {whole.n_features:,} occur, and these alone take memory"
+    return [*lines, *([few] if whole.ids is not None else []), *([unknown] if unknown else [])]
 
 
 def schedule_of(options, rule, rows, lr, watched=None):

@@ -114,5 +114,6 @@ def test_names_and_ids_are_those_of_hogwild(tmp_path, capsys):
     assert wide.train.n_features == 12 and np.array_equal(wide.train.indices, narrow.train.indices)
     assert [note.partition(": ")[2] for note in wide.notes] == [
         "feature 4000000001 that training had not, in 1 entries, ignored",
+        "of 4,000,000,000 features 12 occur, and these alone take memory",
         "1 of 2 rows have a label that training had not (7); they count as wrong, and not at all in log-loss and AUC"]
     assert wide.export()[0]["ids"].tolist() == (ids - 1).tolist()
