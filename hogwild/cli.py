@@ -52,7 +52,8 @@ class TrainLinear:
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo;
     or module.Class of your own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6."""
     lr: str | None = None
-    """Learning rate; auto: the best of some tried on a sample; default: what suits the rule on rows of unit length."""
+    """Learning rate; auto: the best of some tried on a sample; default: what suits the rule on rows of unit length.
+    For real targets: of targets scaled to a standard deviation of 1."""
     schedule: str = "constant"
     """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
     triangular, triangular2, exp-range, onecycle, plateau.

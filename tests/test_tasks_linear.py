@@ -9,6 +9,7 @@ import scipy.sparse
 from sklearn import metrics as theirs
 
 from hogwild import cli, model, synthetic, training, transforms
+from kernels.steps import Clip, Decay
 from sparsecomm.tasks import LinearOptions, build
 
 LINEAR = ("logistic", "one-against-rest", "softmax", "huber")
@@ -117,3 +118,20 @@ def test_names_and_ids_are_those_of_hogwild(tmp_path, capsys):
         "of 4,000,000,000 features 12 occur, and these alone take memory",
         "1 of 2 rows have a label that training had not (7); they count as wrong, and not at all in log-loss and AUC"]
     assert wide.export()[0]["ids"].tolist() == (ids - 1).tolist()
+
+
+def test_targets_of_any_size(tmp_path):
+    """Scaled alike on all ranks, and nothing that people see is: loss, metrics, penalties and the model are in y's unit."""
+    x, y = jobs.rows(0, n=200)
+    path = jobs.svmlight(tmp_path / "a.svm", x, 3e5 + 1e5 * y)
+    options = LinearOptions(path, cache=False, batch=20, loss="squared", holdout=0.0, test=path)
+    task, other = build("linear", options), build("linear", options, 1, 2)
+    assert task.units == other.units and task.units.mean == pytest.approx(3e5 + 1e5 * y.mean(), rel=1e-3)
+    task.begin(1)
+    loss, count, _ = jobs.taken(task, 0)  # all weights are 0: the mean is predicted
+    targets = 3e5 + 1e5 * y[task.order[:20]]
+    assert loss == pytest.approx(np.square(targets - task.units.mean).sum() / 2, rel=1e-3) and count == 20
+    assert jobs.trained(task, 20, 0.2).evaluate()["r2"] > 0.5
+    assert task.export()[0]["weights"].dtype == np.float64 and np.abs(task.export()[0]["weights"][:-1]).max() > 1e4
+    assert task.penalties(Decay(l2=0.5, wd=0.1), None) == (Decay(l2=0.5, wd=0.1), None)
+    assert task.penalties(None, Clip(norm=2.0))[1].norm == pytest.approx(2.0 / task.units.scale)
