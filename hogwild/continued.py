@@ -42,6 +42,7 @@ class State(NamedTuple):
     units: Units  # of theta
     seen: Seen
     sizes: Sizes
+    epoch: int  # examples that count as an epoch of a schedule
     ids: np.ndarray | None  # of the features, as of a Dataset
     width: int
     rows: Any = slice(None)  # of a new problem's theta, those of this one

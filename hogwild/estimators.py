@@ -42,6 +42,7 @@ except ImportError as error:
 
 ROWS_A_WORKER = 2000  # with fewer, starting a thread and merging its private rows cost more than it does
 STEPS = 50_000  # what epochs=None makes of small data: there AdaGrad is about as good as a converged solver
+BATCHES = 10_000  # examples of small batches that count as an epoch of a schedule, where there was no fit
 INPUT = {"accept_sparse": "csr", "dtype": [np.float32, np.float64]}
 
 
@@ -130,7 +131,9 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
             known = seen(whole, None if classes else moments(y[fitted], weights if weights is None else weights[fitted]))
             if old:
                 known = old.seen.joined(known)
-            problem, run, lr, sizes = self._prepare(whole, rows, held, weights, classes, once, old, seed, known)
+            # Of batches nobody knows how many make an epoch; schedules should not depend on their size.
+            length = max(len(y), old.epoch if old else BATCHES) if once else len(y[fitted])
+            problem, run, lr, sizes = self._prepare(whole, rows, held, weights, classes, once, old, seed, known, length)
             begin_at(problem, *begin)
             first = run.t
             run.go()
@@ -148,7 +151,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         if run.report:
             run.report.close()
         self._state = State(problem.shared, problem.steps, self.rule, lr, problem.average and tuple(problem.average),
-                            problem.units, known, sizes, whole.ids, whole.width)
+                            problem.units, known, sizes, length, whole.ids, whole.width)
         w = problem.w.reshape(len(problem.shared), -1)
         w = w[:, 1:] - w[:, :1] if classes == 2 and w.shape[1] == 2 else w  # softmax of two: its log-odds
         self.coef_, self.intercept_ = np.ascontiguousarray(w[:-1].T), w[-1].copy()
@@ -157,7 +160,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
             self.coef_[:, whole.ids] = narrow
         return self
 
-    def _prepare(self, whole, rows, held, weights, classes, once, old, seed, known):
+    def _prepare(self, whole, rows, held, weights, classes, once, old, seed, known, length):
         """(problem, run, learning rate that was found, sizes of rows) of one call, at the step where `old` ended."""
         examples = whole.rows if rows is None else len(rows)
         epochs = 1 if once else self._epochs(examples)
@@ -168,7 +171,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         metric = (self.metric or ("accuracy" if classes else "rmse")) if held else None
         # A schedule spans the steps done and those of `epochs` more, so that it has not ended before they begin.
         options = SimpleNamespace(**{**self.get_params(deep=False), "warmup": None, "early_stopping": metric,
-                                     "epochs": first / examples + self._epochs(examples)})
+                                     "epochs": first / length + self._epochs(length)})
         rule = build(self.rule, RULES, "rule")
         sizes = rates.sizes_of(whole, rows, weights)
         sizes = old.sizes.joined(sizes) if old else sizes
@@ -188,7 +191,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
                                                                 workers, seed)[0]
         if not isinstance(lr, Real):
             raise ValueError(f"lr must be a number, None or 'auto', got {lr!r}")
-        schedule = checked(training.schedule_of(options, rule, examples, lr))
+        schedule = checked(training.schedule_of(options, rule, length, lr))
         problem = make(rows, workers, self.mode)
         if old:
             old.put(problem, 1 + len(rule.start()) if same else 1)

@@ -54,6 +54,18 @@ def test_penalties_do_not_depend_on_the_size_of_batches(rule, penalty):
     assert np.linalg.norm(again.coef_) == pytest.approx(norm, rel=0.05)
 
 
+@pytest.mark.parametrize("schedule", ["inverse-sqrt", "cosine", "step"])
+def test_schedules_do_not_depend_on_the_size_of_batches(schedule, blobs):
+    X, y = blobs
+    norms = []
+    for size in (10, 50):
+        ours = HogwildClassifier(schedule=schedule, **ONE)
+        for rows in batches(200, size, 5):
+            ours.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+        norms.append(np.linalg.norm(ours.coef_))
+    assert norms[0] == pytest.approx(norms[1], rel=0.1)
+
+
 @pytest.mark.parametrize("loss", ["modified-huber", "perceptron"])
 def test_classification_losses_are_those_of_scikit_learn(loss, blobs):
     X, y = blobs
