@@ -6,9 +6,11 @@
 """
 
 import json
+import warnings
 import zlib
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,71 +22,51 @@ from sparsecomm.device import DeviceDense, DeviceSparse, flat
 from sparsecomm.exchange import EXCHANGES, sparse
 from sparsecomm.handshake import MOST, compare, minority, own_facts
 from sparsecomm.reducer import Dense, Sparse
-from sparsecomm.wire import demand_possible
+from sparsecomm.torch_wire import TorchWire
 
-SKIPS = 20  # so many skipped buckets in a row are no accident
+SKIPS = 50  # so many skipped steps in a row are no accident; a GradScaler needs some to find its scale
+TWICE = ("the hook has run twice without a step in between. A gradient that the script throws away, as a GAN's of its "
+         "discriminator in the generator's step, must not be exchanged, or what was not sent of it comes later: compute it "
+         "within `with state.paused():`. Several passes that add up need ddp.no_sync() for all but the last")
 UNFIT = "scope", "clip_local", "combine", "average_every", "lazy"  # need all gradients at once, or are the optimizer's
 KEPT = "residual", "velocity"  # arrays that a reducer has for every element
 
 
-class TorchWire:
-    """As `wire.Wire`, over a process group of torch that can move tensors of the CPU (gloo)."""
+class Pass:
+    """One backward pass: which buckets it has exchanged so far."""
 
-    def __init__(self, group):
-        self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
-        self.sent, self.received = 0, 0
+    def __init__(self, parameters):
+        self.names, self.settled, self.bad, self.some = set(), [], False, False
+        self.parameters, self.versions = parameters, [p._version for p in parameters]
 
-    def taken(self) -> tuple[int, int]:
-        """(sent, received) since the last call."""
-        counts, self.sent, self.received = (self.sent, self.received), 0, 0
-        return counts
+    def take_back(self):
+        """Where its step was skipped, nobody has used what the buckets have sent that were finite."""
+        for reducer in self.settled if self.bad else ():
+            reducer.undo()
+        self.settled = []
 
-    def numbers(self, row) -> np.ndarray:
-        """int64[P, len(row)]: the row of int64 of every rank."""
-        row = torch.from_numpy(np.ascontiguousarray(row, np.int64))
-        table = torch.empty(self.size * len(row), dtype=torch.int64)
-        self._swap(table, row.repeat(self.size), [len(row)] * self.size, [len(row)] * self.size)
-        return table.numpy().reshape(self.size, -1)
-
-    def gather(self, mine, most) -> list[np.ndarray]:
-        """The uint8 array of every rank, whatever their sizes, but `most`."""
-        return self.exchange([mine] * self.size, most)
-
-    def exchange(self, pieces, most) -> list[np.ndarray]:
-        """What every rank has for this one, of its uint8 pieces for each rank."""
-        sizes = [piece.size for piece in pieces]
-        came = torch.empty(self.size, dtype=torch.int64)
-        self._swap(came, torch.tensor(sizes), [1] * self.size, [1] * self.size)
-        demand_possible(came.tolist(), most)
-        every = torch.empty(int(came.sum()), dtype=torch.uint8)
-        self._swap(every, torch.from_numpy(np.concatenate(pieces)), came.tolist(), sizes)
-        return np.split(every.numpy(), np.cumsum(came.numpy())[:-1])
-
-    def add(self, x):
-        """Sum x (float32) over the ranks, in place."""
-        dist.all_reduce(torch.from_numpy(x), group=self.group)
-        moved = 2 * x.nbytes * (self.size - 1) // self.size
-        self.sent, self.received = self.sent + moved, self.received + moved
-
-    def _swap(self, out, mine, received, sent):
-        dist.all_to_all_single(out, mine, received, sent, group=self.group)
-        for name, sizes, item in (("received", received, out), ("sent", sent, mine)):
-            total = getattr(self, name) + (sum(sizes) - sizes[self.rank]) * item.element_size()
-            setattr(self, name, total)
+    def unused(self) -> bool:
+        """Whether no step has changed the parameters since."""
+        return self.versions == [p._version for p in self.parameters]
 
 
 class GradientDropping:
     """State of the hook: what this rank has not sent of each parameter's gradient. Construct it on all ranks alike.
 
     named_parameters: pairs of name and parameter, float32 and contiguous, all that the model trains. config: all of it
-    but `scope`, `clip_local`, `combine` and `lazy`; DistributedDataParallel sizes the buckets (bucket_cap_mb). Exchange
-    auto is not measured: allgather up to 4 ranks, else balanced. process_group: None for the default one; a gloo group of
-    the same ranks is made of it. A bucket with NaN or infinity on any rank delivers zeros on all of them, and counts as
-    `skipped`. Raises UserError.
+    but `scope`, `clip_local`, `combine` and `lazy`; DistributedDataParallel sizes the buckets (bucket_cap_mb). The exchange
+    is not measured: allgather up to 4 ranks, else balanced. process_group: None for the default one; a gloo group of the same
+    ranks is made of it, now or, where there is none yet, with the first gradient. scaler: the script's GradScaler, whose
+    scale a residual follows; it may be set later.
+
+    A bucket with NaN or infinity on any rank delivers NaN on all of them, as DistributedDataParallel alone would: a
+    GradScaler skips the step, and what the pass has taken from residuals returns to them. Of a parameter whose gradient is
+    zero on a rank that rank sends nothing: DistributedDataParallel throws away what is delivered for one that no rank has
+    used. Raises UserError.
     """
 
-    def __init__(self, named_parameters, config=None, process_group=None, seed=0, say=print):
-        self.config, self.seed = config or Config(), seed
+    def __init__(self, named_parameters, config=None, process_group=None, seed=0, say=print, scaler=None):
+        self.config, self.seed, self.said, self.scaler = config or Config(), seed, say, scaler
         for option in UNFIT:
             value = getattr(self.config, option)
             if value != getattr(Config, option):
@@ -92,49 +74,119 @@ class GradientDropping:
                                 "use sparsecomm.DistributedOptimizer")
         self.names = {p: name for name, p in named_parameters if p.requires_grad}
         self.sizes = {name: flat(name, p).numel() for p, name in self.names.items()}
-        ranks = dist.get_process_group_ranks(process_group or dist.group.WORLD)
+        self.steps, self.skipped, self.in_a_row = dict.fromkeys(self.sizes, 0), 0, 0
+        self.reducers, self.held = {}, defaultdict(dict)  # by the names in a bucket; by name, while it is in no bucket
+        self.passes, self.scale, self.warned = [], None, False
+        self.past = Counter(), Counter()
+        self.wire, self.waiting, self.resting, self.failed, self.thread = None, process_group, False, None, None
+        if dist.is_initialized():
+            self.start()
+
+    def start(self):
+        """Make the group in which residuals are exchanged, and compare all ranks. Called by all of them; again: nothing."""
+        if self.wire:
+            return
+        ranks = dist.get_process_group_ranks(self.waiting or dist.group.WORLD)
         self.wire = TorchWire(dist.new_group(ranks, backend="gloo", use_local_synchronization=True))
         facts = {**own_facts(), "tensors": zlib.crc32(repr(self.sizes).encode()), "configuration": repr(self.config)}
         compare(self.wire.gather(np.frombuffer(json.dumps(facts).encode(), np.uint8), MOST))
         kind = self.config.exchange
         if kind in ("auto", "sparse"):
             kind = sparse(self.wire.size)
-        self.say = say if self.wire.rank == 0 else lambda line: None
+        self.say = self.said if self.wire.rank == 0 else lambda line: None
         self.say(f"exchange {kind} between {self.wire.size} ranks")
         self.exchange = EXCHANGES[kind](self.wire, self.config)
-        self.steps, self.skipped, self.in_a_row = dict.fromkeys(self.sizes, 0), 0, 0
-        self.reducers, self.held = {}, defaultdict(dict)  # by the names in a bucket; by name, while it is in no bucket
-        self.past = Counter(), Counter()
         ahead = self.config.overlap is not False and self.wire.size > 1 and all(p.device.type == "cpu" for p in self.names)
         self.thread = ThreadPoolExecutor(1, "exchange") if ahead else None
 
-    def mean(self, parameters, gradients):
-        """Replace the gradients of a bucket by their mean over the ranks."""
+    @contextmanager
+    def paused(self):
+        """Within it backward exchanges nothing, on all ranks: for gradients that the script will throw away."""
+        self.resting = True
+        try:
+            yield
+        finally:
+            self.resting = False
+
+    def mean(self, parameters, gradients, first=False):
+        """Replace the gradients of a bucket by their mean over the ranks. first: it is the first one of a backward pass."""
+        if first:
+            self._begin(parameters)
         reducer, names = self._reducer(parameters)
         host = isinstance(reducer, (Sparse, Dense)) and not isinstance(reducer, DeviceDense)
         flats = [g.view(-1).numpy() if host else g.view(-1) for g in gradients]
-        step = self.steps[names[0]]
+        now, step = self.passes[-1], self.steps[names[0]]
+        used = [bool(g[0]) or bool(g.any()) for g in flats]
+        now.some |= any(used)
+        if not step and first:
+            self._compare(flats)
         if self.config.check_every and step and step % self.config.check_every == 0:
-            self._check(step, parameters)
-        bad = reducer.reduce(step, flats)
+            self._check(step, parameters if any(used) else [])
+        given = self._given(flats, used)
+        bad = reducer.reduce(step, given) if given else 0
         self.steps.update(dict.fromkeys(names, step + 1))
+        now.names.update(names)
         if bad:
             reducer.undo()
-            self._skip(step, flats, names)
-        else:
+            self._skip(step, flats, names, now)
+        elif given:
             reducer.commit()
-            self.in_a_row = 0
+            now.settled.append(reducer)
         start = 0
         for g in flats:
             part = reducer.total[start:start + len(g)]
-            g[:] = part * (1 / self.wire.size) if not bad else 0
+            g[:] = part * (1 / self.wire.size) if not bad and given else np.nan * bool(bad)
             start += len(g)
+
+    def _given(self, flats, used) -> list:
+        """The gradients, None for those that are left alone; nothing where that is all of them, on all ranks.
+
+        A rank decides for itself, but where what it holds back would be missed: a velocity goes on without a gradient, and
+        of a dense exchange all ranks must send as much.
+        """
+        dense = self.exchange.dense
+        if self.config.momentum or (dense and self.config.value_code != "float32"):
+            used = self.wire.numbers(np.array(used, np.int64)).any(0)
+            return [g if some else None for g, some in zip(flats, used)] if used.any() else []
+        return flats if dense else [g if some else None for g, some in zip(flats, used)]
+
+    def _begin(self, parameters):
+        """A backward pass begins: settle the one before it of the same parameters."""
+        names = {self.names[p] for p in parameters if p in self.names}
+        scale = self.scaler.get_scale() if self.scaler is not None and self.scaler.is_enabled() else None
+        for old in [old for old in self.passes if old.names & names or scale != self.scale]:
+            if not old.bad and old.names & names:
+                self.in_a_row = 0
+                if old.some and old.unused() and not self.warned and self.wire.rank == 0:
+                    self.warned = True
+                    warnings.warn(TWICE, stacklevel=2)
+            old.take_back()
+            if old.names & names:
+                self.passes.remove(old)
+        self._rescale(scale)
+        self.passes.append(Pass(parameters))
+
+    def _rescale(self, scale):
+        """Bring what was not sent to the scale of the gradients from now on."""
+        if scale is not None and self.scale is not None and scale != self.scale:
+            factor = np.float32(scale / self.scale)
+            for reducer in self.reducers.values():
+                reducer.load({name: x * factor if name in KEPT else x for name, x in reducer.state().items()})
+            for kept in self.held.values():
+                kept.update({kind: x * factor for kind, x in kept.items()})
+        self.scale = self.scale if scale is None else scale
+
+    def _compare(self, flats):
+        """Say so where all ranks have the same first gradient."""
+        own = 0
+        for g in flats:
+            own = zlib.crc32(g.cpu().numpy() if isinstance(g, torch.Tensor) else g, own)
+        table = self.wire.numbers([own, any(g.any() for g in flats)])
+        if self.wire.size > 1 and table[0, 1] and (table == table[0]).all() and self.wire.rank == 0:
+            warnings.warn("the first gradients of all ranks are identical: do they read the same data?", stacklevel=2)
 
     def _reducer(self, parameters):
         """(the bucket's reducer, its names). After the first step torch builds its buckets anew, and others take over."""
-        strange = [tuple(p.shape) for p in parameters if p not in self.names]
-        if strange:
-            raise UserError(f"a parameter of shape {strange[0]} is not among those that GradientDropping was given")
         names = tuple(self.names[p] for p in parameters)
         if names not in self.reducers:
             for other in [other for other in self.reducers if set(other) & set(names)]:
@@ -172,20 +224,25 @@ class GradientDropping:
         parts = {kind: np.split(x.copy(), cuts) for kind, x in reducer.state().items() if kind in KEPT}
         return {name: {kind: part[k] for kind, part in parts.items()} for k, name in enumerate(names)}
 
-    def _skip(self, step, flats, names):
-        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+    def _skip(self, step, flats, names, now):
+        if not now.bad:
+            now.bad, self.skipped, self.in_a_row = True, self.skipped + 1, self.in_a_row + 1
         counts = self.wire.numbers([sum(int((~(abs(g) < np.inf)).sum()) for g in flats)])[:, 0]
         where = ", ".join(f"{k:,} on rank {r}" for r, k in enumerate(counts) if k) or "in the sums"
         line = f"step {step}: gradient elements of {names[0]} … {names[-1]} that are not finite ({where})"
         if self.config.nonfinite == "stop" or self.in_a_row >= SKIPS:
             raise UserError(f"{line}; use a smaller learning rate, or clip the gradient")
-        self.say(f"{line}: all ranks take zeros")
+        hint = "" if self.scaler else "; if the script has a GradScaler, give it to GradientDropping: scaler=…"
+        self.say(f"{line}: all ranks get NaN for them, by which a GradScaler skips the step{hint}")
 
     def _check(self, step, parameters):
+        """parameters: none on a rank that has no gradient, such as one that waits in ddp.join() for the others."""
         own = 0
         for p in parameters:
             own = zlib.crc32(p.detach().cpu().numpy().reshape(-1), own)
-        odd = minority(self.wire.numbers([own])[:, 0])
+        table = self.wire.numbers([own, bool(parameters)])
+        ranks = np.flatnonzero(table[:, 1])
+        odd = [int(ranks[k]) for k in minority(table[ranks, 0])] if ranks.size else []
         if odd:
             raise UserError(f"step {step}: the parameters of rank {', '.join(map(str, odd))} differ from those of the others")
 
@@ -204,14 +261,18 @@ class GradientDropping:
 
     def state_dict(self) -> dict:
         """What this rank has not sent, by parameter; each rank has its own. For torch.save."""
+        self.start()
+        for old in self.passes:
+            old.take_back()
         held = dict(self.held)
         for names, reducer in self.reducers.items():
             held.update(self._split(names, reducer))
-        return {"rank": self.wire.rank, "size": self.wire.size, "steps": dict(self.steps),
+        return {"rank": self.wire.rank, "size": self.wire.size, "steps": dict(self.steps), "scale": self.scale,
                 "held": {name: {kind: torch.from_numpy(x) for kind, x in held[name].items()} for name in held}}
 
     def load_state_dict(self, state):
-        """Go on from this rank's `state_dict`. Raises UserError where it does not fit."""
+        """Go on from this rank's `state_dict`, on all ranks. Raises UserError where it does not fit."""
+        self.start()
         if (state["rank"], state["size"]) != (self.wire.rank, self.wire.size):
             raise UserError(f"rank {self.wire.rank} of {self.wire.size} got the state of rank {state['rank']} of "
                             f"{state['size']}; give each rank its own")
@@ -222,7 +283,7 @@ class GradientDropping:
                                 f"{sizes.get(name, 'none')}")
         for names in list(self.reducers):
             self._release(names)
-        self.steps = dict(state["steps"])
+        self.steps, self.scale, self.passes = dict(state["steps"]), state["scale"], []
         self.held = defaultdict(dict, {name: {kind: x.numpy().copy() for kind, x in kept.items()}
                                        for name, kept in state["held"].items()})
 
@@ -233,18 +294,58 @@ def gradient_dropping(state, bucket) -> torch.futures.Future[torch.Tensor]:
     On the CPU a thread selects and exchanges while backward goes on (`config.overlap`); elsewhere all work is in the
     stream of backward. What goes wrong is raised by backward.
     """
-    parameters, gradients, buffer = bucket.parameters(), bucket.gradients(), bucket.buffer()
+    buffer, parameters, first = bucket.buffer(), bucket.parameters(), bucket.index() == 0
     future = torch.futures.Future(devices=None if buffer.device.type == "cpu" else [buffer.device])
+    if state.resting:
+        future.set_result(buffer)
+        return future
+    state.start()
+    _demand(state, parameters, buffer)
+    gradients = bucket.gradients()
+    ahead = state.thread is not None and (not first or _await_at_end(state))
 
     def work():
         try:
-            state.mean(parameters, gradients)
+            if state.failed is None:
+                state.mean(parameters, gradients, first)
         except BaseException as error:
-            future.set_exception(error)
-            raise
+            state.failed = error
         future.set_result(buffer)
-    if state.thread:
+    if ahead:
         state.thread.submit(work)
-    else:
-        work()
+    else:  # in the thread where there is one: buckets keep their order
+        state.thread.submit(work).result() if state.thread else work()
+        _raise(state)
     return future
+
+
+def _await_at_end(state) -> bool:
+    """Let the end of this backward pass wait for the thread and raise what went wrong there; False: this is no backward pass.
+
+    A future with an exception would not do: DistributedDataParallel takes it for the tensor.
+    """
+    def end():
+        state.thread.submit(int).result()
+        _raise(state)
+    try:
+        torch.autograd.Variable._execution_engine.queue_callback(end)
+    except RuntimeError:  # a rank in ddp.join(), which answers the others
+        return False
+    return True
+
+
+def _raise(state):
+    error, state.failed = state.failed, None
+    if error is not None:
+        raise error
+
+
+def _demand(state, parameters, buffer):
+    """Raise UserError where the bucket's gradients are none that can be exchanged."""
+    for p in parameters:
+        if p not in state.names:
+            raise UserError(f"a parameter of shape {tuple(p.shape)} is not among those that GradientDropping was given")
+    if buffer.is_sparse or buffer.dtype != torch.float32:
+        kind = "sparse" if buffer.is_sparse else str(buffer.dtype)
+        raise UserError(f"the gradient of {state.names[parameters[0]]} is {kind}, needed dense float32"
+                        f"{'; make the embedding with sparse=False' if buffer.is_sparse else ''}")

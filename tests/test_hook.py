@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mpi import QUIET, ROOT
 
-PROGRAM = Path(__file__).with_name("hook_ranks.py")
+PROGRAM, ALONE = (Path(__file__).with_name(f"{name}_ranks.py") for name in ("hook", "ddp"))
 
 # As in the README.
 EXAMPLE = """
@@ -63,6 +63,12 @@ def torchrun(n, *program, timeout=300):
 @pytest.mark.parametrize("n", [1, 3])
 def test_hook(n):
     code, out, err = torchrun(n, PROGRAM, timeout=600)
+    assert code == 0 and out.endswith("passed\n"), out + err[-6000:]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_what_ddp_allows(n):
+    code, out, err = torchrun(n, ALONE, timeout=600)
     assert code == 0 and out.endswith("passed\n"), out + err[-6000:]
 
 
