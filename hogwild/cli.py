@@ -52,11 +52,11 @@ class TrainLinear:
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo;
     or module.Class of your own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6."""
     lr: str | None = None
-    """Learning rate; auto: the best of some tried on a sample; default: what suits the rule on rows of unit length.
+    """Learning rate; auto: the best of some tried on a sample; default: what suits the rule on rows as long as these.
     For real targets: of targets scaled to a standard deviation of 1."""
     schedule: str = "constant"
     """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
-    triangular, triangular2, exp-range, onecycle, plateau.
+    triangular, triangular2, exp-range, onecycle, plateau (of the held-out metric, or of the training loss).
     Parameters follow, durations in steps or epochs: step:gamma=0.8,every=1epoch."""
     warmup: float | None = None
     """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
@@ -73,8 +73,8 @@ class TrainLinear:
     """Clip each component of the gradient to this size."""
     intercept: bool = True
     """Train without an intercept."""
-    epochs: int = 5
-    """Passes over the training data."""
+    epochs: int | None = None
+    """Passes over the training data; default: those that make 50,000 steps, at least 5, at most 200."""
     average: float | None = None
     """Average the weights over all steps from this epoch on (ASGD); 0: from the start."""
     class_weight: str | None = None
@@ -82,7 +82,7 @@ class TrainLinear:
     sample_weight: Path | None = None
     """Text file with a factor of each row's loss, one a line in the order of DATA's rows (plain, .gz, .bz2, .xz)."""
     workers: int | None = None
-    """Threads; default: the cores this process may use."""
+    """Threads; default: as many as are advised for the data, see hogwild inspect."""
     mode: str = "wild"
     """How workers share the parameters.
     wild: none waits for another's step; each trains a copy, and no update is lost as they are merged; where the parameters

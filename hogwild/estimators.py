@@ -19,6 +19,7 @@ from hogwild.spec import build
 from hogwild.stopping import Stop, Stopper
 from hogwild.targets import moments, units_of
 from hogwild.train import Run
+from hogwild.weights import SMALLEST, for_kernel
 from kernels.hyper import checked
 from kernels.losses import LOSSES
 from kernels.rules import RULES
@@ -41,7 +42,6 @@ except ImportError as error:
                       f"pip install --upgrade scikit-learn ({error})") from error
 
 ROWS_A_WORKER = 2000  # with fewer, starting a thread and merging its private rows cost more than it does
-STEPS = 50_000  # what epochs=None makes of small data: there AdaGrad is about as good as a converged solver
 BATCHES = 10_000  # examples of small batches that count as an epoch of a schedule, where there was no fit
 INPUT = {"accept_sparse": "csr", "dtype": [np.float32, np.float64]}
 
@@ -117,6 +117,12 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
             if weights.min() < 0 or not kept.any():
                 raise ValueError("weights of rows and classes must not be negative nor all be zero")
             X, y, weights = X[kept], y[kept], weights[kept]
+        if weights is not None:
+            with value_errors():
+                kept, weights = weights >= SMALLEST, for_kernel(weights)
+            if not kept.all():
+                warnings.warn(f"weights below {SMALLEST:.2g} count as 0: {len(kept) - kept.sum():,} rows", stacklevel=3)
+                X, y, weights = X[kept], y[kept], weights[kept]
         with value_errors():
             whole, rows, held = data.from_arrays(X, y, "X"), None, None
             if self.early_stopping and not once:
@@ -191,7 +197,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
                                                                 workers, seed)[0]
         if not isinstance(lr, Real):
             raise ValueError(f"lr must be a number, None or 'auto', got {lr!r}")
-        schedule = checked(training.schedule_of(options, rule, length, lr))
+        schedule = checked(training.schedule_of(options, rule, length, lr, metric or "loss"))
         problem = make(rows, workers, self.mode)
         if old:
             old.put(problem, 1 + len(rule.start()) if same else 1)
@@ -206,7 +212,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
 
     def _epochs(self, examples):
         if self.epochs is None:
-            return min(max(math.ceil(STEPS / examples), 5), 200)
+            return rates.default_epochs(examples)
         return _whole("epochs", self.epochs)
 
     def _workers(self, examples):

@@ -1,4 +1,4 @@
-"""Learning rates for those who name none, and what the sizes of rows and columns say about a rate."""
+"""Learning rates and epochs for those who name none, and what the sizes of rows and columns say about a rate."""
 
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 UNIT = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
     ("RMSProp", "Adam", "AdamW", "Nadam", "RAdam", "AdaBelief"), 3e-3)
 PLAIN = {"SGD", "Momentum", "Nesterov"}
+STEPS = 50_000
 SAMPLE = 2000  # rows
 OFTEN = 0.01  # of the rows, that a column has an entry in to count among the scales
 APART = 100.0  # ratio of columns' scales, or of rows' lengths, from which it is said
@@ -16,6 +17,11 @@ APART = 100.0  # ratio of columns' scales, or of rows' lengths, from which it is
 SHORT, LONG = 0.1, 4.0
 MOST = 1e30  # a rate that float32 holds
 BEYOND, FEW = 1e6, 0.01  # times the median of what a row counts by, that such a share of rows has who do not count at all
+
+
+def default_epochs(examples) -> int:
+    """Passes that make 50,000 steps, with which AdaGrad is about as good as a converged solver; at least 5, at most 200."""
+    return min(max(-(-STEPS // max(examples, 1)), 5), 200)
 
 
 def is_plain(rule) -> bool:
@@ -83,6 +89,8 @@ def default_lr(rule, loss, sizes) -> float:
     unit = UNIT.get(type(rule).__name__)
     if unit is None:  # a rule of the user's own
         return float(getattr(rule, "default_lr", 0.01))
+    if type(rule).__name__ == "Apollo":  # while its B is below sigma = 0.01 it is SGD at 100 times the rate, with momentum
+        return unit / max(sizes.square, 2 * steepness(loss, sizes), 1.0)
     if not is_plain(rule):
         return unit / max(min(sizes.typical, 1.0), sizes.typical / LONG, SHORT)
     return float(min(unit / max(sizes.square, steepness(loss, sizes), 1 / MOST), MOST))

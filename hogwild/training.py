@@ -110,7 +110,8 @@ def notes(whole, held_out, classes) -> list[str]:
 
 
 def schedule_of(options, rule, rows, lr, watched=None):
-    """The schedule of the learning rate, the warm-up in front. rows: steps of an epoch; watched: a plateau's metric."""
+    """The schedule of the learning rate, the warm-up in front. rows: steps of an epoch; watched: a plateau's metric, or
+    "loss" where nothing is held out and it watches that of training."""
     ahead, share = getattr(rule, "default_warmup", (0, 0.0)) if options.warmup is None else (options.warmup * rows, 0.0)
     total = max(options.epochs * rows - ahead, 1)
     half, kind = max(total // 2, 1), options.schedule.partition(":")[0]
@@ -174,7 +175,7 @@ def train_linear(options):
     check(options)
     loss, names, stop = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform), stop_of(options)
     lr, rule, (decay, clip) = learning_rate(options), build(options.rule, RULES, "rule"), penalties(options)
-    schedule_of(options, rule, 1 << 30, 1.0)  # mistakes show before the data are read
+    schedule_of(replace(options, epochs=options.epochs or 1), rule, 1 << 30, 1.0)  # mistakes show before the data are read
     whole, rows, held_out, planted = datasets(options)
     weights = example_weights(options, whole, rows)
     state = transforms.fit(names, whole, rows)
@@ -182,12 +183,10 @@ def train_linear(options):
     test_data = None if held_out is None else transforms.apply(names, state, held_out)
     examples = train_data.rows if rows is None else len(rows)
     workers = min(options.workers or preflight.usable_cores()[0], max(examples, 1))
+    options = replace(options, epochs=options.epochs or rates.default_epochs(examples))
 
     # The classes of all rows that are ours to look at: a sample or a random hold-out may lack a rare one.
     classes = judge.classes_of(whole) if loss.task == "classification" else None
-    if options.schedule.partition(":")[0] == "plateau" and test_data is None:
-        raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
-
     unit = units(loss, train_data, rows, weights, options.intercept)
 
     def make(rows, workers, mode):
@@ -202,19 +201,24 @@ def train_linear(options):
         lr, losses = tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every, workers, options.seed)
         tried += [f"learning rate {lr:g}, the best of {len(losses)} tried on a sample"]
     lr = default if lr is None else lr
-    schedule = schedule_of(options, rule, examples, lr)
+    schedule = schedule_of(options, rule, examples, lr, None if test_data else "loss")
     problem = make(rows, workers, options.mode)
-    Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
     loses = options.mode == "wild" and not problem.copies
-    flight = preflight.examine(train_data, workers, options.seed, rows, loses, loses or options.mode in ("atomic", "locked"),
+    flight = preflight.examine(train_data, options.workers and workers, options.seed, rows, loses,
+                               loses or options.mode in ("atomic", "locked"),
                                problem.outputs * problem.columns if loses else None)
+    if workers != flight.workers:
+        workers = flight.workers
+        problem = make(rows, workers, options.mode)
+    Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
     held = f"; held out: {test_data.rows:,} rows" if test_data else ""
     warnings = [f"warning: {warning}" for warning in flight.warnings]
     warnings += [f"hint: {hint}"] if (hint := rates.hint(rule, loss, sizes, lr)) else []
     for line in (*notes(whole, held_out, classes), f"{train_data.source}: {flight.line(loses)}{held}", *warnings, *tried):
         report.say(line)
-    report.say(f"{type(loss).__name__} loss, {said(rule)}, {said(schedule)}, {workers} worker{'s' * (workers > 1)}, "
-               f"mode {options.mode} ({problem.manner()})")
+    report.say(f"{type(loss).__name__} loss, {said(rule)}, {said(schedule)}, "
+               f"{options.epochs} epoch{'s' * (options.epochs > 1)}, "
+               f"{workers} worker{'s' * (workers > 1)}, mode {options.mode} ({problem.manner()})")
     checkpoints = resume = None
     if options.checkpoint:
         kept = {k: v for k, v in asdict(options).items() if k not in FREE}

@@ -7,6 +7,18 @@ from hogwild.class_names import number_text, numeric
 from hogwild.errors import UserError
 from hogwild.labels import canonical, shown
 
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), 1e15  # the largest one's square times that of a value must be finite
+LEAST = 1e-15  # of the largest weight, so that the squares that rules add up are not 0
+
+
+def for_kernel(weights):
+    """Weights float64[n], not negative, as float32. Raises UserError where the kernels could not multiply by them."""
+    largest = weights.max(initial=0.0)
+    if largest > LARGEST or 0 < largest < LEAST:
+        raise UserError(f"the largest weight of a row, times that of its class, is {largest:g} (row {weights.argmax() + 1}); "
+                        f"needed one from {LEAST:g} to {LARGEST:g}: divide all weights by their mean")
+    return weights.astype(np.float32)
+
 
 def example_weights(options, dataset, rows):
     """float32[rows of dataset]: --class-weight times --sample-weight; None where neither is given. rows: int64[n], those to
@@ -15,19 +27,22 @@ def example_weights(options, dataset, rows):
     if by_class is None or by_row is None:
         weights = by_row if by_class is None else by_class
     else:
-        with np.errstate(over="ignore"):
-            weights = by_class * by_row
+        weights = by_class * by_row
     if weights is None:
         return None
-    if not np.isfinite(weights).all():
-        raise UserError("a row's weight is beyond what float32 can hold; make --class-weight or --sample-weight smaller")
+    gone = (weights > 0) & (weights < SMALLEST)
+    if gone.any():
+        row = gone.argmax()
+        raise UserError(f"{dataset.source}: row {row + 1} has weight {weights[row]:g}, which float32 holds as 0; "
+                        f"needed 0 or at least {SMALLEST:.2g}: multiply all weights by one number, or write 0")
+    weights = for_kernel(weights)
     if not (weights if rows is None else weights[rows]).any():
         raise UserError(f"all rows of {dataset.source} to train on have weight 0; needed one above it")
     return weights
 
 
 def _of_classes(text, dataset, rows):
-    """float32[n] from "balanced" or "LABEL=WEIGHT,…"; a label that no row has is a mistake."""
+    """float64[n] from "balanced" or "LABEL=WEIGHT,…"; a label that no row has is a mistake."""
     if text is None:
         return None
     values, numbers = np.unique(dataset.labels, return_inverse=True)
@@ -47,18 +62,18 @@ def _of_classes(text, dataset, rows):
                                 f"{shown(names)}")
             factors[names.index(label)] = weight
     with np.errstate(over="ignore"):
-        return factors.astype(np.float32)[numbers]
+        return factors[numbers]
 
 
 def _of_rows(path, dataset):
-    """float32[n] from a text file, packed or not, with a number a line, in the order of the rows."""
+    """float64[n] from a text file, packed or not, with a number a line, in the order of the rows."""
     if path is None:
         return None
     with formats.opened(path) as file:
         lines = b"".join(formats.unpacked(path, file)).rstrip().split(b"\n")
     numbers = (formats.numeric(line.decode("latin-1")) for line in lines)
     with np.errstate(over="ignore"):
-        weights = np.fromiter((-1.0 if number is None else number for number in numbers), np.float64).astype(np.float32)
+        weights = np.fromiter((-1.0 if number is None else number for number in numbers), np.float64)
     valid = (weights >= 0) & (weights < np.inf)
     if not valid.all():
         line = int(valid.argmin())

@@ -26,10 +26,10 @@ class Training:
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo; or module.Class of your
     own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6. Default: adagrad; lm: adam."""
     lr: float | None = None
-    """Learning rate; default: what suits the rule and the task (linear: rows of unit length)."""
+    """Learning rate; default: what suits the rule and the task (linear: and the rows' length)."""
     schedule: str = "constant"
     """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
-    triangular, triangular2, exp-range, onecycle, plateau.
+    triangular, triangular2, exp-range, onecycle, plateau (of the held-out metric, or of the training loss).
     Parameters follow, durations in steps or epochs: step:gamma=0.8,every=1epoch."""
     warmup: float | None = None
     """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
@@ -41,8 +41,8 @@ class Training:
     """Clip the mean gradient of all ranks to this L2 norm."""
     clip_value: float | None = None
     """Clip each component of the gradient to this size."""
-    epochs: int = 5
-    """Passes over the training data."""
+    epochs: int | None = None
+    """Passes over the training data; default: 5; linear: those over 50,000 examples, at least 5, at most 200."""
     evaluate_every: int | None = None
     """Evaluate after every so many steps too, for the record and for --target."""
     early_stopping: str | None = None

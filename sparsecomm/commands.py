@@ -36,6 +36,7 @@ def train(name, options):
     make = _maker(name, options)
     job = _job(name, options, make, report.say)
     task = make(comm.rank, comm.size)
+    job = job._replace(epochs=job.epochs or task.default_epochs)
     now = checkpoint.fingerprint(task.arrays(), _without(MAY_CHANGE, options))
     settings = {option: str(value) for option, value in _without(MAY_DIFFER, options).items()}
     handshake(comm, {"task": name, "data": now["data"], **settings})
@@ -79,7 +80,7 @@ def _job(name, options, make, say) -> training.Job:
     usual, factor = DEFAULTS[name]
     chosen = replace(options.training, rule=options.training.rule or usual)
     rule = build(chosen.rule, RULES, "rule")
-    if chosen.epochs < 1:
+    if chosen.epochs is not None and chosen.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {chosen.epochs}")
     if chosen.evaluate_every is not None and chosen.evaluate_every < 1:
         raise UserError(f"--evaluate-every must be at least 1 step, got {chosen.evaluate_every}")
@@ -88,7 +89,8 @@ def _job(name, options, make, say) -> training.Job:
 
     def schedule(task):
         lr = chosen.lr if chosen.lr is not None else factor * task.default_lr(rule)
-        return schedule_of(chosen, rule, task.steps, lr, stop.metric or task.metric)
+        watched = (stop.metric or task.metric) if task.facts["held_out"] else "loss"
+        return schedule_of(replace(chosen, epochs=chosen.epochs or task.default_epochs), rule, task.steps, lr, watched)
 
     def config(steps):
         values = {f.name: getattr(options.exchange, f.name) for f in fields(Config)}
@@ -96,7 +98,7 @@ def _job(name, options, make, say) -> training.Job:
             raise UserError(f"--drop-warmup must be a finite number, not negative, got {options.exchange.warmup:g}")
         return Config(**{**values, "warmup": round(options.exchange.warmup * steps)})
     stop, (decay, clip), running = stop_of(chosen), penalties(chosen), options.running
-    schedule_of(chosen, rule, 1 << 30, 1.0, "accuracy"), config(1)
+    schedule_of(replace(chosen, epochs=chosen.epochs or 1), rule, 1 << 30, 1.0, "accuracy"), config(1)
     writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds, say=say) if running.checkpoint else None
     return training.Job(make, rule, schedule,
                         lambda task: config(task.steps), decay, clip, chosen.epochs, stop, options.task.seed, writer,
@@ -111,6 +113,7 @@ def _introduced(task, job, comm) -> str:
     held = f"; held out: {facts['held_out']:,}" if facts["held_out"] else ""
     notes = "".join(f"{note}\n" for note in task.notes)
     return (f"{notes}{facts['source']}: {numbers}{held}\n{task.name}, {said(job.rule)}, {said(job.schedule(task))}, "
+            f"{job.epochs} epoch{'s' * (job.epochs > 1)}, "
             f"{size} rank{'s' * (size > 1)} x batch {task.options.batch}: {task.steps:,} steps an epoch")
 
 
@@ -133,8 +136,6 @@ def _resume(running, comm, report, job, now):
 
 def _run(options, report, comm, job, saved, task):
     """Train, save, and say how it ended."""
-    if options.training.schedule.startswith("plateau") and not task.facts["held_out"]:
-        raise UserError("--schedule plateau needs held-out data: give --holdout or --test")
     if job.every and not task.facts["held_out"]:
         raise UserError("--evaluate-every needs held-out data: give --holdout or --test")
     running, interrupted, kept = options.running, None, None

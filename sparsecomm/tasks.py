@@ -159,6 +159,7 @@ class Task:
 
     metric = "accuracy"  # of evaluate(): what early stopping watches by default
     undecayed: frozenset = frozenset()  # tensors that no penalty touches
+    default_epochs = 5
     examples: int  # of an epoch
     facts: dict  # what it trains on and what it trains, for people and records
     notes = ()  # lines for people on how the data were read

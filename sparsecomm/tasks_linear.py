@@ -68,6 +68,10 @@ class LinearTask(Task):
             ready(name, gradient)
         return loss * self.units.of_loss, len(rows)
 
+    @property
+    def default_epochs(self):
+        return rates.default_epochs(self.examples)
+
     def default_lr(self, rule):
         return rates.default_lr(rule, self.loss, rates.sizes_of(self.train, self.rows, self.weights))
 

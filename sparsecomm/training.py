@@ -241,8 +241,7 @@ class Run:
         self.reason = self.stopper.observe(epoch.epoch, epoch.metrics, epoch.loss, self.sync.t, self.seconds) or self.reason
         if self.stopper.improved:
             self.best = {name: w.copy() for name, w in self.task.tensors().items()}
-        if epoch.metrics:
-            self.sync.observe(epoch.metrics[self.job.stop.metric or self.task.metric])
+        self.sync.observe(epoch.metrics[self.job.stop.metric or self.task.metric] if epoch.metrics else epoch.loss)
         self.epoch, self.k, self.done, self.before, self.marked = self.epoch + 1, 0, np.zeros(3), self.seconds, now
         self.midway = False
         self.report.epoch(epoch, self.job.epochs)
