@@ -74,7 +74,7 @@ def _of_rows(path, dataset):
     numbers = (formats.numeric(line.decode("latin-1")) for line in lines)
     with np.errstate(over="ignore"):
         weights = np.fromiter((-1.0 if number is None else number for number in numbers), np.float64)
-    valid = (weights >= 0) & (weights < np.inf)
+    valid = (weights >= 0) & (weights <= np.finfo(np.float32).max)
     if not valid.all():
         line = int(valid.argmin())
         raise UserError(f"{formats.place(path, line + 1)}: needed a finite number, not negative, got "
