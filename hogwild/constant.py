@@ -14,6 +14,8 @@ NOWHERE = 25.0  # size of the log-odds of a class that no row has
 def reference(problem) -> Reference | None:
     """Losses of the best constant prediction of a `hogwild.linear.Linear` and of score 0; None: they would say nothing."""
     rows, labels, weights = _labels(problem)
+    if weights is not None and not weights.any():
+        return None
     if problem.classes is not None:
         mean = 1.0 if weights is None else weights.mean(dtype=np.float64)
         return known(*(mean * x for x in of_classes(problem.loss, _shares(problem, labels, weights))[0]))
