@@ -93,8 +93,7 @@ class Linear(Problem):
             None if weights is None else np.ascontiguousarray(weights, np.float32),
             rarity(*((data.rows, degree) if seen is None else seen[:2])) if decay else None, pace)
         self.lockstep, self.whole = mode in ("round-robin", "deterministic"), mode == "deterministic"
-        length = np.sqrt(sample[2].sum()) if rates.is_plain(rule) and sample[2].any() else 1.0
-        self._lay_out(rule, degree, copies, (*sample, pace / length))
+        self._lay_out(rule, degree, copies, (*sample, min(pace, pace**0.5)))  # beside features: in their unit, not its square
         if self.whole:
             total = np.concatenate(([0], np.cumsum(degree if degree is not None else [0] * data.n_features)))
             self.cuts = np.searchsorted(total, np.linspace(0, total[-1], workers + 1)).astype(np.int64)

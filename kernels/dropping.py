@@ -46,33 +46,6 @@ def select(residual, gradient, threshold, indices, values, start=0, base=0):
 
 
 @kernel
-def _put_back(residual, gradient, indices, values, base):
-    for k in range(indices.size):
-        residual[np.int64(indices[k]) - base] = values[k]
-    if gradient is not None:
-        for i in range(np.uint64(residual.size)):
-            old = residual[i]
-            residual[i] = old - gradient[i] if abs(old + gradient[i]) < np.float32(np.inf) else old
-
-
-def restore(residuals, gradients, indices, values):
-    """Undo a selection: what was taken goes back and the gradient is subtracted; as before, to one rounding.
-
-    Lists of arrays, and what was taken of all of them laid end to end, by ascending index. Where the sum was not finite
-    nothing was changed, and nothing is now; an element beyond a third of the largest float32 may be taken for such.
-    Raises ValueError.
-    """
-    pairs = pairs_of(residuals, gradients)
-    flat("indices", indices, flat("values", values).size, np.uint32)
-    ends = np.cumsum([0, *(r.size for r, _ in pairs)])
-    if indices.size and (indices[-1] >= ends[-1] or np.any(indices[1:] <= indices[:-1])):
-        raise ValueError(f"indices must ascend and be below {ends[-1]}, got {indices}")
-    cuts = np.searchsorted(indices, ends)
-    for (r, g), base, first, last in zip(pairs, ends, cuts, cuts[1:]):
-        _put_back(r, g, indices[first:last], values[first:last], int(base))
-
-
-@kernel
 def _zero(array, indices):
     for k in range(indices.size):
         array[indices[k]] = 0

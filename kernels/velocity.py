@@ -18,14 +18,6 @@ def gather_speed(u, g, m):
 
 
 @kernel
-def lose_speed(u, g, m):
-    """u = (u - g) / m in place where m u + g was finite: `gather_speed` taken back."""
-    for i in range(np.uint64(u.size)):
-        old = (u[i] - g[i]) / m
-        u[i] = old if abs(old) < np.float32(np.inf) else u[i]
-
-
-@kernel
 def count_bad(x):
     """How many of x (float32[n]) are not finite."""
     bad = 0

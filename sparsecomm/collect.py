@@ -6,6 +6,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hogwild.errors import UserError
+from hogwild.machine import memory
 
 CHUNK = 1 << 30  # bytes in one message: MPI counts are int32
 
@@ -52,7 +53,7 @@ def broadcast(comm, arrays) -> dict[str, np.ndarray]:
     raw = flat(arrays) if comm.rank == 0 else None
     size = np.array([0 if raw is None else raw.size], np.int64)
     comm.Bcast(size)
-    raw = np.empty(size[0], np.uint8) if raw is None else raw
+    raw = _room(size[0], 0) if raw is None else raw
     for start in range(0, raw.size, CHUNK):
         comm.Bcast([raw[start:start + CHUNK], MPI.BYTE])
     return arrays if comm.rank == 0 else named(raw)
@@ -84,10 +85,18 @@ def _send(comm, raw, to):
         comm.Send([raw[start:start + CHUNK], MPI.BYTE], to)
 
 
+def _room(size, source) -> np.ndarray:
+    """uint8[size] for what a rank has announced. Raises UserError for a size that nothing can have."""
+    if not 8 <= size <= memory():
+        raise UserError(f"rank {source} announces {size:,} bytes of arrays, needed 8 to {memory():,}, the memory here; the "
+                        "ranks may run different versions")
+    return np.empty(size, np.uint8)
+
+
 def _received(comm, source) -> np.ndarray:
     size = np.empty(1, np.int64)
     comm.Recv(size, source)
-    raw = np.empty(size[0], np.uint8)
+    raw = _room(size[0], source)
     for start in range(0, raw.size, CHUNK):
         comm.Recv([raw[start:start + CHUNK], MPI.BYTE], source)
     return raw

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 from mpi import mpirun
 
+from hogwild.errors import UserError
 from sparsecomm import collect
 
 NUMBERS = scalar_dtypes().filter(lambda dtype: dtype.kind in "biufc")
@@ -59,3 +60,9 @@ def test_between_ranks(n):
 def test_it_keeps_what_is_not_contiguous():
     x = np.arange(12.0).reshape(3, 4).T[::2]
     assert np.array_equal(collect.named(collect.flat({"x": x}))["x"], x)
+
+
+@pytest.mark.parametrize("size", [-1, 7, 2**62])
+def test_a_size_that_nothing_can_have_takes_no_memory(size):
+    with pytest.raises(UserError, match="rank 3 announces"):
+        collect._room(size, 3)

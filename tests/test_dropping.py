@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import compress, dropping, thresholds
-from kernels.dropping import Selector, mask, restore, select
+from kernels.dropping import Selector, mask, select
 from kernels.thresholds import METHODS, SHIFT, TINY, threshold
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-39, 3.4028235e38, -3.4028235e38, math.inf, -math.inf, math.nan]
@@ -130,29 +130,8 @@ def test_a_processor_without_avx512_gives_the_same():
     assert good and "avx512" not in features
 
 
-BOUNDED = st.floats(-(2.0**100), 2.0**100, width=32)
-
-
-@given(tensors(st.one_of(BOUNDED, st.floats(-2, 2, width=32), st.just(math.nan)), 60), tensors(BOUNDED, 40), CUT)
-def test_restore_undoes_a_selection_to_one_rounding(first, second, cut):
-    residuals, gradients = [first[0], second[0]], [first[1], second[1]]
-    before, sizes = [r.copy() for r in residuals], [r.size for r in residuals]
-    sums = [r if g is None else r + g for r, g in zip(residuals, gradients)]
-    indices, values, count = *buffers(sum(sizes)), 0
-    for r, g, base in zip(residuals, gradients, (0, sizes[0])):
-        count += select(r, g, cut, indices[count:], values[count:], base=base)[0]
-    restore(residuals, gradients, indices[:count], values[:count])
-    for r, old, s in zip(residuals, before, sums):
-        finite = np.isfinite(s)
-        unit = np.spacing(np.maximum(np.abs(old), np.abs(s))[finite])
-        assert np.all(np.abs(r[finite] - old[finite]) <= unit) and same_bits(r[~finite], old[~finite])
-
-
-def test_restore_and_mask_refuse_indices_out_of_range_or_order():
-    r, g = np.zeros(8, np.float32), np.zeros(8, np.float32)
-    for wrong in ([3, 3], [4, 2], [1, 8]):
-        with pytest.raises(ValueError, match="ascend"):
-            restore([r], [g], np.array(wrong, np.uint32), np.ones(2, np.float32))
+def test_mask_refuses_indices_out_of_range():
+    r = np.zeros(8, np.float32)
     with pytest.raises(ValueError, match="below 8"):
         mask(r, np.array([8], np.uint32))
     r += 1

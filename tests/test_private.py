@@ -257,7 +257,8 @@ def test_toning_down_is_a_projection(data):
     along /= np.linalg.norm(along)
     names, n, pull, tau = rng.permutation(total)[:rows].astype(np.uint32), 20.0, rng.random(), rng.random()
     private = Private(0, Team(np.zeros(0), np.zeros((0, 0)), np.zeros(0), np.zeros(16, np.uint32), np.zeros(32, np.int64),
-                              np.zeros(workers, np.int64), np.zeros(0)), names, names, seen.ravel(), np.zeros(1, np.int64),
+                              np.zeros(workers, np.int64), np.zeros(0), np.zeros(8, np.int64)), names, names, seen.ravel(),
+                      np.zeros(1, np.int64),
                       np.array([rows]), np.full(1, 2.0), np.zeros(1), np.zeros(1), np.array([8.0]),
                       np.array([8 + 2 * n, 0, 0, 0.3, 5.0, 0, 0, 0]), 1.0, 1.0, 1.0, 1, 1.0, pull, along,
                           np.zeros(8, np.int64))

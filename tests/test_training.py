@@ -39,14 +39,16 @@ def test_several_classes_train_evaluate_predict(tmp_path, capsys, loss):
     said = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
     assert float(said["accuracy"]) > 0.9 and ("log_loss" in said) == (loss != "hinge")
     assert run("predict", "m", test) == 0
-    rows = np.array([line.split() for line in capsys.readouterr().out.splitlines()], float)
+    found, shown = np.array([line.split() for line in capsys.readouterr().out.splitlines()], float).T
     truth = np.array([line.split()[0] for line in test.read_text().splitlines()], float)
-    assert np.mean(rows[:, 0] == truth) == pytest.approx(float(said["accuracy"]), abs=1e-6)
-    assert (rows[:, 0] == 2 + 2 * rows[:, 1:].argmax(1)).all()
+    assert np.mean(found == truth) == pytest.approx(float(said["accuracy"]), abs=1e-6)
     if loss != "hinge":
-        p = rows[:, 1:]
-        assert np.allclose(p.sum(1), 1, atol=1e-4)
-        assert float(said["log_loss"]) == pytest.approx(log_loss(truth, p / p.sum(1, keepdims=True)), rel=1e-3)
+        assert run("predict", "m", test, "--probabilities") == 0
+        header, *lines = capsys.readouterr().out.splitlines()
+        p = np.array([line.split() for line in lines], float)
+        assert header == "2 4 6" and np.allclose(p.sum(1), 1) and np.array_equal(shown, p.max(1))
+        assert np.array_equal(found, 2 + 2 * p.argmax(1))
+        assert float(said["log_loss"]) == pytest.approx(log_loss(truth, p), rel=1e-3)
 
 
 @pytest.mark.parametrize("mode", linear.MODES)
