@@ -43,7 +43,7 @@ def test_trailing_zeros():
 def test_shape(made):
     data, planted = made
     assert data.indptr.dtype == np.int64 and data.indices.dtype == np.uint32
-    assert data.values.dtype == data.labels.dtype == np.float32 and planted.dtype == np.float64
+    assert data.values.dtype == np.float32 and data.labels.dtype == planted.dtype == np.float64
     assert planted.shape == (FEATURES + 1,) and data.n_features == FEATURES and "RCV1" in data.source
     lengths = np.diff(data.indptr)
     assert data.indptr[0] == 0 and data.indptr[-1] == data.indices.size == data.values.size
