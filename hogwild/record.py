@@ -20,6 +20,7 @@ from kernels import jit
 
 told = []  # whether the line on compiling has been asked for
 LINE_SECONDS = 20.0  # without a terminal, something is said at least so often
+MANY, APART = 50, 0.1  # of so many epochs, those are shown that end so many seconds after the last that was, and the last
 
 
 def tell_of_compiling():
@@ -65,6 +66,7 @@ class Report:
         self.quiet, self.started, self.file, self.unit = quiet, time.perf_counter(), None, unit
         self.bar, self.barred = None, sys.stderr is None  # barred: there is no terminal for it
         self.begun, self.told = None, self.started  # time and units at the first progress; time of the last line
+        self.held = None  # the line of the last epoch, where it was not shown
         self.open(path)
 
     def open(self, path):
@@ -98,6 +100,8 @@ class Report:
         """A line on the console, above the bar."""
         if self.quiet:
             return
+        if self.held:
+            line, self.held = f"{self.held}\n{line}", None
         self.told = time.perf_counter()
         try:
             tqdm.write(console.shown(line, sys.stdout), file=sys.stdout)
@@ -135,11 +139,19 @@ class Report:
     def epoch(self, epoch, epochs):
         """End of an epoch: its line and its record."""
         self.event("epoch", **asdict(epoch))
-        self.say(f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {_number(epoch.loss)}{listed(epoch.metrics)}  "
-                 f"lr {epoch.lr:.3g}  {epoch.rates()}  ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
+        line = (f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {_number(epoch.loss)}{listed(epoch.metrics)}  "
+                f"lr {epoch.lr:.3g}  {epoch.rates()}  ETA {epoch.seconds * (epochs - epoch.epoch):.0f} s")
+        self.held = None
+        if epochs > MANY and 1 < epoch.epoch < epochs and time.perf_counter() - self.told < APART:
+            self.held = line
+        else:
+            self.say(line)
 
     def close(self, **fields):
         """The end event; the bar and the file are closed."""
+        if self.held:
+            held, self.held = self.held, None
+            self.say(held)
         if self.bar is not None:
             with contextlib.suppress(OSError, ValueError):
                 self.bar.close()

@@ -28,7 +28,9 @@ def test_the_command_line_says_how_many_epochs_and_a_schedule_spans_them(tmp_pat
     record = tmp_path / "r.jsonl"
     assert run("train", "linear", svm(tmp_path / "a.svm", rows=300), "--schedule", "polynomial", "--record", record,
                "--holdout", 0, "--checkpoint", "c") == 0
-    assert ", 167 epochs, 1 worker," in capsys.readouterr().out  # 2,000 examples a worker
+    out = capsys.readouterr().out
+    assert ", 167 epochs, 1 worker," in out  # 2,000 examples a worker
+    assert "epoch   1/167" in out and "epoch 167/167" in out and out.count("epoch ") < 100  # each is done in a millisecond
     epochs = [event for event in map(json.loads, record.read_text().splitlines()) if event["event"] == "epoch"]
     assert len(epochs) == 167 and epochs[-1]["lr"] == pytest.approx(epochs[0]["lr"] / (166 * 300 + 1), rel=1e-3)
     assert run("train", "linear", "a.svm", "--schedule", "polynomial", "--holdout", 0, "--checkpoint", "c", "--resume") == 0
