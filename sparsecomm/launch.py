@@ -67,7 +67,7 @@ def mpi():
         reason = " ".join(str(error).split())
         raise UserError(f"MPI is needed: pip install 'hogwild-sparsecomm[mpich]' ({reason})") from None
     if MPI.COMM_WORLD.size == 1 < size():
-        library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
+        library = " ".join(MPI.Get_library_version().split("\n")[0].strip("\0").split())
         started = "torchrun starts no ranks of MPI; use" if "TORCHELASTIC_RUN_ID" in os.environ else \
             "the launcher is another MPI's; use"
         raise UserError(f"{size()} processes were started, but MPI ({library}) shows each one itself alone: {started} "
