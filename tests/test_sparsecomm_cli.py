@@ -85,7 +85,6 @@ def test_mistakes_are_alike_on_all_ranks(tmp_path):
         (["--checkpoint", "c", "--checkpoint-seconds", "-1"], "seconds between checkpoints"),
         (["--early-stopping", "speed"], "no metric 'speed'"), (["--test", "none.npz"], "none.npz"),
         (["--early-stopping", "f1", "--holdout", "0"], "needs held-out data"), (["--checkpoint", data, "--resume"], "a.npz"),
-        (["--schedule", "plateau", "--holdout", "0"], "needs held-out data"),
     ]
     pictures(tmp_path / "0.npz"), pictures(tmp_path / "1.npz", seed=1)
     apart = [["train", "mlp", *more] for more in (["{rank}.npz"], [data, "--seed", "{rank}"], [data, "--lr", "1{rank}"])]
