@@ -18,6 +18,11 @@ class Reference(NamedTuple):
         bar = FAR * self.start if part else (1 + NOISE) * self.constant + 1e-3 * self.start
         return not loss <= max(bar, 1e-12)
 
+    def line(self, epoch, loss) -> str:
+        """What is said of a run that ends worse than the constant prediction."""
+        return (f"the training loss of epoch {epoch} is {loss:.4g}, that of a constant prediction {self.constant:.4g}: this "
+                "model predicts worse than a constant; use a smaller lr, or scale the features or the rows")
+
 
 def known(constant, start) -> Reference | None:
     """A Reference; None where it would say nothing: the perceptron's loss of score 0 is 0, as that of equal targets."""

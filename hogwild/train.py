@@ -194,9 +194,7 @@ class Run:
         best = self.stopper.best_epoch if self.best and self.stopper.stop.restore_best else None
         last = self.history[(best or len(self.history)) - 1]
         if self.reference and self.reference.worse(last.loss, last.examples < self.problem.examples):
-            self._warn(f"the training loss of epoch {last.epoch} is {last.loss:.4g}, that of a constant prediction "
-                       f"{self.reference.constant:.4g}: this model predicts worse than a constant; use a smaller lr, or "
-                       "lr auto, or scale the features or the rows")
+            self._warn(self.reference.line(last.epoch, last.loss))
         elif self.stopper.stop.tol is not None and not self.reason:
             self._warn(f"all {self.epochs} epochs are done and the training loss still falls by more than tol: raise epochs, "
                        "or tol")

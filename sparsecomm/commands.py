@@ -155,6 +155,7 @@ def _run(options, report, comm, job, saved, task):
     if "best_accuracy" in task.facts and "accuracy" in metrics:
         report.say(f"held-out accuracy {metrics['accuracy']:.4f}; best achievable on these synthetic data (the planted "
                    f"weights): {task.facts['best_accuracy']:.4f}")
+    _judge(run, task, report)
     table = summary.collected(run)
     report.say(summary.shown(table)) if table else None
     if running.model:
@@ -167,6 +168,18 @@ def _run(options, report, comm, job, saved, task):
     on_root(comm, lambda: [written.demand() for written in (kept, job.writer) if written])
     if interrupted is not None:
         raise interrupted
+
+
+def _judge(run, task, report):
+    """Warn of a run that has learnt nothing."""
+    reference = task.reference() if run.history else None
+    if reference:
+        best = run.stopper.best_epoch if run.best and run.job.stop.restore_best else None
+        last = run.history[(best or len(run.history)) - 1]
+        if reference.worse(last.loss, last.examples < task.examples):
+            line = reference.line(last.epoch, last.loss)
+            report.say(f"warning: {line}")
+            report.event("warning", text=line)
 
 
 def _recovery(report, running):

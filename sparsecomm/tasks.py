@@ -192,6 +192,9 @@ class Task:
         """(Decay or None, Clip or None) as its gradients want them, of those that were asked for."""
         return decay, clip
 
+    def reference(self):
+        """Losses of a constant prediction and of a run's start (hogwild.divergence.Reference); None: not known."""
+
     def begin(self, epoch):
         """Shuffle for an epoch (from 1): the same permutation on all ranks."""
         self.order = np.random.default_rng((self.options.seed, epoch)).permutation(self.examples)

@@ -1,8 +1,10 @@
 """Task `linear`: the ground floor's sparse linear models, with the gradient of a whole batch."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
-from hogwild import judge, linear, linear_model, rates, training, transforms
+from hogwild import constant, judge, linear, linear_model, rates, training, transforms
 from hogwild.record import versions
 from hogwild.spec import build
 from hogwild.weights import example_weights
@@ -59,6 +61,17 @@ class LinearTask(Task):
     def _add(self, rows, factor):
         return add_gradient(self.units.loss(self.loss), self.place, self.outputs, self.train.csr, self.labels, self.weights,
                             rows, float(factor), float(self.options.intercept), self.gradient)
+
+    def reference(self):
+        return constant.reference(SimpleNamespace(
+            data=self.train, rows=self.rows, classes=self.classes, loss=self.loss, outputs=self.count,
+            model=SimpleNamespace(labels=self.labels, weights=self.weights), mean_loss_of=self._mean_loss_of))
+
+    def _mean_loss_of(self, csr, w, rows):
+        w = np.ascontiguousarray(w, np.float32)
+        total = add_gradient(self.units.loss(self.loss), Place(Alone(), w, len(w) - 1), None, csr, self.labels, self.weights,
+                             rows, 0.0, 1.0, np.zeros_like(w))
+        return float(total) / max(len(rows), 1) * self.units.of_loss
 
     def step(self, k, ready):
         rows, factor = self.part(k)

@@ -50,6 +50,23 @@ def test_data_are_those_of_hogwild(tmp_path, name):
     assert task.metric == ("rmse" if name == "huber" else "accuracy")
 
 
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_a_constant_prediction_gets(tmp_path, name):
+    task = jobs.made(name, tmp_path)
+    found, y = task.reference(), task.train.labels if task.rows is None else task.train.labels[task.rows]
+    if name == "huber":
+        def mean(z):
+            return np.mean([task.loss.evaluate(z, target)[0] for target in y])
+        assert found.start == pytest.approx(mean(y.mean()), rel=1e-4)  # scaled targets have a mean of 0
+        assert found.constant == pytest.approx(min(map(mean, (y.mean(), np.sort(y)[(len(y) - 1) // 2]))), rel=1e-4)
+        return
+    shares = np.unique(y, return_counts=True)[1] / len(y)
+    alone = -(shares * np.log(shares) + (1 - shares) * np.log(1 - shares))  # of each class against the rest
+    want = {"logistic": alone[0], "softmax": -(shares * np.log(shares)).sum()}.get(name, alone.sum())
+    assert found.constant == pytest.approx(want)
+    assert found.worse(1.2 * want) and not found.worse(want)
+
+
 def test_no_intercept(tmp_path):
     task, usual = (jobs.made("softmax", tmp_path, intercept=intercept) for intercept in (False, True))
     assert list(task.tensors()) == ["weights"] and list(usual.tensors()) == ["weights", "intercept"]
