@@ -23,6 +23,7 @@ from sparsecomm.buffers import Buffers, broadcast
 from sparsecomm.config import Config
 from sparsecomm.device import flat
 from sparsecomm.device_synchronizer import DeviceSynchronizer
+from sparsecomm.edits import LINE, Edits
 from sparsecomm.groups import Group
 from sparsecomm.handshake import handshake
 from sparsecomm.join import Join
@@ -75,6 +76,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self.buffers.equalize()
         self.passes, self.kept, self.hooks, self.bound, self.joined = Counter(), {}, {}, math.inf, None
         self._listen()
+        self.edits = Edits([] if self.synchronizer.thread or self.synchronizer.size == 1 else self.named.values())
 
     def _taken(self, groups):
         """(flat tensors by name, their settings) of torch's groups that are new."""
@@ -209,6 +211,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 value = closure()
+        if self.edits.found(self.named.values()) and self.synchronizer.rank == 0:
+            warnings.warn(LINE, stacklevel=3)
         if getattr(self, "grad_scale", None) is not None:
             self._unscale()
         with guard.together(self.synchronizer.names, f"step {self.synchronizer.round + 1}"):
@@ -374,6 +378,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def close(self):
         """Let go of the parameters: no gradient is sent any more. On all ranks."""
+        self.edits.end()
         for hook in self.hooks.values():
             hook.remove()
         self.synchronizer.close()

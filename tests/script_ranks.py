@@ -99,7 +99,11 @@ def check_edits():
                     raises(["the gradient of", "was changed after", "overlap=False"], optimizer.step)
                     optimizer.zero_grad()
                     continue
-                optimizer.step()
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    optimizer.step()
+                seen = step == 0 and RANK == 0 and SIZE > 1 and change in (scale, clipped)  # .data and NumPy tell nobody
+                assert [w for w in caught if "each rank's own" in str(w.message)] == caught and len(caught) == seen, name
             if name == "ahead" and SIZE > 1:
                 continue
             theirs = optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
