@@ -10,7 +10,7 @@ import numpy as np
 
 from hogwild.errors import UserError
 from kernels.hyper import checked
-from kernels.schedules import cycled, observed, rate, scaled
+from kernels.schedules import cycled, observed, rate
 from kernels.steps import Clip, dense_step, new_slots, step
 from sparsecomm import guard, launch, state
 from sparsecomm.agreement import all_fine
@@ -286,10 +286,6 @@ class Synchronizer(Replicas):
             self.loaded = False
             with self._clock("check"):
                 self.check_equal()
-
-    def scale_rate(self, factor):
-        """Multiply the learning rate of every group, as a restart does."""
-        self.groups = {name: group._replace(schedule=scaled(group.schedule, factor)) for name, group in self.groups.items()}
 
     def observe(self, metric):
         """Tell the schedules what an evaluation gave: a plateau counts it."""
