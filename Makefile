@@ -37,19 +37,19 @@ test: .venv/test
 	@$(PYTEST)
 
 test-checked: .venv/test
-	@NUMBA_BOUNDSCHECK=1 $(PYTEST) $(CHECKED:%=tests/test_%.py) \
+	@NUMBA_BOUNDSCHECK=1 $(PYTEST) tests/kernels tests/hogwild/data/test_dataset.py tests/hogwild/data/test_synthetic.py \
 	  -k 'not ($(UNCHECKED))'
 
 test-openmpi: .venv-openmpi/made
-	@.venv-openmpi/bin/python -m pytest -p no:cacheprovider tests/test_shrink.py tests/test_network.py
+	@.venv-openmpi/bin/python -m pytest -p no:cacheprovider tests/sparsecomm/faults/test_shrink.py tests/experiments/lab/test_network.py
 
 bench: .venv/bench
-	@$(BIN)/python -m experiments.bench_dense
-	@$(BIN)/python -m experiments.bench_linear
-	@$(BIN)/python -m experiments.bench_quality
-	@$(BIN)/python -m experiments.bench_selection
-	@$(BIN)/python -m experiments.bench_coding
-	@echo "scaling, dropping and the cost of communication: $(BIN)/python -m experiments list"
+	@$(BIN)/python -m hogwild.experiments.bench.dense
+	@$(BIN)/python -m hogwild.experiments.bench.linear
+	@$(BIN)/python -m hogwild.experiments.bench.quality
+	@$(BIN)/python -m hogwild.experiments.bench.selection
+	@$(BIN)/python -m hogwild.experiments.bench.coding
+	@echo "scaling, dropping and the cost of communication: $(BIN)/python -m hogwild.experiments list"
 
 lint: .venv/test
 	@$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""`python -m experiments`: declared experiments, the network lab, the report. Mistakes give one line and exit code 2."""
+"""`python -m hogwild.experiments`: declared experiments, network lab, report. Mistakes give one line and exit code 2."""
 
 import importlib
 import inspect
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from hogwild import console
-from hogwild.cli import parsed
+from hogwild.cli.main import parsed
 from hogwild.errors import Terminated, UserError
+from hogwild.training import console
 
-OVERVIEW = """usage: python -m experiments COMMAND …
+OVERVIEW = """usage: python -m hogwild.experiments COMMAND …
 
 What a way to communicate costs and saves, measured and predicted.
 
@@ -24,8 +24,9 @@ What a way to communicate costs and saves, measured and predicted.
   network --hosts N … -- COMMAND   run a command on emulated links, and count the bytes of each host
   advise --model-size N …          which exchange, drop rate and code to use, as predicted
 
-python -m experiments COMMAND --help lists the options."""
-MODULES = ("report", "compare", "network", "advise")  # each with a main(arguments)
+python -m hogwild.experiments COMMAND --help lists the options."""
+MODULES = {"report": "report.build", "compare": "report.compare", "network": "lab.network",
+           "advise": "cost.advise"}  # with main(arguments)
 
 
 @dataclass
@@ -43,8 +44,8 @@ class Run:
     """Run experiments. Finished cells are kept; what failed, or was cut short, is run again.
 
     Examples:
-      python -m experiments run gradient-dropping --quick
-      python -m experiments run communication-cost rank-scaling --seeds 5
+      python -m hogwild.experiments run gradient-dropping --quick
+      python -m hogwild.experiments run communication-cost rank-scaling --seeds 5
     """
 
     names: Positional[list[str]] = field(default_factory=list)
@@ -61,9 +62,9 @@ class Run:
 
 def run(arguments) -> int:
     """`experiments run`; the exit code."""
-    from experiments import grid
-    from experiments.run import run
-    options = parsed("python -m experiments run", Run, arguments, description=inspect.getdoc(Run))
+    from hogwild.experiments.plan import grid
+    from hogwild.experiments.run.cells import run
+    options = parsed("python -m hogwild.experiments run", Run, arguments, description=inspect.getdoc(Run))
     if not options.names:
         raise UserError(f"run needs the name of an experiment: {', '.join(grid.names())}")
     if options.seeds is not None and options.seeds < 1:
@@ -81,9 +82,10 @@ def show(arguments) -> int:
     """`experiments list`."""
     from collections import Counter
 
-    from experiments import grid, results
-    from experiments.run import missing
-    options = parsed("python -m experiments list", List, arguments, description=inspect.getdoc(List))
+    from hogwild.experiments.plan import grid
+    from hogwild.experiments.run import results
+    from hogwild.experiments.run.cells import missing
+    options = parsed("python -m hogwild.experiments list", List, arguments, description=inspect.getdoc(List))
     for name in grid.names():
         experiment = grid.read(name, options.quick)
         finished = [cell for cell in results.load(options.results, experiment) if cell.finished]
@@ -107,8 +109,9 @@ def main(arguments=None) -> int:
             if command in ("run", "list"):
                 return {"run": run, "list": show}[command](arguments[1:])
             if command in MODULES:
-                return importlib.import_module(f"experiments.{command}").main(arguments[1:]) or 0
-        raise UserError(f"unknown command '{command}': use list, run, {', '.join(MODULES)} (python -m experiments --help)")
+                return importlib.import_module(f"hogwild.experiments.{MODULES[command]}").main(arguments[1:]) or 0
+        raise UserError(f"unknown command '{command}': use list, run, {', '.join(MODULES)} "
+                        "(python -m hogwild.experiments --help)")
     except UserError as error:
         console.note("experiments: " + " ".join(str(error).split("\n")))
         return 2

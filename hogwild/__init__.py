@@ -1,12 +1,17 @@
 """Floor 1: lock-free training on one machine."""
 
-from hogwild._guard import check_kernels, lazy
+import importlib
 
-check_kernels()
+from hogwild import _version
+
+LATE = {"HogwildClassifier": "estimators", "HogwildRegressor": "estimators"}  # need scikit-learn, which the rest does not
 
 
 def __getattr__(name):
-    if name in ("HogwildClassifier", "HogwildRegressor"):  # they need scikit-learn, which the rest does not
-        from hogwild import estimators
-        return getattr(estimators, name)
-    return lazy(name)
+    if name in LATE:
+        return getattr(importlib.import_module(f"hogwild.{LATE[name]}"), name)
+    return _version.attribute("hogwild", name)
+
+
+def __dir__():
+    return sorted([*LATE, "__version__"])

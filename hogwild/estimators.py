@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from hogwild import constant, data, features, judge, linear, preflight, rates, training, tune
-from hogwild.continued import State, begin_at, seen, widened
+from hogwild.cli import train
+from hogwild.data import dataset, features
+from hogwild.data.sample_weights import SMALLEST, for_kernel
 from hogwild.errors import UserError
-from hogwild.record import Report, tell_of_compiling
-from hogwild.spec import build
-from hogwild.stopping import Stop, Stopper
-from hogwild.targets import moments, units_of
-from hogwild.train import Run
-from hogwild.weights import SMALLEST, for_kernel
-from kernels.hyper import checked
-from kernels.losses import LOSSES
-from kernels.rules import RULES
-from kernels.schedules import rate
+from hogwild.families import constant, linear, predictions
+from hogwild.families.continued import State, begin_at, seen, widened
+from hogwild.families.targets import moments, units_of
+from hogwild.kernels.losses import LOSSES
+from hogwild.kernels.optim.hyperparameters import checked
+from hogwild.kernels.optim.rules import RULES
+from hogwild.kernels.optim.schedules import rate
+from hogwild.training import default_rates, lr_search, preflight
+from hogwild.training.loop import Run
+from hogwild.training.record import Report, tell_of_compiling
+from hogwild.training.registry import build
+from hogwild.training.stopping import Stop, Stopper
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -64,9 +67,9 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
     """
 
     loss: str  # its hyper-parameters may follow: "huber:delta=2"
-    rule: str = "adagrad"  # any of kernels.rules.RULES, as on the command line: "adam:b1=0.95"; or module.Class
-    lr: Any = None  # learning rate; None: by rule and the rows' length, see hogwild/rates.py; "auto": tried out
-    schedule: str = "constant"  # any of kernels.schedules.SCHEDULES: "step:gamma=0.8,every=1epoch"
+    rule: str = "adagrad"  # any of hogwild.kernels.optim.rules.RULES, as on the command line: "adam:b1=0.95"; or module.Class
+    lr: Any = None  # learning rate; None: by rule and rows' length (hogwild/training/default_rates.py); "auto": tried out
+    schedule: str = "constant"  # any of hogwild.kernels.optim.schedules.SCHEDULES: "step:gamma=0.8,every=1epoch"
     epochs: int | None = None  # None: those that make 50,000 steps, at least 5, at most 200
     l1: float = 0.0  # penalty l1 |w|_1 on the mean loss; at the end of fit weights that do not help become 0
     l2: float = 0.0  # penalty l2/2 |w|^2 on the mean loss
@@ -74,7 +77,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
     clip_norm: float | None = None  # bound on the L2 norm of an example's gradient
     clip_value: float | None = None  # bound on each of its components
     fit_intercept: bool = True
-    mode: str = "wild"  # how workers share the weights, see hogwild.linear.MODES
+    mode: str = "wild"  # how workers share the weights, see hogwild.families.linear.MODES
     workers: int | None = None  # threads; None: the usable cores, but one for every 2,000 rows at most
     random_state: Any = None  # a fit is reproducible by it with one worker, or with mode="deterministic"
     average: Any = False  # average the weights over the steps from this epoch on; True: from the second
@@ -124,13 +127,13 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
                 warnings.warn(f"weights below {SMALLEST:.2g} count as 0: {len(kept) - kept.sum():,} rows", stacklevel=3)
                 X, y, weights = X[kept], y[kept], weights[kept]
         with value_errors():
-            whole, rows, held = data.from_arrays(X, y, "X"), None, None
+            whole, rows, held = dataset.from_arrays(X, y, "X"), None, None
             if self.early_stopping and not once:
                 rows, out = _split(y if classes else None, len(y), self.validation_fraction, seed)
-                held = data.take(whole, out)
+                held = dataset.take(whole, out)
             whole = widened(whole, begin[0])
             if old:
-                old.demand(whole.width, judge.outputs_of(self._loss(), classes))
+                old.demand(whole.width, predictions.outputs_of(self._loss(), classes))
                 whole, old = old.met(whole)
             held = held and features.onto(held, whole)[0]
             fitted = slice(None) if rows is None else rows
@@ -145,14 +148,14 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
             run.go()
             if not once:  # a batch is too small to judge by
                 run.judge()
-                hint = rates.hint(problem.rule, problem.loss, sizes, float(rate(run.schedule, first)))
+                hint = default_rates.hint(problem.rule, problem.loss, sizes, float(rate(run.schedule, first)))
                 run.warnings += [hint] if hint else []
         for line in run.warnings:
             warnings.warn(line, ConvergenceWarning, stacklevel=3)
         # The weights are those of the best epoch, or of the last; so must be the step that the average is taken at.
         problem.steps = first + sum(epoch.examples for epoch in run.history[:run.stopper.best_epoch])
         if not once:
-            training.close(problem, run.stopper.stop.metric, run.report)
+            train.close(problem, run.stopper.stop.metric, run.report)
         self.n_iter_ = len(run.history)
         if run.report:
             run.report.close()
@@ -179,10 +182,10 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         options = SimpleNamespace(**{**self.get_params(deep=False), "warmup": None, "early_stopping": metric,
                                      "epochs": first / length + self._epochs(length)})
         rule = build(self.rule, RULES, "rule")
-        sizes = rates.sizes_of(whole, rows, weights)
+        sizes = default_rates.sizes_of(whole, rows, weights)
         sizes = old.sizes.joined(sizes) if old else sizes
-        default = rates.default_lr(rule, loss, sizes)
-        decay, clip = training.penalties(options)
+        default = default_rates.default_lr(rule, loss, sizes)
+        decay, clip = train.penalties(options)
         average, workers = self._average_from(old, first, examples), self._workers(examples)
         units = units_of(loss, known.targets, self.fit_intercept)
 
@@ -193,11 +196,11 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         lr, found = default if self.lr is None else self.lr, None
         if lr == "auto":
             every = np.arange(whole.rows) if rows is None else rows
-            lr = found = old and old.lr or tune.best_rate(lambda some: make(some, 1, "wild"), rule, default, every,
+            lr = found = old and old.lr or lr_search.best_rate(lambda some: make(some, 1, "wild"), rule, default, every,
                                                                 workers, seed)[0]
         if not isinstance(lr, Real):
             raise ValueError(f"lr must be a number, None or 'auto', got {lr!r}")
-        schedule = checked(training.schedule_of(options, rule, length, lr, metric or "loss"))
+        schedule = checked(train.schedule_of(options, rule, length, lr, metric or "loss"))
         problem = make(rows, workers, self.mode)
         if old:
             old.put(problem, 1 + len(rule.start()) if same else 1)
@@ -212,7 +215,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
 
     def _epochs(self, examples):
         if self.epochs is None:
-            return rates.default_epochs(examples)
+            return default_rates.default_epochs(examples)
         return _whole("epochs", self.epochs)
 
     def _workers(self, examples):
@@ -339,13 +342,13 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
     def predict(self, X):
         """Labels [n]."""
         z = self.decision_function(X)
-        return self.classes_[judge.decide(z)]
+        return self.classes_[predictions.decide(z)]
 
     @available_if(_has_probabilities)
     def predict_proba(self, X):
         """Probabilities [n, K] in the order of `classes_`; for losses logistic, modified-huber and softmax."""
         z = self.decision_function(X)
-        return judge.probabilities(z, LOSSES["logistic" if z.ndim == 1 and self.loss == "softmax" else self.loss]())
+        return predictions.probabilities(z, LOSSES["logistic" if z.ndim == 1 and self.loss == "softmax" else self.loss]())
 
     @available_if(_has_probabilities)
     def predict_log_proba(self, X):

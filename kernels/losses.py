@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.jit import by_type
+from hogwild.kernels.compiler.jit import by_type
 
 
 @by_type

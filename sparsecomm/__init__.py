@@ -2,10 +2,9 @@
 
 import importlib
 
-from hogwild._guard import check_kernels, lazy  # importing hogwild has checked `kernels` already
-from sparsecomm import launch
+from hogwild import _version
+from sparsecomm.wire import launch
 
-check_kernels()
 launch.end_all_on_exception()
 
 LATE = {"DistributedOptimizer": "optimizer", "Config": "config"}  # only when asked for: torch and MPI load slowly
@@ -14,4 +13,8 @@ LATE = {"DistributedOptimizer": "optimizer", "Config": "config"}  # only when as
 def __getattr__(name):
     if name in LATE:
         return getattr(importlib.import_module(f"sparsecomm.{LATE[name]}"), name)
-    return importlib.import_module("sparsecomm.hook") if name == "hook" else lazy(name)
+    return importlib.import_module("sparsecomm.hook") if name == "hook" else _version.attribute("sparsecomm", name)
+
+
+def __dir__():
+    return sorted([*LATE, "hook", "__version__"])

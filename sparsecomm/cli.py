@@ -9,13 +9,14 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from hogwild import console
-from hogwild.cli import defaults, parsed
+from hogwild.cli.main import defaults, parsed
 from hogwild.errors import UserError
-from hogwild.record import tell_of_compiling
-from sparsecomm import guard, launch
+from hogwild.training import console
+from hogwild.training.record import tell_of_compiling
+from sparsecomm import guard
 from sparsecomm.config import Config
-from sparsecomm.tasks import CnnOptions, LinearOptions, LmOptions, MlpOptions, demand_torch
+from sparsecomm.tasks.base import CnnOptions, LinearOptions, LmOptions, MlpOptions, demand_torch
+from sparsecomm.wire import launch
 
 
 @dataclass
@@ -236,11 +237,11 @@ def _do(arguments):
     name, options = parse(arguments)
     if name == "evaluate":
         demand_torch(name)
-        from sparsecomm import saved
-        saved.evaluate(options)
+        from sparsecomm.run import evaluate
+        evaluate.evaluate(options)
         return
     launch.world()  # says it where there is no MPI
     if not launch.rank():
         tell_of_compiling()
-    from sparsecomm import commands
-    commands.train(name, options)
+    from sparsecomm.run import train
+    train.train(name, options)

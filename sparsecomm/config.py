@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from numbers import Real
 
 from hogwild.errors import UserError
-from kernels.coding import INDEX_CODES, VALUE_CODES
+from hogwild.kernels.compression.index_codes import INDEX_CODES, VALUE_CODES
 
 WARMUP_KEEP = 0.25  # the kept share with which a warm-up starts …
 WARMUP_STAGES = 4  # … and its stages down to `keep`: 25, 6.3, 1.6, 0.4, then 0.1% in Lin et al. 2018

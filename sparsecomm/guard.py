@@ -22,9 +22,10 @@ import time
 import traceback
 
 from hogwild.errors import Terminated, UserError
-from sparsecomm import launch, leftovers, watch
-from sparsecomm.launch import say
-from sparsecomm.watch import SETTLE_SECONDS, Failure, Guard
+from sparsecomm.faults import leftovers, watch
+from sparsecomm.faults.watch import SETTLE_SECONDS, Failure, Guard
+from sparsecomm.wire import launch
+from sparsecomm.wire.launch import say
 
 active = None  # the Guard of all ranks of this process's job
 others = []  # those of parts of them

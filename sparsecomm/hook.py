@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 
 from hogwild.errors import UserError
+from sparsecomm.compress.device import DeviceDense, DeviceSparse, flat
+from sparsecomm.compress.reducer import Dense, Sparse
 from sparsecomm.config import Config
-from sparsecomm.device import DeviceDense, DeviceSparse, flat
-from sparsecomm.exchange import EXCHANGES, sparse
-from sparsecomm.handshake import MOST, compare, minority, own_facts
-from sparsecomm.reducer import Dense, Sparse
-from sparsecomm.torch_wire import TorchWire
+from sparsecomm.exchange.sparse import EXCHANGES, sparse
+from sparsecomm.wire.handshake import MOST, compare, minority, own_facts
+from sparsecomm.wire.process_group import TorchWire
 
 SKIPS = 50  # so many skipped steps in a row are no accident; a GradScaler needs some to find its scale
 TWICE = ("the hook has run twice without a step in between. A gradient that the script throws away, as a GAN's of its "

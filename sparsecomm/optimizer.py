@@ -17,18 +17,19 @@ import numpy as np
 import torch
 
 from hogwild.errors import UserError
-from sparsecomm import guard, param_groups
-from sparsecomm.agreement import agree, all_fine
-from sparsecomm.buffers import Buffers, broadcast
+from sparsecomm import guard
+from sparsecomm.compress.device import flat
 from sparsecomm.config import Config
-from sparsecomm.device import flat
-from sparsecomm.device_synchronizer import DeviceSynchronizer
-from sparsecomm.edits import LINE, Edits
-from sparsecomm.groups import Group
-from sparsecomm.handshake import handshake
-from sparsecomm.join import Join
-from sparsecomm.state import reshared
-from sparsecomm.synchronizer import Synchronizer
+from sparsecomm.replica import param_groups
+from sparsecomm.replica.buffers import Buffers, broadcast
+from sparsecomm.replica.device_synchronizer import DeviceSynchronizer
+from sparsecomm.replica.gradient_edits import LINE, Edits
+from sparsecomm.replica.groups import Group
+from sparsecomm.replica.join import Join
+from sparsecomm.replica.state import reshared
+from sparsecomm.replica.synchronizer import Synchronizer
+from sparsecomm.wire.agreement import agree, all_fine
+from sparsecomm.wire.handshake import handshake
 
 FIXES = ("clip with clip=… or optimizer.clip_grad_norm_(…), give accumulate=… for several backward passes, or use "
          "Config(overlap=False)")
@@ -38,11 +39,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
     """Steps with the mean over the ranks of `comm` of what each has in `.grad`, sent as `config` says.
 
     params: the model; or its named_parameters(), or a list of dicts {"params": either, "lr": …, "rule": …, "decay": …} as
-    torch's optimizers take; float32, contiguous, on one device. rule: a rule of `kernels.rules` or its text, such as
-    "adam:b1=0.95". schedule: one of `kernels.schedules`, its text, or a number; None: the rule's own. The learning rate is
-    the schedule's times the group's `lr`: 1 under a schedule; under a number that number, so that torch's schedulers can
-    drive it. decay: `Decay`; None: the rule's own. clip: `Clip` of the mean gradient, or a number for its norm. A group's
-    `lr`, `rule` (of the same class) and `decay` may be changed between steps, on all ranks alike.
+    torch's optimizers take; float32, contiguous, on one device. rule: a rule of `hogwild.kernels.optim.rules` or its
+    text, such as "adam:b1=0.95". schedule: one of `hogwild.kernels.optim.schedules`, its text, or a number; None: the
+    rule's own. The learning rate is the schedule's times the group's `lr`: 1 under a schedule; under a number that
+    number, so that torch's schedulers can drive it. decay: `Decay`; None: the rule's own. clip: `Clip` of the mean
+    gradient, or a number for its norm. A group's `lr`, `rule` (of the same class) and `decay` may be changed between
+    steps, on all ranks alike.
 
     On construction all parameters become rank 0's. Nothing is sent before `step`: until then a script may do to `.grad`
     what it likes, and it does so to the rank's own gradient; `clip_grad_norm_` of the optimizer acts on the mean. With

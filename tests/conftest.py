@@ -30,7 +30,7 @@ def data_dir():
 @pytest.fixture(scope="session", autouse=True)
 def own_data_cache(tmp_path_factory):
     """Keep the tests, and what they start, out of the user's cache of data; that of kernels stays in use."""
-    from kernels.folders import user_cache
+    from hogwild.kernels.compiler.cache_folders import user_cache
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR") or str(user_cache() / "kernels"))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

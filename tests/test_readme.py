@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hogwild import HogwildClassifier, data, linear
-from hogwild.train import train
-from kernels.losses import Logistic
-from kernels.schedules import Constant
+from hogwild import HogwildClassifier
+from hogwild.data import dataset
+from hogwild.families import linear
+from hogwild.kernels.losses import Logistic
+from hogwild.kernels.optim.schedules import Constant
+from hogwild.training.loop import train
 
 TEXT = Path(__file__).resolve().parents[1].joinpath("README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT[TEXT.index("\n## Python\n"):TEXT.index("\n## Measured\n")], re.S)
@@ -51,7 +53,7 @@ def test_a_family_of_ones_own(ran):
 @pytest.mark.parametrize("ran", ["class Lion"], indirect=True)
 def test_a_rule_of_ones_own(ran):
     x = np.random.default_rng(0).standard_normal((600, 20))
-    rows = data.from_arrays(x, np.sign(x[:, 0]))
+    rows = dataset.from_arrays(x, np.sign(x[:, 0]))
     made = linear.Linear(rows, None, Logistic(), ran.Lion())
     assert train(made, ran.Lion(), Constant(ran.Lion.default_lr), epochs=3)[-1].loss < 0.69
     assert np.abs(made.w[:-1]).max() == pytest.approx(3 * 600 * 1e-4, rel=0.1)  # each step's size is the rate

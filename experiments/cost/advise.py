@@ -1,0 +1,173 @@
+"""`python -m hogwild.experiments advise`: exchange, drop rate and code for a network, and whether compression pays.
+
+    python -m hogwild.experiments advise --model-size 25M --ranks 16 --rate 1gbit --step-ms 120
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hogwild.cli.main import parsed
+from hogwild.errors import UserError
+from hogwild.experiments.cost.cost_model import PRESETS, Way, buckets_of, step_seconds
+from sparsecomm.config import Config
+from sparsecomm.exchange.alpha_beta import Link, Work
+
+SIZES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
+RATES = {"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+KEEPS, CODES = (0.1, 0.01, 0.001), ("float32", "float16", "int8", "1bit")
+GAIN = 1.05  # what compression must gain at least
+NEAR = 1.25  # within this factor of the fastest, the mildest compression is taken: harsher ones take more steps to learn
+PROCESSED = ("select", "encode", "decode", "add", "code")
+
+
+@dataclass
+class Options:
+    """Recommend how to exchange gradients, by the α-β model of sparsecomm/exchange/alpha_beta.py.
+
+    Example: python -m hogwild.experiments advise --model-size 25M --ranks 16 --rate 1gbit --step-ms 120
+    """
+
+    model_size: str
+    """Parameters of the model: 25M, 1.5G, 300k."""
+    ranks: int
+    """Processes that train together."""
+    rate: str
+    """Bandwidth of each rank's link: 100mbit, 1gbit, 25gbit."""
+    latency: str | None = None
+    """Seconds of a small message, one way: 50us, 1ms; default: assumed from the rate."""
+    step_ms: float | None = None
+    """Milliseconds in which a rank computes a step; default: only the exchange is compared."""
+    bucket_mb: float = 4.0
+    """Megabytes of a bucket of tensors."""
+    select_ns: float | None = None
+    """Nanoseconds to select, an element; this and those below are measured on this machine where they are not given."""
+    encode_ns: float | None = None
+    """Nanoseconds to encode an entry."""
+    decode_ns: float | None = None
+    """Nanoseconds to decode an entry."""
+    add_ns: float | None = None
+    """Nanoseconds to copy and add an element of a dense array."""
+    code_ns: float | None = None
+    """Nanoseconds to round an element of a dense array, write and read it."""
+
+
+class Advice(NamedTuple):
+    """What is recommended."""
+
+    way: Way
+    seconds: float  # predicted, of a step
+    pays: bool  # compression
+    times: dict[Way, float]
+
+
+def quantity(option, text, units, low=0.0) -> float:
+    """The number that `text`, a number and a unit, means. Raises UserError."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zµ]*)", text.strip().lower())
+    if not found or found[2] not in units or not low < float(found[1]) * units[found[2]] < 1e18:
+        known = ", ".join(unit for unit in units if unit)
+        raise UserError(f"{option} must be a positive number and a unit ({known}), got '{text}'")
+    return float(found[1]) * units[found[2]]
+
+
+def main(arguments):
+    """python -m hogwild.experiments advise …"""
+    options = parsed("python -m hogwild.experiments advise", Options, arguments, description=Options.__doc__)
+    n, link = int(quantity("--model-size", options.model_size, SIZES)), _link(options)
+    _check(options, n)
+    works = measured(options, n)
+    advice = recommend(link, works, options.ranks, n, buckets_of(n, options.bucket_mb), (options.step_ms or 0.0) / 1e3)
+    for line in _said(advice, options, n, link, works):
+        print(line)
+
+
+def _check(options, n):
+    if n < 1:
+        raise UserError(f"--model-size must be at least one parameter, got {options.model_size}")
+    if options.ranks < 2:
+        raise UserError(f"--ranks must be at least 2, got {options.ranks}: one rank exchanges nothing")
+    for name in ("step_ms", "bucket_mb", *(f"{each}_ns" for each in PROCESSED)):
+        value = getattr(options, name)
+        if value is not None and not (0 <= value < float("inf") and (value or name != "bucket_mb")):
+            raise UserError(f"--{name.replace('_', '-')} must be a finite number, not negative, got {value:g}")
+
+
+def _link(options) -> Link:
+    rate = quantity("--rate", options.rate, RATES)
+    if options.latency is not None:
+        return Link(quantity("--latency", options.latency, TIMES), 8 / rate)
+    slower = [link.alpha for link in PRESETS.values() if 8 / link.beta <= rate * 1.001]
+    return Link(slower[-1] if slower else next(iter(PRESETS.values())).alpha, 8 / rate)
+
+
+def measured(options, n) -> dict[Way, Work]:
+    """What this machine computes for each way to be considered, and what the options say in place of that."""
+    from mpi4py import MPI
+
+    from sparsecomm.exchange.alpha_beta import rehearse
+    given = {name: getattr(options, f"{name}_ns") for name in PROCESSED}
+    given = {name: value * 1e-9 for name, value in given.items() if value is not None}
+    works = {}
+    for keep in KEEPS:
+        for code in CODES:
+            work = rehearse(MPI.COMM_SELF, Config(keep=keep, value_code=code), n)._replace(**given)
+            for exchange in ("allgather", "balanced"):
+                works[Way(exchange, keep, code)] = work if code != "float32" else work._replace(code=0.0)
+            if keep == KEEPS[0] and code in ("float32", "float16"):
+                works[Way("dense", code=code)] = work if code != "float32" else work._replace(code=0.0)
+    return works
+
+
+def recommend(link, works, ranks, n, buckets, compute=0.0) -> Advice:
+    """The mildest sparse way within NEAR of the fastest; a dense one unless that is GAIN times faster."""
+    times = {way: step_seconds(way, link, work, ranks, n, buckets, compute) for way, work in works.items()}
+    dense = min((way for way in times if way.exchange == "dense"), key=times.get)
+    sparse = [way for way in times if way.exchange != "dense"]
+    fastest = min(times[way] for way in sparse)
+    near = [way for way in sparse if times[way] <= min(fastest * NEAR, times[dense] / GAIN)]
+    if not near:
+        return Advice(dense, times[dense], False, times)
+    mildest = max(near, key=lambda way: (way.keep, -CODES.index(way.code), -times[way]))
+    return Advice(mildest, times[mildest], True, times)
+
+
+def _said(advice, options, n, link, works):
+    """The lines to print."""
+    way, times, what = advice.way, advice.times, "a step" if options.step_ms is not None else "an exchange"
+    latency = "given" if options.latency else "assumed"
+    yield (f"{n:,} parameters, {options.ranks} ranks, {8e-6 / link.beta:,.4g} Mbit/s, {link.alpha * 1e6:g} us a message "
+           f"({latency}); predicted by the α-β model, not measured")
+    half, full = Way("dense", code="float16"), Way("dense")
+    sparse = [each for each in times if each.exchange != "dense"]
+    if advice.pays:
+        yield f"recommended: --exchange {way.exchange} --keep {way.keep:g} --value-code {way.code}"
+        yield (f"predicted: {_ms(times[way])} {what}, {times[half] / times[way]:.3g} times faster than dense float16 "
+               f"({_ms(times[half])}), {times[full] / times[way]:.3g} times than dense float32 ({_ms(times[full])})")
+    else:
+        best = min(sparse, key=times.get)
+        yield f"compression does not pay: {_ms(times[way])} {what} for {way}, {_ms(times[best])} for {best}"
+        yield f"recommended: --exchange dense{'' if way == full else f' --value-code {way.code}'}"
+    for keep in KEEPS:
+        best = min((each for each in sparse if each.keep == keep), key=times.get)
+        yield f"  {1 - keep:.1%} dropped: {_ms(times[best])} at best ({best.exchange}, {best.code})"
+    yield from _assumed(way, options, works)
+
+
+def _assumed(way, options, works):
+    """What the prediction rests on."""
+    work = works[way]
+    told = [name for name in PROCESSED if getattr(options, f"{name}_ns") is not None]
+    given = f", but for {', '.join(told)}, as given" if told else ""
+    costs = [f"{name} {getattr(work, name) * 1e9:.3g} ns an {'entry' if name in ('encode', 'decode') else 'element'}"
+             for name in PROCESSED if name != "code" or way.code != "float32"]
+    yield (f"assumed: no overlap with the backward pass; buckets of {options.bucket_mb:g} MB; measured on one core "
+           f"here{given}: {', '.join(costs)}, {work.message * 1e6:.3g} us a message")
+    if options.step_ms is None:
+        yield "assumed: nothing else in a step; with --step-ms the speed-up of the whole step is told"
+    if way.keep < 0.01:
+        yield "99.9% dropped learns more slowly at first: use --drop-warmup 1"
+
+
+def _ms(seconds):
+    return f"{seconds * 1e3:.3g} ms"

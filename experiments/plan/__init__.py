@@ -1,0 +1,1 @@
+"""Experiments as data: their files, grids and data sets."""

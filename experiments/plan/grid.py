@@ -1,0 +1,356 @@
+"""An experiment as data: experiments/NAME.toml, read and checked, and the cells of its grid.
+
+A cell is one run: a value for each axis, a seed, and the command that follows from them. Every mistake in a file is a
+UserError that names the file and the key.
+"""
+
+import hashlib
+import itertools
+import math
+import os
+import re
+import shlex
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from hogwild.errors import UserError
+from hogwild.experiments.plan.checks import PHASE, check_needs, check_shown, demand_known
+from hogwild.experiments.plan.datasets import DATA
+from hogwild.experiments.plan.schema import build, table
+
+FOLDER = Path(__file__).parents[1] / "declared"
+LINK = ("rate", "delay", "per_host")  # keys of a link that the network lab knows
+BUILT_IN = ("seed", "record", "data")  # what a command may hold besides axes
+SHOWN_DATA = os.path.relpath(DATA, FOLDER.parents[1])  # as a person in the repository's folder types it
+OURS = "the package"  # source of the experiments that come with it
+MOST_CELLS = 20_000
+LONGEST = 100_000  # characters of a command
+SPACE = re.compile(r"[^\w.+]+")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How long until a metric is good enough."""
+
+    path: str  # of the metric in an event epoch or evaluation
+    at: float
+    better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that is taken out of a cell's record."""
+
+    label: str = ""
+    unit: str = ""
+    better: Literal["higher", "lower", ""] = ""
+    event: Literal["start", "evaluation", "epoch", "end"] = "end"  # the last one of this name
+    path: str = ""  # dotted
+    scale: float = 1.0
+    reach: Reach | None = None  # in place of path: seconds of training until the first evaluation that reaches it
+
+
+AUTOMATIC = {  # where the record allows; besides these phase_NAME_ms, the mean over the ranks of a step
+    "step_ms": Metric("time of a step", "ms", "lower"),
+    "steps": Metric("steps"),
+    "train_seconds": Metric("training time", "s", "lower"),
+    "examples_per_s": Metric("examples a second", "1/s", "higher"),
+    "bytes_per_step": Metric("bytes a step and rank", "B", "lower"),
+    "wire_bytes_per_step": Metric("bytes a step and host, as the interface counted", "B", "lower"),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands behind a value of an axis."""
+
+    text: str  # what goes into the command; may hold {AXIS}
+    label: str  # for people
+    needs: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)  # keys that are free, such as `rate` of a link
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A curve over a figure's x axis, drawn beside the measured points: arithmetic of the names of axes and metrics."""
+
+    label: str
+    y: str  # such as 8 * parameters * (ranks - 1) / ranks
+    where: dict[str, Any] = field(default_factory=dict)  # the cells whose metrics it takes (their medians)
+    series: str = ""  # the value of the figure's first series axis whose colour it takes
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure, a panel for each value of `facet`.
+
+    x, y: names of axes or metrics; several y: a stacked bar. Of a curve: dotted paths in the events of epochs.
+    """
+
+    x: str
+    y: str | list[str]
+    kind: Literal["line", "bar", "scatter", "curve"] = "line"
+    name: str = ""
+    title: str = ""
+    text: str = ""  # what to see in it
+    series: str | list[str] = field(default_factory=list)
+    facet: str | list[str] = field(default_factory=list)
+    where: dict[str, Any] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    x_label: str = ""
+    y_label: str = ""
+    formula: list[Formula] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: a row for each combination of the axes `rows`, with the metrics `columns`."""
+
+    rows: list[str]
+    columns: list[str]
+    name: str = ""
+    title: str = ""
+    text: str = ""
+    where: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)  # cells that differ in these axes only: ratios are to them
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What was published on the question, and what stands beside it here."""
+
+    text: str
+    url: str = ""
+    claim: str = ""
+    metric: str = ""  # measured here, on the cells of `where`
+    where: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)  # as of a table: the ratio to it
+    figure: str = ""  # name of the figure that shows it
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A file, checked. metrics: those of the file and AUTOMATIC."""
+
+    name: str
+    source: str  # path of the file, or OURS
+    quick: bool
+    title: str
+    command: str
+    grid: list[dict]  # axis: its values
+    question: str = ""
+    model: str = ""  # a module of experiments/ with figures(cells) and tables(cells) of its own
+    seeds: int = 3
+    block_seeds: list[int] = field(default_factory=list)  # of each block of the grid, which may have `seeds` of its own
+    timeout: float = 600.0
+    needs: list[str] = field(default_factory=list)
+    values: dict[str, dict[str, Value]] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    figure: list[Figure] = field(default_factory=list)
+    table: list[Table] = field(default_factory=list)
+    reference: list[Reference] = field(default_factory=list)
+
+    @property
+    def axes(self) -> dict[str, list]:
+        """Every axis with its values, in the order of the file."""
+        return _axes(self.grid)
+
+    def value(self, axis, value) -> Value:
+        """What stands behind `value` of `axis`; by default the value itself."""
+        return self.values.get(axis, {}).get(str(value)) or Value(str(value), str(value))
+
+    def metric(self, name) -> Metric:
+        """The metric `name`, with a label."""
+        if PHASE.fullmatch(name):
+            return Metric(name.removeprefix("phase_").removesuffix("_ms"), "ms", "lower")
+        return self.metrics[name]
+
+    def label(self, name) -> str:
+        """The metric or axis `name` for people, with its unit."""
+        if name in self.metrics or PHASE.fullmatch(name):
+            metric = self.metric(name)
+            return f"{metric.label or name} ({metric.unit})" if metric.unit else metric.label or name
+        return name.replace("_", " ")
+
+
+class Point(NamedTuple):
+    """A cell that is to be run."""
+
+    axes: dict[str, Any]
+    seed: int
+    shown: str  # the command as a person types it, in the repository's folder
+    words: tuple[str, ...]  # of the program alone, without mpiexec; {record} and {data} are still to be filled in
+    needs: tuple[str, ...]
+    link: dict | None  # free keys of the link, where the network lab runs it
+    slug: str  # name of its file
+
+
+def names() -> list[str]:
+    """The experiments that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read(name_or_path, quick=False) -> Experiment:
+    """The experiment of a name, or of a path that ends in .toml. Raises UserError for what cannot be used."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = FOLDER / f"{name_or_path}.toml"
+        if str(name_or_path) not in names():
+            raise UserError(f"no experiment '{name_or_path}': choose from {', '.join(names())}, or name a .toml file")
+    try:
+        given = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the experiment: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    overlay = given.pop("quick", {})
+    if not isinstance(overlay, dict):
+        raise UserError(f"{path}: quick must be a table, got {overlay!r}")
+    full, short = (_experiment(path, overlaid, _merged(given, overlay) if overlaid else given) for overlaid in (False, True))
+    for each in (full, short):  # what one form shows may be in the grid of the other only
+        _check(path, each, _axes(full.grid + short.grid))
+    return short if quick else full
+
+
+def cells(experiment, seeds=None) -> list[Point]:
+    """All cells of the grid, without doubles; seeds outermost, so that a grid that was stopped has whole seeds."""
+    planned = []  # (axes, number of seeds)
+    for block, number in zip(experiment.grid, experiment.block_seeds):
+        for values in itertools.product(*block.values()):
+            axes = dict(zip(block, values))
+            if axes not in (known for known, _ in planned):
+                planned.append((axes, seeds or number))
+    most = max(number for _, number in planned)
+    if most * len(planned) > MOST_CELLS:
+        raise UserError(f"{experiment.name}: {len(planned):,} cells with {most:,} seeds are more than {MOST_CELLS:,} runs")
+    return [point(experiment, axes, seed) for seed in range(most) for axes, number in planned if seed < number]
+
+
+def point(experiment, axes, seed) -> Point:
+    """The cell of these axes and this seed."""
+    words = tuple(shlex.split(_text(experiment, axes, seed)))
+    values = [experiment.value(axis, value) for axis, value in axes.items()]
+    needs = [*experiment.needs, *(need for value in values for need in value.needs)]
+    link, ranks = None, axes.get("ranks", 1)
+    if "link" in axes:
+        link = {key: value for key, value in experiment.value("link", axes["link"]).more.items() if key in LINK}
+        needs.append("root-network")
+    typed = filled(words, "run.jsonl", SHOWN_DATA)
+    if link is not None:
+        options = [word for key, value in link.items() if value != "" for word in ("--" + key.replace("_", "-"), str(value))]
+        hosts = -(-ranks // link.get("per_host", 1))
+        typed = ["python", "-m", "hogwild.experiments", "network", "--hosts", str(hosts), *options, "--", *typed]
+    elif "ranks" in axes:
+        needs.append("mpi")
+        typed = ["mpiexec", "-n", str(ranks), *typed]
+    shown = shlex.join(typed)
+    slug = SPACE.sub("-", "_".join(str(value) for value in axes.values()))[:80]
+    return Point(axes, seed, shown, words, tuple(dict.fromkeys(needs)), link,
+                 f"{slug}_s{seed}_{hashlib.sha256(shown.encode()).hexdigest()[:8]}")
+
+
+def filled(words, record, data) -> list[str]:
+    """`words` with a file and a folder in the places of {record} and {data}."""
+    return [word.replace("{record}", str(record)).replace("{data}", str(data)) for word in words]
+
+
+def _text(experiment, axes, seed):
+    """The command of a cell; {record} and {data} stay."""
+    text, kept = experiment.command, {name: f"{{{name}}}" for name in ("record", "data")}
+    known = {**kept, "seed": str(seed), **{axis: experiment.value(axis, value).text for axis, value in axes.items()}}
+    for _ in range(5):  # the text of a value may hold other axes
+        text = re.sub(r"\{(\w+)\}", lambda found: known.get(found[1], found[0]), text)
+        if len(text) > LONGEST:
+            raise UserError(f"{experiment.name}: the command has more than {LONGEST:,} characters")
+    return text
+
+
+def _axes(blocks):
+    found = {}
+    for block in blocks:
+        for axis, values in block.items():
+            known = found.setdefault(axis, [])
+            known.extend(value for value in values if value not in known)
+    return found
+
+
+def _merged(below, above):
+    """Tables merged deeply; anything else of `above` replaces."""
+    both = {key: _merged(below[key], value) if isinstance(below.get(key), dict) and isinstance(value, dict) else value
+            for key, value in above.items()}
+    return {**below, **both}
+
+
+def _experiment(path, quick, given):
+    for key in ("name", "source", "quick", "block_seeds"):
+        if key in given:
+            raise UserError(f"{path}: unknown key '{key}'")
+    given = {**given, "metrics": {**AUTOMATIC, **_each(path, given, "metrics", lambda at, one: build(Metric, at, one))}}
+    given["values"] = _each(path, given, "values", lambda at, one: {
+        str(value): _value(f"{at}.{value}", value, more) for value, more in table(at, one).items()})
+    experiment = build(Experiment, str(path), {**given, "name": path.stem, "source": OURS if path.parent == FOLDER else
+                                                str(path.resolve()), "quick": quick})
+    if not experiment.grid:
+        raise UserError(f"{path}: grid: there is none; declare [[grid]] with a list of values for each axis")
+    blocks = [{axis: values for axis, values in block.items() if axis != "seeds"} for block in experiment.grid]
+    own = [block.get("seeds", experiment.seeds) for block in experiment.grid]
+    experiment = replace(experiment, grid=blocks, block_seeds=own)
+    for k, (block, seeds) in enumerate(zip(blocks, own), 1):
+        if type(seeds) is not int or seeds < 1:
+            raise UserError(f"{path}: grid[{k}]: seeds must be a whole number from 1 on, got {seeds!r}")
+        for axis, values in block.items():
+            if not isinstance(values, list) or not values:
+                raise UserError(f"{path}: grid[{k}]: {axis} needs a list of at least one value, got {values!r}")
+        if (number := math.prod(map(len, block.values()))) > MOST_CELLS:
+            raise UserError(f"{path}: grid[{k}]: {number:,} cells are more than {MOST_CELLS:,}")
+    return experiment
+
+
+def _each(path, given, key, build):
+    return {name: build(f"{path}: {key}.{name}", one) for name, one in table(f"{path}: {key}", given.get(key, {})).items()}
+
+
+def _value(at, value, given):
+    more = dict(table(at, given))
+    own = {"text": more.pop("text", value), "label": more.pop("label", value), "needs": more.pop("needs", [])}
+    return build(Value, at, {**own, "more": more})
+
+
+def _check(path, experiment, axes):
+    """What holds between the parts of a file, whose axes and values are `axes`."""
+    for k, block in enumerate(experiment.grid, 1):
+        _check_block(f"{path}: grid[{k}]", experiment, block)
+    for axis, values in experiment.values.items():
+        demand_known(f"{path}: values", axis, axes)
+        for value, more in values.items():
+            demand_known(f"{path}: values.{axis}", value, [str(each) for each in axes[axis]])
+            check_needs(f"{path}: values.{axis}.{value}: needs", more.needs)
+    check_needs(f"{path}: needs", experiment.needs)
+    if not 0 < experiment.timeout < 1e8:
+        raise UserError(f"{path}: timeout must be a number of seconds above 0, got {experiment.timeout:g}")
+    if experiment.model and not re.fullmatch(r"hogwild\.experiments\.[\w.]+", experiment.model):  # others would run at import
+        raise UserError(f"{path}: model must be a module of experiments, such as "
+                        f"hogwild.experiments.cost.cost_model, got {experiment.model!r}")
+    for name, metric in experiment.metrics.items():
+        if name in axes:
+            raise UserError(f"{path}: metrics.{name}: an axis has the same name")
+        if name not in AUTOMATIC and bool(metric.path) == bool(metric.reach):
+            raise UserError(f"{path}: metrics.{name}: needs either path or reach")
+    check_shown(path, experiment, axes)
+
+
+def _check_block(at, experiment, block):
+    for axis, values in block.items():
+        if axis in BUILT_IN:
+            raise UserError(f"{at}: {axis} cannot be an axis: its name is taken")
+        if axis == "ranks" and not all(isinstance(value, int) and value > 0 for value in values):
+            raise UserError(f"{at}: ranks must be whole numbers from 1 on, got {values!r}")
+    for values in itertools.product(*block.values()):
+        axes = dict(zip(block, values))
+        left = re.findall(r"\{([a-z]\w*)\}", _text(experiment, axes, 0).replace("{record}", "").replace("{data}", ""))
+        if left:
+            raise UserError(f"{at}: the command needs {{{left[0]}}}, which is no axis of this block")
+    if "{record}" not in _text(experiment, axes, 0):
+        raise UserError(f"{at.split(':')[0]}: command must hold {{record}}, the file to which the run writes")

@@ -1,0 +1,13 @@
+"""The version of both packages, looked up when it is asked for: that takes longer than to import them."""
+
+from importlib import metadata
+
+
+def attribute(package, name):
+    """`__getattr__` of a package: its version. Raises AttributeError for any other name."""
+    if name != "__version__":
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    try:
+        return metadata.version("hogwild-sparsecomm")
+    except metadata.PackageNotFoundError:
+        return "not installed"

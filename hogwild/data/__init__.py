@@ -1,0 +1,1 @@
+"""Readers of data files, the one form of all data, and its transforms."""

@@ -1,0 +1,1 @@
+"""Problem families: what each knows of its data, parameters and predictions."""

@@ -1,0 +1,1 @@
+"""What every run needs, whatever its problem family or backend."""

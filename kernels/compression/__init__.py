@@ -1,0 +1,1 @@
+"""Selection of the large gradients, and the codes of sparse messages."""

@@ -1,0 +1,1 @@
+"""Loops over rows of sparse data."""

@@ -1,0 +1,1 @@
+"""One file a problem family: its loop over examples."""

@@ -1,0 +1,1 @@
+"""Optimizer rules, schedules, and the steps that drive them."""

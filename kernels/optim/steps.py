@@ -1,0 +1,380 @@
+"""Drive any rule over arrays: the dense step, the sparse step, and the same on NumPy arrays or torch tensors.
+
+A step takes the gradient, clips it, adds the coupled decay, and lets the rule move the weights; the decoupled decay
+shrinks them. Parameters w and the S slots are 1-D arrays of one dtype: contiguous for dense use, columns of
+`theta[d, 1 + S]` for sparse use, so that a coordinate's weight and slots share a cache line.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+from numba.np.numpy_support import as_dtype
+
+from hogwild.kernels.compiler.jit import LOOP, SUM, kernel
+from hogwild.kernels.optim import rules
+from hogwild.kernels.optim.hyperparameters import checked
+
+
+class Decay(NamedTuple):
+    """Weight decay: `l2` is coupled (adds l2 w to the gradient), `wd` decoupled (w *= 1 - lr wd)."""
+
+    l2: float = 0.0
+    wd: float = 0.0
+
+    ranges = {"l2": "[0, inf)", "wd": "[0, inf)"}
+
+
+class Clip(NamedTuple):
+    """Gradient clipping: first to L2 norm `norm` over the step's gradient (as torch does), then to ±`value`."""
+
+    value: float = math.inf
+    norm: float = math.inf
+
+    ranges = {"value": "(0, inf]", "norm": "(0, inf]"}
+
+
+def aligned(shape, dtype=np.float32) -> np.ndarray:
+    """Zeros that start on a cache line, so that no aligned value ever crosses one."""
+    count = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(count + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start:start + count].view(dtype).reshape(shape)
+
+
+def new_slots(rule, d, dtype=np.float32) -> np.ndarray:
+    """State of `rule` for d parameters in dense use: `slots[S, d]`, each slot at its initial value."""
+    slots = aligned((len(rule.start()), d), dtype)
+    for slot, value in zip(slots, rule.start()):
+        slot.fill(value) if value else None
+    return slots
+
+
+def new_theta(rule, d, dtype=np.float32) -> np.ndarray:
+    """Weights and state of `rule` for d coordinates in sparse use: `theta[d, 1 + S]`, weights 0 in column 0."""
+    theta = aligned((d, 1 + len(rule.start())), dtype)
+    for column, value in enumerate(rule.start(), 1):
+        if value:
+            theta[:, column] = value
+    return theta
+
+
+def columns(theta):
+    """`theta[d, 1 + S]` as (w, slots): its columns."""
+    return theta[:, 0], tuple(theta[:, k] for k in range(1, theta.shape[1]))
+
+
+# Small helpers, resolved by type when a kernel is compiled. Tuples are taken apart by recursion: their length is a type.
+
+
+def _load(arrays, j):
+    """The tuple of `array[j]`."""
+
+
+@overload(_load, **LOOP)
+def _load_impl(arrays, j):
+    if len(arrays) == 0:
+        return lambda arrays, j: ()
+    return lambda arrays, j: (arrays[0][j],) + _load(arrays[1:], j)
+
+
+def _store(arrays, j, values):
+    """`array[j] = value` for each array."""
+
+
+@overload(_store, **LOOP)
+def _store_impl(arrays, j, values):
+    if len(arrays) == 0:
+        return lambda arrays, j, values: None
+
+    def store(arrays, j, values):
+        arrays[0][j] = values[0]
+        _store(arrays[1:], j, values[1:])
+    return store
+
+
+def _cast(numbers, like):
+    """The tuple of numbers in dtype `like`: a float64 left in a loop would turn float32 arithmetic into float64."""
+
+
+@overload(_cast, **LOOP)
+def _cast_impl(numbers, like):
+    if len(numbers) == 0:
+        return lambda numbers, like: ()
+    return lambda numbers, like: (like(numbers[0]),) + _cast(numbers[1:], like)
+
+
+def _at(array, i, default):
+    """`array[i]`; `default` where the array is None."""
+
+
+@overload(_at, **LOOP)
+def _at_impl(array, i, default):
+    if isinstance(array, types.NoneType):
+        return lambda array, i, default: default
+    return lambda array, i, default: array[i]
+
+
+def _weighed(weight, j, most):
+    """`weight[j]`, up to `most`; 1 where there is none."""
+
+
+@overload(_weighed, **LOOP)
+def _weighed_impl(weight, j, most):
+    if isinstance(weight, types.NoneType):
+        one = as_dtype(most).type(1)
+        return lambda weight, j, most: one
+    return lambda weight, j, most: min(weight[j], most)
+
+
+def _most(decay, lr):
+    """The weight at which the decay of one step takes all of a parameter; infinite without decay."""
+
+
+@overload(_most, **LOOP)
+def _most_impl(decay, lr):
+    if isinstance(decay, types.NoneType):
+        return lambda decay, lr: math.inf
+    return lambda decay, lr: 1.0 / max(lr * (decay.l2 + decay.wd), 1e-30)
+
+
+def _decay_terms(decay, lr):
+    return () if decay is None else (decay.l2, decay.wd, decay.wd * lr)
+
+
+@overload(_decay_terms, **LOOP)
+def _decay_terms_impl(decay, lr):
+    if isinstance(decay, types.NoneType):
+        return lambda decay, lr: ()
+    return lambda decay, lr: (decay.l2, decay.wd, decay.wd * lr)
+
+
+def _clip_terms(clip, x, start, stop, factor):
+    """((±value,) or (), factor after clipping by norm)."""
+
+
+@overload(_clip_terms, **SUM)
+def _clip_terms_impl(clip, x, start, stop, factor):
+    if isinstance(clip, types.NoneType):
+        return lambda clip, x, start, stop, factor: ((), factor)
+
+    def terms(clip, x, start, stop, factor):
+        if clip.norm < math.inf:
+            total = 0.0
+            for i in range(np.uint64(start), np.uint64(stop)):  # unsigned: no wrap-around code, so it vectorizes
+                total += float(x[i]) * float(x[i])
+            factor *= min(1.0, clip.norm / (abs(factor) * total**0.5 + 1e-6))
+        return (clip.value,), factor
+    return terms
+
+
+def shorten(clip, x, start, stop, square, intercept):
+    """Factor that brings a gradient of squared norm square (|x|² + intercept²) to the norm that clip allows."""
+
+
+@overload(shorten, **SUM)
+def _shorten(clip, x, start, stop, square, intercept):
+    if isinstance(clip, types.NoneType):
+        return lambda clip, x, start, stop, square, intercept: 1.0
+
+    def factor(clip, x, start, stop, square, intercept):
+        if clip.norm == math.inf:
+            return 1.0
+        total = 1.0 * intercept * intercept
+        for i in range(np.uint64(start), np.uint64(stop)):
+            total += float(x[i]) * float(x[i])
+        return min(1.0, clip.norm / ((square * total) ** 0.5 + 1e-6))
+    return factor
+
+
+def by_value(clip):
+    """`clip` without its bound on the norm."""
+
+
+@overload(by_value, **LOOP)
+def _by_value(clip):
+    if isinstance(clip, types.NoneType):
+        return lambda clip: None
+    return lambda clip: Clip(clip.value, math.inf)
+
+
+def _gradient(g, w, k, bound, s):
+    """Gradient g clipped to ±bound, plus the coupled decay of w weighted by s."""
+    if len(bound) == 1:
+        g = -rules.maximum(-rules.maximum(g, -bound[0]), -bound[0])
+    if len(k) == 3:
+        g = g + k[0] * s * w
+    return g
+
+
+@overload(_gradient, **LOOP)
+def _gradient_impl(g, w, k, bound, s):
+    return _gradient
+
+
+def _moved(rule, c, g, w, slots, k, s):
+    """(w, slots) after the step with gradient g."""
+    decay = k[1] * s * w if k else 0.0 * w
+    if hasattr(rule, "terms"):
+        delta, slots = rule.update(c, g, slots, decay)
+        return w - delta, slots
+    delta, slots = rule.update(c, g, slots)
+    return (w - k[2] * s * w if k else w) - delta, slots
+
+
+@overload(_moved, **LOOP)
+def _moved_impl(rule, c, g, w, slots, k, s):
+    has_decay = len(k) == 3
+    if hasattr(rule.instance_class, "terms"):
+        def moved(rule, c, g, w, slots, k, s):
+            delta, slots = rules.update(rule, c, g, slots, _decay_of(w, k, s, 1))
+            return w - delta, slots
+    elif has_decay:
+        def moved(rule, c, g, w, slots, k, s):
+            delta, slots = rules.update(rule, c, g, slots)
+            return w - _decay_of(w, k, s, 2) - delta, slots
+    else:
+        def moved(rule, c, g, w, slots, k, s):
+            delta, slots = rules.update(rule, c, g, slots)
+            return w - delta, slots
+    return moved
+
+
+def _decay_of(w, k, s, which):
+    """k[which] s w; 0 where there is no decay."""
+
+
+@overload(_decay_of, **LOOP)
+def _decay_of_impl(w, k, s, which):
+    if len(k) == 0:
+        return lambda w, k, s, which: w - w
+    return lambda w, k, s, which: k[which] * s * w
+
+
+def _block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
+    """Coefficients after a block rule's reductions over the touched coordinates; c itself for the other rules."""
+
+
+@overload(_block, **SUM)
+def _block_impl(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
+    if not hasattr(rule.instance_class, "terms"):
+        return lambda rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most: c
+
+    def block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
+        like = w.dtype.type
+        for stage in range(rules.stages(rule)):
+            small = _cast(c, like)
+            a, b, e, top = 0.0, 0.0, 0.0, 0.0
+            for i in range(np.uint64(start), np.uint64(stop)):
+                j = _at(indices, i, i)
+                g = _gradient(factor * x[i], w[j], k, bound, _weighed(weight, j, most))
+                ta, tb, te, tt = rules.terms(rule, small, stage, g, _load(slots, j))
+                a, b, e, top = a + ta, b + tb, e + te, max(top, tt)
+            c = rules.close(rule, c, stage, (a, b, e, top), stop - start)
+        return c
+    return block
+
+
+@kernel
+def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, weight):
+    """One step with gradient `factor * x[start:stop]`, on the coordinates `indices[start:stop]` (None: start … stop).
+
+    For use inside kernels: bounds in place of slices, since a slice counts references, atomically, at each example.
+    w [d] and slots (S arrays [d]); x [m]; indices [m], unique between the bounds, below d; weight [d] or None:
+    multiplies the decay, up to where it takes all of w: the Hogwild paper's correction for features that are rarely
+    touched. Nothing is checked here.
+    """
+    like = w.dtype.type
+    bound64, factor = _clip_terms(clip, x, start, stop, factor)
+    bound, k, factor = _cast(bound64, like), _cast(_decay_terms(decay, lr), like), like(factor)
+    most = like(_most(decay, lr))
+    c64 = _block(rule, rules.prepare(rule, lr, t), w, slots, indices, x, start, stop, factor, k, bound, weight, most)
+    c = _cast(c64, like)
+    for i in range(np.uint64(start), np.uint64(stop)):
+        j = _at(indices, i, i)
+        s = _weighed(weight, j, most)
+        g = _gradient(factor * x[i], w[j], k, bound, s)
+        new, state = _moved(rule, c, g, w[j], _load(slots, j), k, s)
+        _store(slots, j, state)
+        w[j] = new
+
+
+def _valid(name, array, dtype, shape):
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        got = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"{name} must be a contiguous {np.dtype(dtype)} array of shape {list(shape)}, got {got}")
+
+
+def _float(dtype):
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"parameters must be float32 or float64, got {dtype}")
+    return dtype
+
+
+def dense_step(rule, w, g, slots, lr, t, decay=None, clip=None, scale=1.0):
+    """Step every coordinate of w [d] in place with gradient scale * g [d]; slots as `new_slots` makes them [S, d].
+
+    lr: learning rate; t: steps done so far; decay, clip: `Decay`, `Clip` or None. Raises ValueError on a wrong shape or
+    dtype, HyperParameterError on a number out of range.
+    """
+    _float(w.dtype)
+    _valid("w", w, w.dtype, (w.size,))
+    _valid("g", g, w.dtype, w.shape)
+    _valid("slots", slots, w.dtype, (len(rule.start()), w.size))
+    step(checked(rule), w, tuple(slots), None, g, 0, w.size, float(scale), float(lr), int(t), checked(decay),
+         checked(clip), None)
+
+
+def sparse_step(rule, theta, indices, values, lr, t, decay=None, clip=None, weight=None):
+    """Step the coordinates `indices` of theta [d, 1 + S] in place with gradient `values`; both 1-D, equally long.
+
+    Lazy, as torch's SparseAdam: the other coordinates do not move and their slots do not decay. Duplicate indices are
+    summed first. weight [d] or None multiplies the decay, up to where it takes all of a weight. Raises as `dense_step`
+    does, IndexError on an index >= d.
+    """
+    _float(theta.dtype)
+    _valid("theta", theta, theta.dtype, (len(theta), 1 + len(rule.start())))
+    indices, values = np.asarray(indices), np.ascontiguousarray(values, theta.dtype)
+    if indices.shape != values.shape or indices.ndim != 1:
+        raise ValueError(f"indices and values must be 1-D and equally long, got {indices.shape} and {values.shape}")
+    if indices.size and indices.dtype.kind not in "iu":
+        raise ValueError(f"indices must be integers, got {indices.dtype}")
+    if indices.size and (indices.min() < 0 or indices.max() >= len(theta)):
+        raise IndexError(f"indices must be in [0, {len(theta)}), got {indices.min()} to {indices.max()}")
+    if weight is not None:
+        _valid("weight", weight, theta.dtype, (len(theta),))
+    if np.any(indices[1:] <= indices[:-1]):
+        indices, inverse = np.unique(indices, return_inverse=True)
+        values = np.bincount(inverse, values, len(indices)).astype(theta.dtype)
+    step(checked(rule), *columns(theta), indices.astype(np.uint32), values, 0, len(values), 1.0, float(lr), int(t),
+         checked(decay), checked(clip), weight)
+
+
+def array_step(rule, w, g, slots, lr, t, decay=None, clip=None, scale=1.0):
+    """`dense_step` without Numba, on NumPy arrays or torch tensors (CUDA too) of any shape; slots: sequence of S.
+
+    It runs the same rule source, so it is each rule's slow oracle.
+    """
+    rule, decay, clip = checked(rule), checked(decay), checked(clip)
+    if not math.prod(w.shape):
+        return
+    k, bound, g = _decay_terms(decay, lr), (), g * scale
+    if clip is not None:
+        bound = (clip.value,) if clip.value < math.inf else ()
+        g = g * min(1.0, clip.norm / (float((g * g).sum()) ** 0.5 + 1e-6)) if clip.norm < math.inf else g
+    g = _clamped(g, bound)
+    g = _gradient(g, w, k, (), 1.0)
+    c, n = rule.prepare(float(lr), int(t)), math.prod(w.shape)
+    for stage in range(int(rules.stages(rule))):
+        *sums, top = rule.terms(c, stage, g, tuple(slots))
+        c = rule.close(c, stage, (*(float(x.sum()) for x in sums), float(top.max())), n)
+    new, state = _moved(rule, c, g, w, tuple(slots), k, 1.0)
+    w[...] = new
+    for slot, value in zip(slots, state):
+        slot[...] = value
+
+
+def _clamped(g, bound):
+    return g.clip(-bound[0], bound[0]) if bound else g

@@ -1,0 +1,1 @@
+"""How workers share parameters: modes, replicas, merging, and the division of work."""

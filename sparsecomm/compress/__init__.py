@@ -1,0 +1,1 @@
+"""From a rank's gradient to what it sends, and what it keeps."""

@@ -1,0 +1,1 @@
+"""How what the ranks send becomes its sum on every rank."""

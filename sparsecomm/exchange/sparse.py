@@ -1,0 +1,265 @@
+"""How what each rank has selected becomes the sum over all ranks, the same bits on every rank.
+
+    Allgather: every message to every rank, which adds all of them       2 k (P - 1) words a rank
+    Balanced:  split by index range among the ranks, added up there, the largest sums to every rank    <= 6 k (P - 1) / P,
+               headers aside, with what agreeing on the ranges takes, where k >= 16 P
+    Dense:     everything, nothing selected                                          2 n (P - 1) / P
+
+What a rank has selected and what did not arrive of it (rounded away, or not among the largest sums) returns to it: over
+all ranks, the input is the sum plus all that returns.
+"""
+
+import copy
+import time
+from collections import Counter
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from hogwild.kernels.compression.momentum_correction import count_bad
+from hogwild.kernels.compression.sparse_sum import add_lists, largest, settle
+from sparsecomm.wire.message import Message, most_room, pack, unpack_all
+from sparsecomm.wire.mpi import LIMIT, Wire
+
+AGREE_EVERY = 64  # steps for which Balanced keeps its ranges (Ok-Topk, Li & Hoefler 2022)
+NOTHING = np.zeros(0, np.uint8)
+SAMPLES = 64  # indices of each rank, at most, that the ranges are agreed from
+
+
+class Reduced(NamedTuple):
+    """The sum over all ranks, and what this rank keeps."""
+
+    indices: np.ndarray | None  # uint32[m], ascending; None: all of them
+    values: np.ndarray  # float32[m]
+    back: tuple | np.ndarray | None  # (uint32[b] ascending, float32[b]); for Dense float32[n], None: nothing
+    bad: int  # numbers that are not finite in the gradients of all ranks and in the sum: the same on all ranks
+    sent: int  # bytes that this rank meant to send to others, headers included
+    received: int
+
+
+class Exchange:
+    """Base of the three. comm: a communicator of its own, or what can do the same as `Wire`.
+
+    Raises MessageError for a message that cannot be used.
+    """
+
+    dense = False
+
+    def __init__(self, comm, config, limit=LIMIT):
+        self.wire = Wire(comm, limit) if hasattr(comm, "Get_rank") else comm
+        self.rank, self.size = self.wire.rank, self.wire.size
+        self.index_code, self.value_code = config.index_code, config.value_code
+        self.seconds = Counter()
+
+    def bucket(self) -> "Exchange":
+        """An exchange for one bucket, on the same communicator: it may remember something about the bucket's elements."""
+        return self
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the bucket's next step depends on, the same on all ranks."""
+        return {}
+
+    def load(self, state):
+        """Go on from a `state`."""
+
+    @contextmanager
+    def _clock(self, phase):
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+    def _pack(self, step, n, indices, values, bad):
+        with self._clock("encode"):
+            return pack(step, n, indices, values, self.index_code, self.value_code, bad)
+
+
+class Allgather(Exchange):
+    """Every rank's message to every rank."""
+
+    def reduce(self, step, n, indices, values, bad) -> Reduced:
+        """Sum over the ranks of `values` (float32[k], finite; overwritten) at `indices` (uint32[k], ascending, below n).
+
+        Called by all ranks with the same step and n; k may be 0. bad: how many gradient elements are not finite.
+        """
+        mine = self._pack(step, n, indices, values, bad)
+        with self._clock("exchange"):
+            raws = self.wire.gather(mine, most_room(n))
+        with self._clock("decode"):
+            every, ends = unpack_all(raws, step, [n] * self.size)
+            at, sums = add_lists(every.indices, every.values, ends)
+            bad = every.bad + count_bad(sums)
+        exact = self.value_code == "float32"
+        return Reduced(at, sums, (indices[:0], values[:0]) if exact else (indices, values), bad, *self.wire.taken())
+
+
+class Balanced(Exchange):
+    """Every rank adds up one range of the indices and passes on its largest sums: as many in all as a rank has sent.
+
+    The ranges hold about equally many of the indices that all ranks send. After Ok-Topk (Li & Hoefler 2022), but with
+    an exact selection in each range, and with any number of ranks.
+    """
+
+    def __init__(self, comm, config, limit=LIMIT):
+        super().__init__(comm, config, limit)
+        self.bounds = None
+
+    def bucket(self):
+        return copy.copy(self)
+
+    def state(self):
+        return {} if self.bounds is None else {"bounds": self.bounds}
+
+    def load(self, state):
+        bounds = state.get("bounds")  # those for another number of ranks are agreed anew
+        self.bounds = bounds if bounds is not None and len(bounds) == self.size + 1 else None
+
+    def reduce(self, step, n, indices, values, bad) -> Reduced:
+        """As `Allgather.reduce`."""
+        if self.bounds is None or step % AGREE_EVERY == 0:
+            with self._clock("exchange"):
+                self.bounds = self._agree(step, n, indices)
+        sizes, starts = np.diff(self.bounds).tolist(), self.bounds[:-1].astype(np.uint32)
+        lost, values = values, values.copy()
+        at, sums, bad = self._add_own(step, sizes, starts, indices, lost, bad)
+        over = _silence(sums)
+        mine = self._pack(step, sizes[self.rank], at, sums, over)
+        with self._clock("exchange"):
+            raws = self.wire.gather(mine, [most_room(size) for size in sizes])
+        with self._clock("decode"):
+            every, ends = unpack_all(raws, step, sizes)
+            for start, first, end in zip(starts, [0, *ends], ends):
+                every.indices[first:end] += start
+            back = settle(indices, values, lost, every.indices)
+            if self.value_code != "float32":
+                pairs = zip(back, (at + starts[self.rank], sums))
+                back = add_lists(*(np.concatenate(pair) for pair in pairs), [back[0].size, back[0].size + at.size])
+        return Reduced(every.indices, every.values, back, bad + every.bad, *self.wire.taken())
+
+    def _add_own(self, step, sizes, starts, indices, lost, bad):
+        """(indices within the own range, the largest of their sums, non-finite elements of all ranks).
+
+        `lost`, the values, becomes what rounding lost of them on their way to the other ranges.
+        """
+        cuts = [*np.searchsorted(indices, starts).tolist(), indices.size]
+        parts = [slice(*cut) for cut in zip(cuts, cuts[1:])]
+        own = Message(indices[parts[self.rank]] - starts[self.rank], lost[parts[self.rank]].copy(), bad)
+        lost[parts[self.rank]] = 0
+        pieces = [self._pack(step, size, indices[part] - start, lost[part], bad) if r != self.rank else NOTHING
+                  for r, (part, size, start) in enumerate(zip(parts, sizes, starts))]
+        with self._clock("exchange"):
+            raws = self.wire.exchange(pieces, most_room(sizes[self.rank]))
+        with self._clock("decode"):
+            raws[self.rank] = None
+            every, ends = unpack_all(raws, step, [sizes[self.rank]] * self.size, own=own)
+            at, sums = add_lists(every.indices, every.values, ends)
+            chosen = largest(sums, -(-ends[-1] // self.size))
+        return at[chosen], sums[chosen], every.bad
+
+    def _agree(self, step, n, indices) -> np.ndarray:
+        raws = self.wire.gather(sampled(step, n, indices, self.rank, self.size), most_room(min(SAMPLES, n)))
+        every, _ = unpack_all(raws, step, [n] * self.size)
+        edges = np.unique(every.indices)
+        counts = counted(indices, edges, n)
+        self.wire.add(counts)
+        return divided(edges, counts, n, self.size)
+
+
+def sampled(step, n, indices, rank, size) -> np.ndarray:
+    """The message with the indices of a rank between which all ranks count theirs: evenly spaced ones, at most SAMPLES.
+
+    Every rank receives those of all P, and two words of counts for each: so of k indices k / 3 P are enough. The ranks'
+    samples lie between each other's, so that where all send alike indices, all samples together divide them.
+    """
+    count = min(SAMPLES, max(indices.size // (3 * size), 1), indices.size)
+    if indices.size and rank % -(-3 * size // indices.size):
+        count = 0  # where ranks send fewer than 3 P, those of some are enough
+    at = ((np.arange(count) + (rank + 0.5) / size) * (indices.size / max(count, 1))).astype(np.int64)
+    return pack(step, n, indices[at], np.ones(count, np.float32), "auto", "1bit" if count > 4 else "bfloat16")
+
+
+def counted(indices, edges, n) -> np.ndarray:
+    """float32[M + 1]: how many of a rank's indices are below each of M edges, between two, and below n."""
+    return np.diff(np.searchsorted(indices, edges), prepend=0, append=indices.size).astype(np.float32)
+
+
+def divided(edges, counts, n, size) -> np.ndarray:
+    """int64[P + 1]: where each range begins, and n: the quantiles of all indices, of which `counts` are between the edges.
+
+    Between two edges they are taken for evenly spread. However narrow the part of the elements is that most indices lie in,
+    edges that are indices themselves divide it.
+    """
+    before = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+    at = np.interp(before[-1] * np.arange(1, size) / size, before, np.concatenate([[0], edges, [n]]))
+    return np.concatenate([[0], np.ceil(at).astype(np.int64), [n]]) if before[-1] else np.arange(size + 1) * n // size
+
+
+class Dense(Exchange):
+    """Everything to everyone: the twin that drops nothing. Value codes other than float32 round what is sent."""
+
+    dense = True
+
+    def reduce_dense(self, step, gradient) -> Reduced:
+        """Sum over the ranks of `gradient` (float32[n]), in place for value code float32. Called by all ranks alike."""
+        if self.value_code != "float32":
+            return self._reduce_rounded(step, gradient)
+        with self._clock("exchange"):
+            self.wire.add(gradient)
+        return Reduced(None, gradient, None, count_bad(gradient), *self.wire.taken())
+
+    def _reduce_rounded(self, step, gradient) -> Reduced:
+        """Each rank adds up one part of the rounded gradients and sends the sums, rounded, to the others."""
+        lost = gradient.copy()
+        bad = _silence(lost)
+        bounds = [gradient.size * r // self.size for r in range(self.size + 1)]
+        parts, sizes = [slice(*pair) for pair in zip(bounds, bounds[1:])], np.diff(bounds).tolist()
+        own = Message(None, lost[parts[self.rank]].copy(), bad)
+        pieces = [self._pack(step, size, None, lost[part], bad) if r != self.rank else NOTHING
+                  for r, (part, size) in enumerate(zip(parts, sizes))]
+        with self._clock("exchange"):
+            raws = self.wire.exchange(pieces, most_room(sizes[self.rank]))
+        with self._clock("decode"):
+            raws[self.rank] = None
+            every, _ = unpack_all(raws, step, [sizes[self.rank]] * self.size, dense=True, own=own)
+            sums = np.zeros(sizes[self.rank], np.float32)
+            for values in every.values.reshape(self.size, sums.size):
+                sums += values
+        over = _silence(sums)
+        mine = self._pack(step, sums.size, None, sums, over)
+        lost[parts[self.rank]] = sums
+        with self._clock("exchange"):
+            raws = self.wire.gather(mine, [most_room(size) for size in sizes])
+        with self._clock("decode"):
+            total, _ = unpack_all(raws, step, sizes, dense=True)
+        return Reduced(None, total.values, lost, every.bad + total.bad, *self.wire.taken())
+
+
+def _silence(values) -> int:
+    """Set to 0 what is not finite, which no value code can hold; how many those were (the step is then skipped)."""
+    bad = count_bad(values)
+    if bad:
+        values[~np.isfinite(values)] = 0
+    return bad
+
+
+EXCHANGES = {"dense": Dense, "allgather": Allgather, "balanced": Balanced}
+FEW = 4  # ranks up to which all messages go to all of them; among more, balanced moves fewer bytes
+
+
+def sparse(size) -> str:
+    """Name of the exchange that is chosen without a measurement for `size` ranks."""
+    return "allgather" if size <= FEW else "balanced"
+
+
+def make_exchange(comm, config, n) -> tuple[Exchange, str]:
+    """(the exchange of the configuration, a line that says which); "auto" is measured and chosen for n elements in all.
+
+    comm: a communicator of its own. Called by all ranks.
+    """
+    if config.exchange == "auto":
+        from sparsecomm.exchange import alpha_beta  # imports MPI, which the hook of torch's DDP works without
+        name, line = alpha_beta.automatic(comm, config, n)
+    else:
+        name = sparse(comm.Get_size()) if config.exchange == "sparse" else config.exchange
+        line = f"exchange {name} between {comm.Get_size()} ranks"
+    return EXCHANGES[name](comm, config), line

@@ -1,0 +1,1 @@
+"""Ranks that fail: how it is noticed, and what is left behind."""

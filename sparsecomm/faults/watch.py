@@ -1,0 +1,287 @@
+"""The thread of each rank that watches the rank before it, and on rank 0 hears why others fail and for whom others wait.
+
+A rank sends a beat to the next one every second. One that is silent may compute, in a call that keeps Python's lock: where
+its process can be seen, it is given up only when it is stopped, gone, or idle for long.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+from hogwild.errors import UserError
+from sparsecomm.faults.liveness import Watch, processes
+from sparsecomm.wire import launch
+from sparsecomm.wire.launch import FLUSH_SECONDS, FORCE_SECONDS, say
+
+PATIENCE = 20.0  # seconds without a beat after which a rank whose process is stopped or gone is given up …
+HUNG = 600.0  # … and one that is idle, or on another host
+LEAST = 5.0
+BEAT_SECONDS, POLL_SECONDS = 1.0, 0.1
+PAUSE_SECONDS = 5.0  # a watcher that did not run for so long itself, as in a suspended job, starts its count anew
+SETTLE_SECONDS = 1.0  # ranks that fail alike do so within this; one line then names them all
+WAIT_SECONDS = 2.0  # a rank that has waited for so long for others tells rank 0
+MOST = 1 << 20  # bytes of a message between guards that are read
+BEAT, BYE, FAIL, WAIT, DONE = range(5)  # tags
+WHAT = {"stopped": "is stopped", "gone": "is gone", "idle": "is hung: it neither answers nor computes",
+        "far": "is stopped, hung or gone"}
+
+
+class Failure(NamedTuple):
+    """Why a rank ends."""
+
+    code: int  # exit status
+    cause: str = ""  # one line, or nothing to say
+    trace: str = ""  # of an error that is not the user's
+    named: bool = False  # the cause says itself which rank it is about
+
+
+class Part(NamedTuple):
+    """The last thing that a rank did, or waits to do, together with all others of a group."""
+
+    count: int  # how many such things there were before, the same on all ranks
+    what: str  # "step 8"
+
+
+NOTHING = Part(0, "nothing")
+
+
+def patience(text):
+    """(seconds for a process that is stopped or gone, for another) from a number, or None. Raises UserError."""
+    if text is None:
+        return PATIENCE, HUNG
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= LEAST:
+        raise UserError(f"a rank needs at least {LEAST:g} s to answer, got {text}")
+    return seconds, seconds
+
+
+class Guard:
+    """Construction is collective over `comm`.
+
+    tolerant: the death of a rank is none of the guard's business: the program goes on without it (see `shrink`).
+    """
+
+    def __init__(self, comm, tolerant=False):
+        from mpi4py import MPI
+        self.MPI, self.comm = MPI, comm.Dup()
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.before, self.after = (self.rank - 1) % self.size, (self.rank + 1) % self.size
+        self.processes = processes(comm)
+        own, before = self.processes[self.rank], self.processes[self.before]
+        self.watch = Watch(before, bool(own.place) and own.place == before.place)
+        self.members = frozenset(process.rank for process in self.processes)
+        self.patience, self.hung = patience(os.environ.get("SPARSECOMM_PATIENCE"))
+        self.tolerant, self.bereaved = tolerant, False
+        self.failure, self.failures = None, {}  # of this rank; on rank 0, of all that have told
+        self.parts, self.inside = {}, {}  # by group: what this rank did last; what it is in, and since when
+        self.told = {}  # by group: the count that rank 0 knows this rank to wait in
+        self.waits, self.ended, self.warned = {}, {}, set()  # on rank 0: {(rank, group): (Part, since)}; {rank: parts}
+        self.sends, self.barrier, self.settled = [], None, 0.0
+        self.done = self.left = self.gone = self.over = False  # done; said goodbye; heard goodbye; the thread may end
+        self.wake, self.beaten, self.peered = threading.Event(), 0.0, 0.0
+        self.looked = time.monotonic()
+        self.watch.answered(self.looked)
+        self.thread = threading.Thread(target=self._watch, name="guard", daemon=True)
+        self.thread.start()
+
+    def give(self, seconds):
+        """Give a rank up after `seconds` without an answer, whatever its process is at, unless it computes."""
+        self.patience, self.hung = patience(seconds)
+
+    def enter(self, group, what):
+        """This rank begins something that needs all ranks of `group`, a text with their ranks in COMM_WORLD."""
+        count = self.parts[group].count + 1 if group in self.parts else 1
+        self.inside[group] = Part(count, what), time.monotonic()
+
+    def leave(self, group):
+        """It is done, or has failed."""
+        self.parts[group], _ = self.inside.pop(group)
+
+    def finish(self):
+        """Wait until all ranks are done; they are watched until then. Collective."""
+        self.done = True
+        self.wake.set()
+        self.thread.join()
+
+    def abandon(self):
+        """End the thread now, after the death of a rank."""
+        self.over = True
+        self.wake.set()
+        self.thread.join()
+
+    def fail(self, failure):
+        """Tell rank 0 why this rank fails; rank 0 tells the user, once for all that fail alike. Does not return."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):
+                signal.signal(number, signal.SIG_DFL)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        own = f"rank {self.processes[self.rank].rank}: "
+        self.failure = failure._replace(cause=failure.cause.removeprefix(own))
+        self.wake.set()
+        time.sleep(SETTLE_SECONDS + 4)
+        self._end(self._said({self.rank: self.failure}), failure.code)  # rank 0 cannot be reached
+
+    def _watch(self):
+        while not self.over:
+            try:
+                self._look(time.monotonic())
+            except self.MPI.Exception:  # a rank is dead; its parent has told
+                if not self.tolerant:
+                    self._end("", 1)
+                return
+            except Exception as error:  # else nobody would watch, and nobody know
+                self._end(f"sparsecomm: rank {self.processes[self.rank].rank}: the guard fails: {error!r}\n", 1)
+            self.wake.wait(POLL_SECONDS)
+            self.wake.clear()
+
+    def _look(self, now):
+        if now - self.looked > PAUSE_SECONDS:
+            self.watch.answered(now)
+        self.looked = now
+        self._receive(now)
+        self.sends = [request for request in self.sends if not request.Test()]
+        if self.failure and self.rank not in self.failures:
+            self.failures[self.rank] = self.failure
+            self._tell(self.failure, FAIL)
+        if now - self.beaten > BEAT_SECONDS and not self.sends and not self.left:
+            self.beaten = now
+            self._send(b"", self.after, BEAT)
+        if not self.gone and now - self.watch.alive > 3 * BEAT_SECONDS and now - self.peered > BEAT_SECONDS:
+            self.peered, state = now, self.watch.look(now)
+            if now - self.watch.alive > (self.hung if state in ("idle", "far") else self.patience):
+                self._silent()
+        if self.failures and not self.rank:
+            self._settle(now)
+        self._tell_waits(now)
+        if not self.rank:
+            self._judge(now)
+        if self.done:
+            self._leave()
+
+    def _receive(self, now):
+        status = self.MPI.Status()
+        while self.comm.Iprobe(self.MPI.ANY_SOURCE, self.MPI.ANY_TAG, status):
+            source, tag, size = status.Get_source(), status.Get_tag(), status.Get_count(self.MPI.BYTE)
+            raw = bytearray(max(size, 0))
+            self.comm.Recv([raw, self.MPI.BYTE], source, tag)
+            if tag in (BEAT, BYE) and source == self.before:
+                self.watch.answered(now)
+                self.gone = tag == BYE
+            elif tag in (FAIL, WAIT, DONE):
+                self._hear(source, tag, raw, now)
+
+    def _hear(self, source, tag, raw, now):
+        """What a rank has told rank 0; what cannot be read is no reason to stop watching."""
+        try:
+            told = json.loads(raw[:MOST])
+            if tag == FAIL:
+                code, cause, trace, named = told
+                self.failures[source] = Failure(int(code), str(cause), str(trace), bool(named))
+            elif tag == WAIT:
+                group, count, what = told
+                self.waits.pop((source, str(group)), None)
+                if what:
+                    self.waits[source, str(group)] = Part(int(count), str(what)), now
+            else:
+                self.ended[source] = {str(group): Part(int(count), str(what)) for group, (count, what) in told.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            say(f"sparsecomm: rank {self.processes[source].rank} sent its guard a message that cannot be read ({error})\n")
+
+    def _send(self, raw, to, tag):
+        self.sends.append(self.comm.Isend([raw, self.MPI.BYTE], to, tag))
+
+    def _tell(self, what, tag):
+        """Tell rank 0."""
+        raw = json.dumps(what).encode()
+        if self.rank:
+            self._send(raw, 0, tag)
+        elif tag != FAIL:
+            self._hear(0, tag, raw, time.monotonic())
+
+    def _tell_waits(self, now):
+        """Tell rank 0 what this rank waits in, and when it no longer does."""
+        for group, (part, since) in list(self.inside.items()):
+            if now - since > WAIT_SECONDS and self.told.get(group) != part.count:
+                self.told[group] = part.count
+                self._tell([group, *part], WAIT)
+        for group in [group for group in self.told if group not in self.inside]:
+            del self.told[group]
+            self._tell([group, 0, ""], WAIT)
+
+    def _judge(self, now):
+        """End the job where a rank waits for one that has ended; say it where one waits for long."""
+        for (rank, group), (part, since) in list(self.waits.items()):
+            name, ranks = self.processes[rank].rank, set(map(int, group.split()))
+            missing = {process.rank: r for r, process in enumerate(self.processes) if process.rank in ranks
+                       and self.waits.get((r, group), (NOTHING, 0))[0].count < part.count}
+            for late, r in missing.items():
+                last = self.ended[r].get(group, NOTHING) if r in self.ended else part
+                if last.count < part.count:
+                    self._end(f"sparsecomm: rank {late} has ended, but rank {name} waits for it in {part.what}; the last "
+                              f"that rank {late} took part in is {last.what}: all ranks must make equally many steps, or "
+                              "make them within optimizer.join()\n", 2)
+            if missing and now - since > self.patience - WAIT_SECONDS and (group, part.count) not in self.warned:
+                self.warned.add((group, part.count))
+                say(f"sparsecomm: rank {name} has waited {now - since + WAIT_SECONDS:.0f} s in {part.what} for rank "
+                    f"{', '.join(map(str, missing))}, and goes on waiting\n")
+
+    def _settle(self, now):
+        self.settled = self.settled or now + SETTLE_SECONDS
+        if now >= self.settled or len(self.failures) == self.size:
+            self._end(self._said(self.failures), self.failures[min(self.failures)].code)
+
+    def _leave(self):
+        """Say goodbye once all ranks are done, and end once the rank before has said it."""
+        if self.barrier is None:
+            self.barrier = self.comm.Ibarrier()
+            self._tell(self.parts, DONE)
+        if not self.left and self.barrier.Test():
+            self.left = True
+            self._send(b"", self.after, BYE)
+        self.over = self.left and self.gone and not self.sends
+
+    def _silent(self):
+        """The rank before this one has not answered."""
+        rank, pid, host, _ = self.watch.process
+        seconds = self.hung if self.watch.state in ("idle", "far") else self.patience
+        what = f"rank {rank} has not answered for {seconds:g} s (process {pid} on {host} {WHAT[self.watch.state]})"
+        if not (self.tolerant and self.watch.near):
+            self._end(f"sparsecomm: {what}: ending the job\n", 1)
+        say(f"sparsecomm: {what}: ending it\n")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self.watch.answered(time.monotonic())
+
+    def _said(self, failures) -> str:
+        """A line for each cause, which names its ranks unless all have it; after it the traceback, if there is one."""
+        alike = {}
+        for rank in sorted(failures):
+            alike.setdefault(failures[rank][:2], []).append(rank)
+        text = ""
+        for (_, cause), ranks in alike.items():
+            names = [str(self.processes[rank].rank) for rank in ranks]
+            whole = len(ranks) == self.size or failures[ranks[0]].named
+            who = "" if whole else f"rank{'s' * (len(ranks) > 1)} {', '.join(names)}: "
+            text += (f"sparsecomm: {who}{cause}\n" if cause else "") + failures[ranks[0]].trace
+        return text
+
+    def _end(self, text, code):
+        """Write `text` and end the job, whatever the other threads are at. Does not return."""
+        launch.goodbye()
+        force = threading.Timer(FORCE_SECONDS, os._exit, (code,))
+        force.daemon = True
+        force.start()
+        say(text)
+        time.sleep(FLUSH_SECONDS)
+        self.MPI.COMM_WORLD.Abort(code)
+        time.sleep(FORCE_SECONDS + 1)

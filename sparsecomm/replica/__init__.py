@@ -1,0 +1,1 @@
+"""Parameters that every rank holds and keeps equal."""

@@ -1,0 +1,82 @@
+"""Ranks with different numbers of batches: those that have ended theirs take part in the steps of the others with nothing.
+
+As torch's Join, but over gradients that all count alike: the mean is over all ranks, with zeros of those that have ended (as
+under DistributedDataParallel's divide_by_initial_world_size). What these have not sent yet goes on being sent.
+"""
+
+import json
+
+import numpy as np
+
+from hogwild.errors import UserError
+from sparsecomm import guard
+from sparsecomm.wire import launch
+
+
+class Join:
+    """A context of `optimizer`; see `DistributedOptimizer.join`."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.comm = optimizer, optimizer.synchronizer.comm
+        self.ended = self.met = False  # this rank has no more batches; the roll of the present call was called
+
+    def __enter__(self):
+        if self.optimizer.joined:
+            raise UserError("optimizer.join() is already entered")
+        self.optimizer._agree("optimizer.join()")  # on all ranks
+        self.optimizer.joined = self
+        return self.optimizer
+
+    def __exit__(self, kind, error, trace):
+        optimizer = self.optimizer
+        try:
+            if kind is None:
+                optimizer.zero_grad()
+                self.ended = True
+                while self._take_part():
+                    pass
+        finally:
+            optimizer.joined, optimizer.buffers.root = None, 0
+
+    def roll(self, call) -> str:
+        """Called by all ranks before what they agree on; what the first of those that have batches calls, "" where none has.
+
+        The ranks that have ended take over its learning rates and its bound of the norm.
+        """
+        if self.met:
+            self.met = False
+            return call
+        rank, size, optimizer = self.comm.Get_rank(), self.comm.Get_size(), self.optimizer
+        least = np.array([size if self.ended else rank, not self.ended], np.int64)
+        self.comm.Allreduce(launch.mpi().IN_PLACE, least, launch.mpi().MIN)
+        first, everyone = int(least[0]), bool(least[1])
+        if everyone or first == size:
+            return call if everyone else ""
+        optimizer.buffers.root = first
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        told = json.dumps([call, *map(repr, (optimizer.bound, *rates))]).encode()
+        length = np.array([len(told)], np.int64)
+        self.comm.Bcast(length, first)
+        raw = np.frombuffer(told, np.uint8).copy() if rank == first else np.empty(min(int(length[0]), 1 << 20), np.uint8)
+        self.comm.Bcast(raw, first)
+        if self.ended:
+            call, bound, *rates = json.loads(raw.tobytes())
+            optimizer.bound = float(bound)
+            for group, lr in zip(optimizer.param_groups, rates):
+                group["lr"] = float(lr)
+        return call
+
+    def _take_part(self) -> bool:
+        """Do with no gradient what the others do; False: all have ended."""
+        optimizer, sync = self.optimizer, self.optimizer.synchronizer
+        with guard.together(sync.names, f"step {sync.round + 1}, of which it has no batch"):
+            call = self.roll("")
+            self.met = True
+            if call == "step":
+                optimizer.step()
+            elif call == "clip_grad_norm_":
+                optimizer.clip_grad_norm_(optimizer.bound)
+            elif call:
+                optimizer._take_back(call)
+        self.met = False
+        return bool(call)

@@ -1,0 +1,212 @@
+"""`sparsecomm train`: from its options to what it prints and saves."""
+
+import sys
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+from mpi4py import MPI
+
+from hogwild.cli.train import FREE, penalties, said, schedule_of, stop_of
+from hogwild.errors import UserError
+from hogwild.kernels.optim.rules import RULES
+from hogwild.training import checkpoint, model_files
+from hogwild.training.record import Report, versions
+from hogwild.training.registry import build
+from sparsecomm import guard
+from sparsecomm.config import Config
+from sparsecomm.faults import shrink
+from sparsecomm.run import loop, summary
+from sparsecomm.tasks import base
+from sparsecomm.wire import launch
+from sparsecomm.wire.gather import gathered, on_root, told
+from sparsecomm.wire.handshake import handshake
+
+# Where the user names none: the rule, and what its default learning rate is multiplied by. That of a linear model is for
+# steps of one example, and the mean gradient of a batch is smaller.
+DEFAULTS = {"linear": ("adagrad", 2), "mlp": ("adagrad", 1), "cnn": ("adagrad", 1), "lm": ("adam", 4)}
+MAY_DIFFER = {"data", "test", "labels", "test_labels", "model", "record", "config", "cache"}  # from rank to rank
+MAY_CHANGE = {*FREE, *MAY_DIFFER, "check_every", "evaluate_every", "timeout", "on_failure"}  # in a resumed run
+
+
+def train(name, options):
+    """sparsecomm train NAME, on every rank."""
+    comm, running = launch.world(), options.running
+    report = Report(quiet=comm.rank > 0, unit="steps")
+    if running.timeout is not None:
+        guard.patience(running.timeout)
+    on_root(comm, lambda: _check(running))
+    if running.on_failure == "shrink":
+        shrink.enable()
+    make = _maker(name, options)
+    job = _job(name, options, make, report.say)
+    task = make(comm.rank, comm.size)
+    job = job._replace(epochs=job.epochs or task.default_epochs)
+    now = checkpoint.fingerprint(task.arrays(), _without(MAY_CHANGE, options))
+    settings = {option: str(value) for option, value in _without(MAY_DIFFER, options).items()}
+    handshake(comm, {"task": name, "data": now["data"], **settings})
+    report.say(_introduced(task, job, comm))
+    saved = _resume(options.running, comm, report, job, now)
+    _run(options, report, comm, job, saved, task)
+
+
+def _without(names, options) -> dict:
+    """Values of all options but `names`, by group and name."""
+    return {f"{group}.{name}": value for group, values in asdict(options).items() for name, value in values.items()
+            if name not in names}
+
+
+def _check(running):
+    """What can be said about the files before the data are read."""
+    if running.on_failure not in ("stop", "shrink"):
+        raise UserError(f"--on-failure must be stop or shrink, got '{running.on_failure}'")
+    if running.resume and not running.checkpoint:
+        raise UserError("--resume needs --checkpoint FILE: what to resume from")
+    for path in (running.model, running.checkpoint):
+        if path:
+            model_files.check_writable(path)
+
+
+def _maker(name, options):
+    """A function of (rank, ranks) that gives the task: read once, and then dealt out anew."""
+    made = []
+
+    def make(rank, size):
+        if not made:
+            made.append(base.build(name, options.task, rank, size))
+        elif (made[0].rank, made[0].size) != (rank, size):
+            made[0].reshard(rank, size)
+        return made[0]
+    return make
+
+
+def _job(name, options, make, say) -> loop.Job:
+    """The job; mistakes in the options show before the data are read."""
+    usual, factor = DEFAULTS[name]
+    chosen = replace(options.training, rule=options.training.rule or usual)
+    rule = build(chosen.rule, RULES, "rule")
+    if chosen.epochs is not None and chosen.epochs < 1:
+        raise UserError(f"--epochs must be at least 1, got {chosen.epochs}")
+    if chosen.evaluate_every is not None and chosen.evaluate_every < 1:
+        raise UserError(f"--evaluate-every must be at least 1 step, got {chosen.evaluate_every}")
+    if chosen.warmup is not None and not 0 <= chosen.warmup < float("inf"):
+        raise UserError(f"--warmup must be a finite number, not negative, got {chosen.warmup:g}")
+
+    def schedule(task):
+        lr = chosen.lr if chosen.lr is not None else factor * task.default_lr(rule)
+        watched = (stop.metric or task.metric) if task.facts["held_out"] else "loss"
+        return schedule_of(replace(chosen, epochs=chosen.epochs or task.default_epochs), rule, task.steps, lr, watched)
+
+    def config(steps):
+        values = {f.name: getattr(options.exchange, f.name) for f in fields(Config)}
+        if not 0 <= options.exchange.warmup < float("inf"):
+            raise UserError(f"--drop-warmup must be a finite number, not negative, got {options.exchange.warmup:g}")
+        return Config(**{**values, "warmup": round(options.exchange.warmup * steps)})
+    stop, (decay, clip), running = stop_of(chosen), penalties(chosen), options.running
+    schedule_of(replace(chosen, epochs=chosen.epochs or 1), rule, 1 << 30, 1.0, "accuracy"), config(1)
+    writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds, say=say) if running.checkpoint else None
+    return loop.Job(make, rule, schedule,
+                        lambda task: config(task.steps), decay, clip, chosen.epochs, stop, options.task.seed, writer,
+                        chosen.evaluate_every)
+
+
+def _introduced(task, job, comm) -> str:
+    """What is trained, in a line."""
+    facts, size = task.facts, comm.size
+    numbers = ", ".join(f"{number:,} {name}" for name, number in facts.items()
+                        if isinstance(number, int) and number and name != "held_out")
+    held = f"; held out: {facts['held_out']:,}" if facts["held_out"] else ""
+    notes = "".join(f"{note}\n" for note in task.notes)
+    return (f"{notes}{facts['source']}: {numbers}{held}\n{task.name}, {said(job.rule)}, {said(job.schedule(task))}, "
+            f"{job.epochs} epoch{'s' * (job.epochs > 1)}, "
+            f"{size} rank{'s' * (size > 1)} x batch {task.options.batch}: {task.steps:,} steps an epoch")
+
+
+def _resume(running, comm, report, job, now):
+    """Where to go on from, or None. The checkpoints to come get the fingerprint `now` of data and options."""
+    path = running.checkpoint
+    if not path:
+        return None
+    job.writer.constant["fingerprint"] = now
+    if not running.resume or not told(comm, checkpoint.exists(path)):
+        return None
+    saved = loop.load(comm, path, report.say)
+    state, new = saved.state, comm.size
+    checkpoint.demand_same(state["fingerprint"], now)
+    ranks = "" if new == state["ranks"] else f"; {new} rank{'s' * (new > 1)} in place of {state['ranks']}, among which is " \
+        "shared out what those had not sent: its sum stays the same"
+    report.say(f"resumed from {path}: epoch {state['epoch']}, step {state['t']:,}{ranks}")
+    return saved
+
+
+def _run(options, report, comm, job, saved, task):
+    """Train, save, and say how it ended."""
+    if job.every and not task.facts["held_out"]:
+        raise UserError("--evaluate-every needs held-out data: give --holdout or --test")
+    running, interrupted, kept = options.running, None, None
+    on_root(comm, lambda: report.open(running.record))
+    hosts = [bytes(x["host"]).decode() for x in gathered(comm, {"host": _bytes(MPI.Get_processor_name())})]
+    report.start(task=task.name, options=asdict(options), versions=_versions(), ranks=comm.size, hosts=hosts,
+                 rule=said(job.rule), schedule=said(job.schedule(task)), data=task.facts)
+    try:
+        run = loop.train(job, comm, report, saved, _recovery(report, running) if running.on_failure == "shrink" else None)
+    except KeyboardInterrupt as stop:
+        interrupted, run = stop, getattr(stop, "run", None)
+        if run is None:
+            raise
+        if job.writer and not job.writer.wrong:
+            report.say(f"checkpoint saved: {running.checkpoint}; go on with --resume")
+    comm, metrics = run.comm, run.history[-1].metrics if run.history else {}
+    if "best_accuracy" in task.facts and "accuracy" in metrics:
+        report.say(f"held-out accuracy {metrics['accuracy']:.4f}; best achievable on these synthetic data (the planted "
+                   f"weights): {task.facts['best_accuracy']:.4f}")
+    _judge(run, task, report)
+    table = summary.collected(run)
+    report.say(summary.shown(table)) if table else None
+    if running.model:
+        tensors, header = task.export()
+        header |= {"rule": said(job.rule), "schedule": said(run.schedule), "versions": _versions(), "ranks": comm.size}
+        kept = on_root(comm, lambda: model_files.Rescue(running.model, tensors, header, running.checkpoint))
+        report.say(f"model saved: {kept.where}") if kept and kept.where else None
+    report.close(interrupted=interrupted is not None, metrics=metrics, **(table or {}))
+    run.sync.close()
+    on_root(comm, lambda: [written.demand() for written in (kept, job.writer) if written])
+    if interrupted is not None:
+        raise interrupted
+
+
+def _judge(run, task, report):
+    """Warn of a run that has learnt nothing."""
+    reference = task.reference() if run.history else None
+    if reference:
+        best = run.stopper.best_epoch if run.best and run.job.stop.restore_best else None
+        last = run.history[(best or len(run.history)) - 1]
+        if reference.worse(last.loss, last.examples < task.examples):
+            line = reference.line(last.epoch, last.loss)
+            report.say(f"warning: {line}")
+            report.event("warning", text=line)
+
+
+def _recovery(report, running):
+    """What training.train takes as `recover`: the ranks that are left go on, one of them now speaks."""
+    def recover(run, failure):
+        if not shrink.is_failure(failure):
+            raise failure
+        left = shrink.recover(run.comm, run.sync.comms())
+        if left.comm.rank == 0 and report.quiet:
+            sys.stdout, report.quiet = sys.__stdout__, False
+            report.open(running.record)
+        run = run.moved(left.comm)
+        report.say(f"rank {', '.join(map(str, left.names))} has died, and with it what it had not sent; number of ranks that "
+                   f"go on, in epoch {run.epoch} after step {run.sync.t:,}: {left.comm.size}")
+        report.event("shrink", died=left.names, ranks=left.comm.size, epoch=run.epoch, step=run.sync.t)
+        return run
+    return recover
+
+
+def _bytes(text) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _versions() -> dict[str, str]:
+    more = ("mpi4py", *(("torch",) if "torch" in sys.modules else ()))
+    return {**versions(*more), "mpi": MPI.Get_library_version().partition("\n")[0].strip("\0 ")}

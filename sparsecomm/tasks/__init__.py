@@ -1,0 +1,1 @@
+"""What `sparsecomm train` trains."""

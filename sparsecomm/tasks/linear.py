@@ -1,0 +1,122 @@
+"""Task `linear`: the ground floor's sparse linear models, with the gradient of a whole batch."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from hogwild.cli import train
+from hogwild.data import transforms
+from hogwild.data.sample_weights import example_weights
+from hogwild.families import constant, linear, linear_model, predictions
+from hogwild.kernels.families import linear as kernel
+from hogwild.kernels.families.linear_gradient import add_gradient
+from hogwild.kernels.losses import LOSSES
+from hogwild.kernels.optim.steps import aligned
+from hogwild.kernels.sharing.modes import Alone
+from hogwild.kernels.sharing.parameters import Outputs, Place
+from hogwild.training import default_rates
+from hogwild.training.record import versions
+from hogwild.training.registry import build
+from sparsecomm.tasks.base import Task, summed
+
+
+class LinearTask(Task):
+    """Data, classes, transforms and what is held out are those of `hogwild train linear`; the intercept never decays."""
+
+    undecayed = frozenset({"intercept"})
+
+    def __init__(self, name, options, rank, size):
+        super().__init__(name, options, rank, size)
+        self.loss, self.transform = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform)
+        whole, self.rows, held, planted = train.datasets(options)
+        self.weights = example_weights(options, whole, self.rows)
+        self.fitted = transforms.fit(self.transform, whole, self.rows)
+        self.train = transforms.apply(self.transform, self.fitted, whole)
+        self.test = None if held is None else transforms.apply(self.transform, self.fitted, held)
+        self.examples, d = whole.rows if self.rows is None else len(self.rows), whole.n_features
+        regression = self.loss.task == "regression"
+        self.metric = "rmse" if regression else "accuracy"
+        self.classes = None if regression else predictions.classes_of(whole)
+        self.count = predictions.outputs_of(self.loss, 0 if regression else len(self.classes))
+        several = self.count > 1
+        linear.demand_room(d, 2 * self.count)  # weights and their gradient
+        self.outputs = Outputs(np.zeros(self.count), np.zeros(self.count)) if several else None
+        self.units = train.units(self.loss, self.train, self.rows, self.weights, options.intercept)  # all ranks' alike
+        self.notes = train.notes(whole, held, self.classes)
+        targets = predictions.targets(self.train, self.classes, 1 + several)
+        self.labels = linear.float32(self.units.targets(targets), self.train)
+        self.test_labels = predictions.targets(self.test, self.classes, 1 + several) if self.test else None
+        self.flat, self.gradient = aligned(((d + 1) * self.count,)), aligned(((d + 1) * self.count,))
+        self.place = Place(Alone(), self.flat, d)
+        self.facts = {"source": whole.source, "examples": self.examples, "held_out": self.test.rows if self.test else 0,
+                      "features": d, "classes": len(self.classes) if self.classes is not None else 0,
+                      "parameters": (d + options.intercept) * self.count}
+        if planted is not None:
+            z = predictions.scores(planted.astype(np.float32), self.test)  # no model can be expected to do better
+            self.facts["best_accuracy"] = float(np.mean((z > 0) == (self.test_labels > 0)))
+        self._add(np.zeros(0, np.int64), 1.0)  # compiles before the clock starts
+
+    def _named(self, flat):
+        end = self.place.first * self.count
+        return {"weights": flat[:end]} | ({"intercept": flat[end:]} if self.options.intercept else {})
+
+    def tensors(self):
+        return self._named(self.flat)
+
+    def _add(self, rows, factor):
+        return add_gradient(self.units.loss(self.loss), self.place, self.outputs, self.train.csr, self.labels, self.weights,
+                            rows, float(factor), float(self.options.intercept), self.gradient)
+
+    def reference(self):
+        return constant.reference(SimpleNamespace(
+            data=self.train, rows=self.rows, classes=self.classes, loss=self.loss, outputs=self.count,
+            model=SimpleNamespace(labels=self.labels, weights=self.weights), mean_loss_of=self._mean_loss_of))
+
+    def _mean_loss_of(self, csr, w, rows):
+        w = np.ascontiguousarray(w, np.float32)
+        total = add_gradient(self.units.loss(self.loss), Place(Alone(), w, len(w) - 1), None, csr, self.labels, self.weights,
+                             rows, 0.0, 1.0, np.zeros_like(w))
+        return float(total) / max(len(rows), 1) * self.units.of_loss
+
+    def step(self, k, ready):
+        rows, factor = self.part(k)
+        self.gradient[:] = 0
+        loss = self._add(rows if self.rows is None else self.rows[rows], factor)
+        for name, gradient in self._named(self.gradient).items():
+            ready(name, gradient)
+        return loss * self.units.of_loss, len(rows)
+
+    @property
+    def default_epochs(self):
+        return default_rates.default_epochs(self.examples)
+
+    def default_lr(self, rule):
+        return default_rates.default_lr(rule, self.loss, default_rates.sizes_of(self.train, self.rows, self.weights))
+
+    def penalties(self, decay, clip):
+        return self.units.penalties(decay, clip, 0.0)[:2]
+
+    @property
+    def w(self):
+        """Weights as a model has them, see `hogwild.families.linear.Linear.w`."""
+        w = self.flat.reshape(-1, self.count)
+        return self.units.weights(w if self.outputs is not None else w[:, 0])
+
+    def evaluate(self, comm=None):
+        if self.test is None:
+            return {}
+        w, n = self.w, self.test.rows
+        z = np.zeros((n, self.count), w.dtype)
+        kernel.scores(w.reshape(-1, self.count), self.test.csr, n * self.rank // self.size,
+                      n * (self.rank + 1) // self.size, z)
+        z = summed(comm, z)
+        return predictions.measure(z[:, 0] if self.outputs is None else z, self.test_labels, self.loss)
+
+    def arrays(self):
+        rows = np.zeros(0, np.int64) if self.rows is None else self.rows
+        weights = {"weights": self.weights} if self.options.sample_weight else {}
+        return {**self.train.content(), "rows": rows, **weights}
+
+    def export(self):
+        return linear_model.contents(self.w.copy(), self.train, self.options.loss, self.transform, self.fitted, self.classes,
+                                     versions=versions())

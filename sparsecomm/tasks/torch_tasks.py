@@ -1,0 +1,211 @@
+"""Tasks `mlp`, `cnn` and `lm`: torch models on the CPU, whose gradients are handed over while backward still runs."""
+
+import functools
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from hogwild.errors import UserError
+from hogwild.training import metrics
+from hogwild.training.record import versions
+from sparsecomm.data import images, text
+from sparsecomm.tasks import models
+from sparsecomm.tasks.base import Task, summed
+
+BLOCK = 256  # images evaluated together: always the same ones, so that all ranks round alike
+STREAMS, GROUP, LEAST = 32, 4, 1000  # of an evaluated text: at most so many, so many together, of at least so many words
+
+
+class TorchTask(Task):
+    """A torch model; its gradients lie in memory that is allotted once."""
+
+    def adopt(self, make):
+        """Take the model that `make()` returns, its first weights from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.options.seed)
+            self.model = make()
+        self.gradients = {}
+        for name, p in self.model.named_parameters():
+            p.grad = torch.zeros_like(p)
+            self.gradients[name] = p.grad.numpy().reshape(-1)
+            p.register_post_accumulate_grad_hook(functools.partial(self._final, name))
+        self.facts["parameters"] = sum(g.size for g in self.gradients.values())
+
+    def tensors(self):
+        return {name: p.detach().numpy().reshape(-1) for name, p in self.model.named_parameters()}
+
+    def _final(self, name, p):
+        self.waiting.remove(name)
+        self.ready(name, self.gradients[name])
+
+    def learn(self, loss, factor, ready) -> float:
+        """Gradients of `factor` times loss, a scalar tensor or None for no examples, to `ready`; the loss as a number."""
+        for gradient in self.gradients.values():
+            gradient[:] = 0
+        self.ready, self.waiting = ready, list(reversed(self.gradients))
+        if loss is not None:
+            loss.backward(torch.tensor(factor, dtype=torch.float32))
+        for name in list(self.waiting):  # those that the loss does not depend on
+            ready(name, self.gradients[name])
+        return 0.0 if loss is None else float(loss.detach())
+
+    def export(self):
+        tensors = {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
+        return tensors, {"family": self.name, "versions": {**versions(), "torch": torch.__version__}}
+
+
+class ImageTask(TorchTask):
+    """Classes of images; pixels are brought to mean 0 and deviation 1, channel by channel, over the training images."""
+
+    def __init__(self, name, options, rank, size):
+        super().__init__(name, options, rank, size)
+        self.split = images.load(options.data, options.labels, options.test, options.test_labels, options.holdout,
+                                 options.seed)
+        train, classes = self.split.train, self.split.classes
+        height, width, channels = train.x.shape[1:]
+        if name == "cnn" and min(height, width) < 4:
+            raise UserError(f"{train.source}: holds images of {height} x {width}, cnn needs at least 4 x 4; reshape them, or "
+                            "train mlp")
+        self.examples = len(self.split.rows)
+        self.mean, self.deviation = images.scales(train, self.split.rows)
+        self.facts = {"source": train.source, "examples": self.examples, "held_out": len(self.split.test_rows),
+                      "features": height * width * channels, "classes": classes}
+        self.adopt(lambda: models.mlp(height * width * channels, options.width, classes, options.layer_norm)
+                   if name == "mlp" else models.cnn(channels, height, width, options.channels, classes))
+
+    def _batch(self, source, rows):
+        """(float32 [m, channels, height, width], int64 [m])."""
+        x = (source.x[rows].astype(np.float32) - self.mean) / self.deviation
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, 3, 1))), torch.from_numpy(source.y[rows])
+
+    def step(self, k, ready):
+        examples, factor = self.part(k)
+        loss = None
+        if len(examples):
+            x, y = self._batch(self.split.train, self.split.rows[examples])
+            loss = F.cross_entropy(self.model(x), y, reduction="sum")
+        return self.learn(loss, factor, ready), len(examples)
+
+    @torch.no_grad()
+    def evaluate(self, comm=None):
+        rows = self.split.test_rows
+        if not len(rows):
+            return {}
+        table = np.zeros((2, len(rows)))  # each image's loss, and the class that is found
+        for start in range(BLOCK * self.rank, len(rows), BLOCK * self.size):
+            x, y = self._batch(self.split.test, rows[start:start + BLOCK])
+            z = self.model(x)
+            table[0, start:start + BLOCK] = F.cross_entropy(z, y, reduction="none").numpy()
+            table[1, start:start + BLOCK] = z.argmax(1).numpy()
+        losses, found = summed(comm, table)
+        found, labels = found.astype(np.int64), self.split.test.y[rows]
+        if np.isnan(losses).any():
+            return dict.fromkeys(("accuracy", "f1", "log_loss"), math.nan)
+        return {"accuracy": float(np.mean(found == labels)), "f1": metrics.macro_f1(found, labels, self.split.classes),
+                "log_loss": float(np.mean(losses))}
+
+    def arrays(self):
+        return {"images": self.split.train.x, "labels": self.split.train.y, "rows": self.split.rows}
+
+    def export(self):
+        tensors, header = super().export()
+        shape = dict(zip(("height", "width", "channels"), self.split.train.x.shape[1:]))
+        chosen = {"layers": self.options.width, "layer_norm": self.options.layer_norm} if self.name == "mlp" else {
+            "planes": self.options.channels}
+        return {**tensors, "pixel_mean": self.mean, "pixel_deviation": self.deviation}, {
+            **header, "classes": self.split.classes, **shape, **chosen}
+
+
+class LanguageTask(TorchTask):
+    """The next word of a text. The text is cut into ranks x batch streams, read side by side; the state is carried on.
+
+    Every epoch starts elsewhere in the text, whose end is followed by its beginning; so other words are neighbours in a
+    batch, and the few that do not fill a stream are others.
+    """
+
+    metric = "perplexity"
+
+    def __init__(self, name, options, rank, size):
+        if options.data is None:
+            raise UserError("lm needs DATA: a text, or a folder with *train* and *valid* texts")
+        self.corpus = text.load(options.data, options.test, options.holdout, options.vocab_size)
+        super().__init__(name, options, rank, size)
+        held, words = self.corpus.held, len(self.corpus.words)
+        self.facts = {"source": self.corpus.source, "examples": len(self.corpus.train),
+                      "held_out": 0 if held is None else len(held), "vocabulary": words,
+                      "unknown": float(np.mean(self.corpus.train == 0))}
+        self.adopt(lambda: models.LanguageModel(words, options.hidden, options.dropout, options.tied))
+
+    def reshard(self, rank, size):
+        super().reshard(rank, size)
+        streams = size * self.options.batch
+        self.length = len(self.corpus.train) // streams
+        self.examples = self.length * streams
+        if not self.length:
+            raise UserError(f"{self.corpus.source}: has {len(self.corpus.train)} words, fewer than the {streams} streams of "
+                            f"{size} x --batch {self.options.batch}; make --batch smaller")
+
+    @property
+    def steps(self):
+        return -(-self.length // self.options.bptt)
+
+    def begin(self, epoch):
+        self.epoch, self.hidden = epoch, self.model.start(self.options.batch)
+        first = np.random.default_rng((self.options.seed, epoch)).integers(len(self.corpus.train))
+        self.starts = first + self.length * (self.rank * self.options.batch + np.arange(self.options.batch))
+
+    def step(self, k, ready):
+        start, stop = k * self.options.bptt, min((k + 1) * self.options.bptt, self.length)
+        at = (self.starts + np.arange(start, stop + 1)[:, None]) % len(self.corpus.train)
+        words = torch.from_numpy(self.corpus.train[at].astype(np.int64))
+        if self.options.dropout:  # a state of its own at each step: nothing to keep for a resumed run
+            seed = np.random.SeedSequence((self.options.seed, self.epoch, k, self.rank)).generate_state(1, np.uint64)
+            torch.default_generator.manual_seed(int(seed[0]))
+        z, hidden = self.model(words[:-1], self.hidden)
+        self.hidden = tuple(x.detach() for x in hidden)
+        loss = F.cross_entropy(z, words[1:].flatten(), reduction="sum")
+        count = (stop - start) * self.options.batch
+        return self.learn(loss, 1 / count, ready), count
+
+    @torch.no_grad()
+    def evaluate(self, comm=None):
+        """Perplexity of every word of the held-out text, the first ones of up to STREAMS parts without those before."""
+        held = self.corpus.held
+        if held is None:
+            return {}
+        streams = min(max(len(held) // LEAST, 1), STREAMS)
+        length = -(-len(held) // streams)
+        words = np.full(streams * length, -100)  # what cross_entropy passes over
+        words[:len(held)] = held
+        before = np.append(self.corpus.words.index(text.EOS), words[:-1]).clip(0)
+        before, words = (torch.from_numpy(x.reshape(streams, length).T.copy()) for x in (before, words))
+        losses = np.zeros(-(-streams // GROUP))
+        self.model.eval()
+        for group in range(self.rank, len(losses), self.size):
+            own = slice(group * GROUP, (group + 1) * GROUP)
+            losses[group] = self._loss(before[:, own], words[:, own])
+        self.model.train()
+        return {"perplexity": float(np.exp(summed(comm, losses).sum() / len(held)))}
+
+    def _loss(self, before, words):
+        """Loss sum of words [length, streams] that follow `before`, read from the zero state on."""
+        state, total = self.model.start(before.shape[1]), 0.0
+        for start in range(0, len(before), self.options.bptt):
+            z, state = self.model(before[start:start + self.options.bptt], state)
+            total += float(F.cross_entropy(z, words[start:start + self.options.bptt].flatten(), reduction="sum"))
+        return total
+
+    def state(self):
+        return dict(zip(("h", "c"), (x.numpy() for x in self.hidden)))
+
+    def load(self, state):
+        self.hidden = tuple(torch.from_numpy(np.array(state[name], np.float32)) for name in ("h", "c"))
+
+    def arrays(self):
+        return {"words": self.corpus.train}
+
+    def export(self):
+        tensors, header = super().export()
+        return tensors, {**header, "hidden": self.options.hidden, "tied": self.options.tied, "vocabulary": self.corpus.words}

