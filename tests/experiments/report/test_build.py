@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from made_up import HOSTILE, LOSS, MODEL, TOML, model, write_cell
 
 from hogwild.errors import UserError
 from hogwild.experiments.plan import grid
@@ -22,117 +23,6 @@ pytest.importorskip("jinja2")
 go = pytest.importorskip("plotly.graph_objects")
 from hogwild.experiments.report import build, figures, print_figures  # noqa: E402  they need what may be missing
 
-HOSTILE = '99 % <img src=x onerror="hacked=1"> & </script>'
-TOML = f"""
-title = "Made up"
-question = "Is <b>this</b> a question?"
-command = "trainer {{method}} --seed {{seed}} --record {{record}}"
-model = "experiments.made_up_model"
-[[grid]]
-method = ["dense", "drop", "broken"]
-ranks = [2, 4]
-[[grid]]
-method = ["once", "away"]
-ranks = [2]
-[values.method.drop]
-text = "--keep 0.01"
-label = {json.dumps(HOSTILE)}
-[metrics.loss]
-label = "test loss"
-unit = "nats"
-better = "lower"
-path = "loss"
-[metrics.late]
-path = "late"
-[[figure]]
-name = "loss"
-title = "Loss against ranks"
-x = "ranks"
-y = "loss"
-series = "method"
-log = ["x"]
-formula = [{{label = "2 P", y = "2 * ranks", where = {{method = "dense"}}, series = "dense"}}]
-[[figure]]
-name = "phases"
-kind = "bar"
-x = "method"
-y = ["phase_compute_ms", "phase_exchange_ms"]
-facet = "ranks"
-[[figure]]
-name = "both"
-kind = "scatter"
-x = "step_ms"
-y = "loss"
-series = "method"
-log = ["y"]
-[[figure]]
-name = "course"
-kind = "curve"
-x = "seconds"
-y = "metrics.loss"
-series = "method"
-x_label = "training (s)"
-y_label = "loss"
-where = {{ranks = 2}}
-[[table]]
-name = "numbers"
-title = "Numbers"
-rows = ["method", "ranks"]
-columns = ["loss", "late"]
-baseline = {{method = "dense"}}
-[[reference]]
-text = "A paper"
-url = "https://example.org/paper"
-claim = "half the loss"
-metric = "loss"
-where = {{method = "drop", ranks = 2}}
-baseline = {{method = "dense"}}
-figure = "loss"
-[[reference]]
-text = "Another"
-url = "javascript:hacked=1"
-[quick]
-seeds = 1
-"""
-LOSS = {("dense", 2): [4, 5, 9], ("dense", 4): [3, 3.5, 8], ("drop", 2): [2, 4, 4.5], ("drop", 4): [1, 2, 7],
-        ("once", 2): [6]}
-
-
-def cell(experiment, point, folder):
-    """Write a cell as the runner leaves it behind."""
-    who = point.axes["method"], point.axes["ranks"]
-    first = {"event": "cell", "experiment": experiment.name, "quick": experiment.quick, "axes": point.axes,
-             "seed": point.seed, "command": point.shown, "versions": {"numpy": "9.9"}, "commit": "c0ffee",
-             "machine": "a machine; 2026-01-02", "date": "2026-01-02"}
-    end = {"event": "cell_end", "exit": 0, "seconds": 1.0, "metrics": {}, "network": None}
-    own = []
-    if who[0] == "away":
-        first["skipped"], end["exit"] = "needs <root>", None
-    elif who[0] == "broken":
-        end |= {"exit": 3, "error": "Traceback:\nRuntimeError: it <broke>"}
-    elif point.seed < len(LOSS[who]):
-        loss, steps = LOSS[who][point.seed], 10
-        own = [{"event": "epoch", "seconds": 2.0 + point.seed, "metrics": {"loss": loss + k}} for k in (2, 1, 0)]
-        own += [{"event": "end", "steps": steps, "loss": loss, "late": loss if who == ("drop", 2) and point.seed else None,
-                 "phases": {"compute": [1.0, 3.0], "exchange": [2.0, 2.0]}}]
-        end["metrics"] = results.extracted(experiment.metrics, own)
-    else:
-        return
-    place = results.folder(folder, experiment.name, experiment.quick)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / f"{point.slug}.jsonl").write_text("".join(json.dumps(event) + "\n" for event in (first, *own, end)))
-
-
-def model():
-    """Figures and tables that do not come from the file: as a cost model's."""
-    points = [figures.Point(p, 3 * p) for p in (2, 1024)]
-    panel = figures.Panel("", [figures.Series("dense", [figures.Point(2, 6, 5, 7, 3)]),
-                               figures.Series("dense", points, predicted=True, like="dense")])
-    return types.SimpleNamespace(
-        figures=lambda cells: [figures.Figure("model", "A model", "line", [panel], "ranks", "step time (ms)", ("x", "y"))],
-        tables=lambda cells: [figures.Table("model-table", "Modelled", ["who", "ms"],
-                                            [["x", figures.Stat(7.5, 7.5, 7.5, 0)]])])
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -143,9 +33,9 @@ def folder(tmp_path_factory):
     for quick in (False, True):
         experiment = grid.read(place / "made-up.toml", quick)
         for point in grid.cells(experiment):
-            cell(experiment, point, place / "results")
+            write_cell(experiment, point, place / "results")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "experiments.made_up_model", model())
+        patch.setitem(sys.modules, MODEL, model())
         build.main([str(place / "made-up.toml"), str(place / "empty.toml"), "--results", str(place / "results")])
         yield place
 
@@ -309,10 +199,10 @@ def test_categories_are_in_the_order_of_the_file(folder):
 def test_a_model_that_cannot_say_is_a_line_in_the_report(folder, tmp_path, monkeypatch):
     def say(cells):
         raise UserError("no ping-pong: run it")
-    monkeypatch.setitem(sys.modules, "experiments.made_up_model", types.SimpleNamespace(figures=say))
+    monkeypatch.setitem(sys.modules, MODEL, types.SimpleNamespace(figures=say))
     monkeypatch.setattr(print_figures, "save", lambda figure, place: [])  # which takes long, and is tested elsewhere
     assert build.section(folder / "made-up.toml", folder / "results", False, tmp_path)["faults"] == \
-        ["experiments.made_up_model: no ping-pong: run it"]
+        [f"{MODEL}: no ping-pong: run it"]
 
 
 def test_quick_results_stand_in_and_are_labelled(folder, tmp_path, monkeypatch):
