@@ -17,15 +17,16 @@ from typing import NamedTuple
 from hogwild.errors import UserError
 from sparsecomm.faults.liveness import Watch, processes
 from sparsecomm.wire import launch
-from sparsecomm.wire.launch import FLUSH_SECONDS, FORCE_SECONDS, say
+from sparsecomm.wire.launch import FLUSH_SECONDS, FORCE_SECONDS, TIME_SCALE, say
 
 PATIENCE = 20.0  # seconds without a beat after which a rank whose process is stopped or gone is given up …
 HUNG = 600.0  # … and one that is idle, or on another host
-LEAST = 5.0
-BEAT_SECONDS, POLL_SECONDS = 1.0, 0.1
-PAUSE_SECONDS = 5.0  # a watcher that did not run for so long itself, as in a suspended job, starts its count anew
-SETTLE_SECONDS = 1.0  # ranks that fail alike do so within this; one line then names them all
-WAIT_SECONDS = 2.0  # a rank that has waited for so long for others tells rank 0
+LEAST = 5.0 * TIME_SCALE
+BEAT_SECONDS, POLL_SECONDS = 1.0 * TIME_SCALE, 0.1 * TIME_SCALE
+PAUSE_SECONDS = 5.0 * TIME_SCALE  # a watcher that did not run for so long, as in a suspended job, starts its count anew
+SETTLE_SECONDS = 1.0 * TIME_SCALE  # ranks that fail alike do so within this; one line then names them all
+WAIT_SECONDS = 2.0 * TIME_SCALE  # a rank that has waited for so long for others tells rank 0
+FAIL_SECONDS = 5.0 * TIME_SCALE  # a rank that fails ends the job itself, where rank 0 has not within this
 MOST = 1 << 20  # bytes of a message between guards that are read
 BEAT, BYE, FAIL, WAIT, DONE = range(5)  # tags
 WHAT = {"stopped": "is stopped", "gone": "is gone", "idle": "is hung: it neither answers nor computes",
@@ -128,7 +129,7 @@ class Guard:
         own = f"rank {self.processes[self.rank].rank}: "
         self.failure = failure._replace(cause=failure.cause.removeprefix(own))
         self.wake.set()
-        time.sleep(SETTLE_SECONDS + 4)
+        time.sleep(FAIL_SECONDS)
         self._end(self._said({self.rank: self.failure}), failure.code)  # rank 0 cannot be reached
 
     def _watch(self):

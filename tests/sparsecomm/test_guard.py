@@ -18,6 +18,7 @@ from sparsecomm.wire import launch
 from sparsecomm.wire.message import MessageError
 
 PROGRAM = str(SUPPORT / "failing.py")
+QUICK = {"env": {"SPARSECOMM_TIME_SCALE": "0.25"}}  # guards whose waits are so much shorter
 
 
 def run(n, how, who, folder, *rest, **options):
@@ -80,11 +81,11 @@ def test_killed(tmp_path, n, name):
 
 @pytest.mark.parametrize("n,how,who", [(3, "SIGSTOP", 0), (2, "hang", 1)])
 def test_no_answer(tmp_path, n, how, who):
-    ended, lines, _ = run(n, how, who, tmp_path)
+    ended, lines, _ = run(n, how, who, tmp_path, **QUICK)
     pid = pids(tmp_path, n)[who]
     lines = [line for line in lines if "goes on waiting" not in line]
     assert ended.code != 0 and len(lines) == 1
-    assert lines[0].startswith(f"sparsecomm: rank {who} has not answered for 5 s (process {pid} on ")
+    assert lines[0].startswith(f"sparsecomm: rank {who} has not answered for 1.25 s (process {pid} on ")
 
 
 @pytest.mark.parametrize("how", ["user", "bug"])
@@ -107,7 +108,7 @@ def test_exit_in_the_middle(tmp_path, how, code):
 
 @pytest.mark.parametrize("options", [{}, {"bare": True}])
 def test_others_wait_for_a_rank_that_has_ended(tmp_path, options):
-    ended, lines, _ = run(3, "leave", 1, tmp_path, "5", *(["install"] if options else []), **options)
+    ended, lines, _ = run(3, "leave", 1, tmp_path, "5", *(["install"] if options else []), **options, **QUICK)
     assert ended.code == 2 and len(lines) == 1 and ended.seconds < 20
     assert lines[0].startswith("sparsecomm: rank 1 has ended, but rank ")
     assert "waits for it in step 8; the last that rank 1 took part in is step 7" in lines[0] and "join()" in lines[0]
@@ -140,7 +141,7 @@ def test_a_module(tmp_path):
 
 def test_rank_zero_does_not_listen(tmp_path):
     """A rank that fails says so itself, then, before anybody's patience is over."""
-    ended, lines, _ = run(3, "deaf", 2, tmp_path)
+    ended, lines, _ = run(3, "deaf", 2, tmp_path, **QUICK)
     assert ended.code != 0
     assert any(line.startswith(("sparsecomm: rank 2: no such file", "sparsecomm: rank 0 has not answered")) for line in lines)
 
@@ -148,7 +149,7 @@ def test_rank_zero_does_not_listen(tmp_path):
 @pytest.mark.parametrize("how", ["busy", "late", "lock"])
 def test_long_work_is_no_silence(tmp_path, how):
     """One rank computes for longer than the patience; the others wait for it in MPI, or at their end."""
-    ended, lines, _ = run(3, how, 1, tmp_path)
+    ended, lines, _ = run(3, how, 1, tmp_path, **QUICK)
     assert ended.code == 0 and ended.out.split() == ["end"] * 3
     assert all(" s in step 8 for rank 1, and goes on waiting" in line for line in lines)
     assert len(lines) == (how != "late")
@@ -161,9 +162,9 @@ def test_suspended_job(tmp_path):
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in ranks:
                 os.kill(pid, number)
-            time.sleep(8 * (number == signal.SIGSTOP))
+            time.sleep(2 * (number == signal.SIGSTOP))  # longer than the patience
 
-    ended, lines, _ = run(2, "busy", "all", tmp_path, during=suspend)
+    ended, lines, _ = run(2, "busy", "all", tmp_path, during=suspend, **QUICK)
     assert ended.code == 0 and not lines
 
 
@@ -175,7 +176,7 @@ def test_launcher_is_killed(tmp_path):
             if "guard" in line and "python" not in line.split()[0]:
                 os.kill(pid, signal.SIGKILL)
 
-    ended, _, _ = run(2, "SIGSTOP", "1", tmp_path, during=kill)
+    ended, _, _ = run(2, "SIGSTOP", "1", tmp_path, during=kill, **QUICK)
     assert ended.code == -signal.SIGKILL
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from hogwild.errors import UserError
 from sparsecomm import guard
+from sparsecomm.wire.launch import TIME_SCALE
 
-SECONDS = 6.5  # longer than the patience of the tests
+PATIENCE = 5.0 * TIME_SCALE
+SECONDS = 1.3 * PATIENCE  # of work that is no silence
 
 
 def world():
@@ -56,7 +58,7 @@ def fail(how):
     if how == "lock":  # as a large pickle or a regular expression: it computes with Python's lock held
         start = time.perf_counter()
         sum(range(10**7))
-        sum(range(int(10**7 * (SECONDS + 1) / (time.perf_counter() - start))))
+        sum(range(int(10**7 * 1.2 * SECONDS / (time.perf_counter() - start))))
     if how == "library":
         os._exit(3)
     if how == "quiet":
@@ -84,7 +86,7 @@ def main():
         rest.remove("install")
         guard.install(comm)
     if guard.active:
-        guard.patience(float(rest[0]) if rest else 5.0)
+        guard.patience(float(rest[0]) if rest else PATIENCE)
     maps = {line.split(None, 5)[-1].strip() for line in open("/proc/self/maps") if "/dev/shm/" in line}
     part = Path(folder) / f"part{comm.rank}"
     part.write_text("\n".join([str(os.getpid()), *maps]))
