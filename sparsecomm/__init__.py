@@ -3,9 +3,9 @@
 import importlib
 
 from hogwild import _version
-from sparsecomm.wire import launch
+from sparsecomm.faults import uncaught
 
-launch.end_all_on_exception()
+uncaught.end_all_on_exception()
 
 LATE = {"DistributedOptimizer": "optimizer", "Config": "config"}  # only when asked for: torch and MPI load slowly
 

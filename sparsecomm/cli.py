@@ -3,19 +3,19 @@
 import inspect
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from hogwild.cli.main import defaults, parsed
+from hogwild.cli.arguments import defaults, parsed
 from hogwild.errors import UserError
 from hogwild.training import console
 from hogwild.training.record import tell_of_compiling
 from sparsecomm import guard
 from sparsecomm.config import Config
-from sparsecomm.tasks.base import CnnOptions, LinearOptions, LmOptions, MlpOptions, demand_torch
+from sparsecomm.tasks.registry import TASKS
 from sparsecomm.wire import launch
 
 
@@ -105,64 +105,10 @@ class Running:
     """TOML file with any of these options; the command line goes on top."""
 
 
-@dataclass
-class _Train:
-    """The groups of options, in the order of --help."""
-
-    task: object = None
-    training: Training = field(default_factory=Training)
-    exchange: Exchange = field(default_factory=Exchange)
-    running: Running = field(default_factory=Running)
-
-
-@dataclass
-class TrainLinear(_Train):
-    """Train a sparse linear model on many processes. Without DATA: on synthetic data of RCV1's shape.
-
-    Examples:
-      mpiexec -n 4 sparsecomm train linear
-      mpiexec -n 4 sparsecomm train linear reviews.svm.xz --transform log,l2 --model reviews.safetensors
-      hogwild evaluate reviews.safetensors other.svm.xz
-    """
-
-    task: LinearOptions = field(default_factory=LinearOptions)
-
-
-@dataclass
-class TrainMlp(_Train):
-    """Train three fully connected layers on images, on many processes. Without DATA: on scikit-learn's digits.
-
-    Examples:
-      mpiexec -n 2 sparsecomm train mlp --width 128 --epochs 10
-      mpiexec -n 4 sparsecomm train mlp mnist/ --keep 0.001 --value-code float16 --drop-warmup 1
-      mpiexec -n 4 sparsecomm train mlp mnist/ --exchange dense
-    """
-
-    task: MlpOptions = field(default_factory=MlpOptions)
-
-
-@dataclass
-class TrainCnn(_Train):
-    """Train two convolutions and two linear layers on images, on many processes. Without DATA: on scikit-learn's digits.
-
-    Examples:
-      mpiexec -n 2 sparsecomm train cnn
-      mpiexec -n 4 sparsecomm train cnn mnist/ --rule sgd --lr 0.05 --momentum-correction 0.9
-    """
-
-    task: CnnOptions = field(default_factory=CnnOptions)
-
-
-@dataclass
-class TrainLm(_Train):
-    """Train an LSTM language model on the words of a text, on many processes.
-
-    Examples:
-      mpiexec -n 2 sparsecomm train lm ptb/ --epochs 2 --early-stopping perplexity
-      mpiexec -n 4 sparsecomm train lm novel.txt.gz --rule sgd --lr 1 --clip-norm 5 --schedule plateau
-    """
-
-    task: LmOptions = field(default_factory=LmOptions)
+def command_options(task) -> type:
+    """The dataclass of `sparsecomm train TASK`: its groups of options in the order of --help."""
+    groups = {"task": TASKS[task].options, "training": Training, "exchange": Exchange, "running": Running}
+    return make_dataclass(f"Train_{task}", [(name, kind, field(default_factory=kind)) for name, kind in groups.items()])
 
 
 @dataclass
@@ -182,17 +128,12 @@ class Evaluate:
     """idx file of the labels of DATA; default: the one beside it that MNIST's naming tells."""
 
 
-TASKS = {"linear": TrainLinear, "mlp": TrainMlp, "cnn": TrainCnn, "lm": TrainLm}
-
 OVERVIEW = """usage: [mpiexec -n RANKS] sparsecomm COMMAND …
 
 Data-parallel training on many processes that send each other about 1% of the gradient (Aji & Heafield 2017).
 
-  sparsecomm train linear [DATA]   a sparse linear model (no DATA: synthetic data); hogwild evaluates it
-  sparsecomm train mlp [DATA]      fully connected layers on images (no DATA: scikit-learn's digits)
-  sparsecomm train cnn [DATA]      a convolutional network on images, likewise
-  sparsecomm train lm DATA         an LSTM language model on a text
-  sparsecomm evaluate MODEL DATA   measure a saved mlp, cnn or lm
+{tasks}
+  sparsecomm evaluate MODEL DATA   measure a saved {evaluated}
 
 mpiexec starts as many ranks as -n says, on the hosts of -hosts or of a host file; there may be more ranks than cores.
 Under Slurm: srun -n RANKS --mpi=pmi2 sparsecomm train …. Without a launcher there is one rank.
@@ -200,18 +141,27 @@ Under Slurm: srun -n RANKS --mpi=pmi2 sparsecomm train …. Without a launcher t
 sparsecomm COMMAND --help lists the options: sparsecomm train mlp --help."""
 
 
+def overview() -> str:
+    """What `sparsecomm --help` prints."""
+    evaluated = [name for name, task in TASKS.items() if task.evaluated_by == "sparsecomm"]
+    return OVERVIEW.format(
+        tasks="\n".join(f"  {f'sparsecomm train {name} {task.data}':<32} {task.summary}" for name, task in TASKS.items()),
+        evaluated=f"{', '.join(evaluated[:-1])} or {evaluated[-1]}")
+
+
 def parse(arguments):
     """(command, options) of `arguments`, options being one of the dataclasses; --help ends here. Raises UserError."""
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help") or (command == "train" and arguments[1:2] in (["-h"], ["--help"])):
-        print(OVERVIEW)
+        print(overview())
         sys.exit(0 if arguments else 2)
     if command == "train":
         name = arguments[1] if len(arguments) > 1 else ""
         if name not in TASKS:
             raise UserError(f"train needs a task, one of {', '.join(TASKS)}, got '{name}': sparsecomm train mlp [DATA]")
-        return name, parsed(f"sparsecomm train {name}", TASKS[name], arguments[2:],
-                            default=defaults(TASKS[name], arguments[2:]), description=inspect.getdoc(TASKS[name]))
+        cls = command_options(name)
+        return name, parsed(f"sparsecomm train {name}", cls, arguments[2:], default=defaults(cls, arguments[2:]),
+                            description=TASKS[name].help)
     if command == "evaluate":
         return command, parsed("sparsecomm evaluate", Evaluate, arguments[1:], description=inspect.getdoc(Evaluate))
     raise UserError(f"unknown command '{command}': use train or evaluate (sparsecomm --help)")
@@ -236,7 +186,6 @@ def main(arguments=None):
 def _do(arguments):
     name, options = parse(arguments)
     if name == "evaluate":
-        demand_torch(name)
         from sparsecomm.run import evaluate
         evaluate.evaluate(options)
         return

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hogwild.cli.main import parsed
+from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from hogwild.experiments.cost.cost_model import PRESETS, Way, buckets_of, step_seconds
 from sparsecomm.config import Config

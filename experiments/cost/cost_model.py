@@ -289,15 +289,3 @@ def model_of(cells) -> Model:
     """The links and the machine, fitted to the cells."""
     model = Model(runs_of(cells), links_of(cells), None)
     return model._replace(machine=calibrated(model.runs, lambda ranks: model.link("", ranks) or Link(0.0, 0.0)))
-
-
-def figures(cells) -> list:
-    """What experiments/report/build.py draws: hook of communication-cost.toml."""
-    from hogwild.experiments.cost import prediction
-    return prediction.figures(model_of(cells))
-
-
-def tables(cells) -> list:
-    """What experiments/report/build.py lists: hook of communication-cost.toml."""
-    from hogwild.experiments.cost import prediction
-    return prediction.tables(model_of(cells))

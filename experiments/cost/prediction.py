@@ -3,7 +3,7 @@ that are."""
 
 from statistics import median
 
-from hogwild.experiments.cost.cost_model import PRESETS, Way, step_seconds
+from hogwild.experiments.cost.cost_model import PRESETS, Way, model_of, step_seconds
 from hogwild.experiments.report.figures import Figure, Panel, Point, Series, Table
 from sparsecomm.exchange.alpha_beta import Link
 
@@ -20,15 +20,17 @@ def link_at(rate) -> Link:
     return Link((below or list(PRESETS.values()))[-1 if below else 0].alpha, 8e-9 / rate)
 
 
-def figures(model) -> list[Figure]:
-    """Of a cost.Model; none without one."""
+def figures(cells) -> list[Figure]:
+    """What experiments/report/build.py draws: hook of communication-cost.toml."""
+    model = model_of(cells)
     found = [figure for task in _tasks(model) for figure in (_ranks(model, task), _winners(model, task))]
     checked = model.check()
     return found + ([_check(checked)] if checked else [])
 
 
-def tables(model) -> list[Table]:
-    """Of a cost.Model."""
+def tables(cells) -> list[Table]:
+    """What experiments/report/build.py lists: hook of communication-cost.toml."""
+    model = model_of(cells)
     return [table for table in (_links(model), _errors(model), _constants(model)) if table]
 
 

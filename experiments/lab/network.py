@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hogwild.cli.main import parsed
+from hogwild.cli.arguments import parsed
 from hogwild.errors import Terminated, UserError
 from hogwild.experiments.run.process import DYING, found, kill
 from sparsecomm.wire.launch import POOLS, PR_SET_PDEATHSIG

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hogwild.cli.main import parsed
+from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from sparsecomm import guard
 from sparsecomm.wire import launch

@@ -332,7 +332,7 @@ def _check(path, experiment, axes):
         raise UserError(f"{path}: timeout must be a number of seconds above 0, got {experiment.timeout:g}")
     if experiment.model and not re.fullmatch(r"hogwild\.experiments\.[\w.]+", experiment.model):  # others would run at import
         raise UserError(f"{path}: model must be a module of experiments, such as "
-                        f"hogwild.experiments.cost.cost_model, got {experiment.model!r}")
+                        f"hogwild.experiments.cost.prediction, got {experiment.model!r}")
     for name, metric in experiment.metrics.items():
         if name in axes:
             raise UserError(f"{path}: metrics.{name}: an axis has the same name")

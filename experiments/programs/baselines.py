@@ -20,13 +20,14 @@ from typing import Literal
 
 import numpy as np
 
-from hogwild.cli.main import parsed
+from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from hogwild.kernels.optim.rules import RULES
 from hogwild.training.record import Report, versions
 from hogwild.training.stopping import Stop, Stopper
 from sparsecomm import guard
-from sparsecomm.tasks.base import LmOptions, MlpOptions, build
+from sparsecomm.tasks import registry
+from sparsecomm.tasks.options import LmOptions, MlpOptions
 from sparsecomm.wire import launch, nic_counters
 
 ONE_BUCKET = 1 << 16  # MB, more than any model has
@@ -150,10 +151,9 @@ def wrapped(model, options, size):
 
 def rule_of(name, options):
     """(rule, learning rate), by default those of `sparsecomm train`."""
-    from sparsecomm.run.train import DEFAULTS
-    usual, factor = DEFAULTS[name]
-    rule = options.rule or usual
-    lr = factor * getattr(RULES[rule], "default_lr", 0.01)
+    task = registry.TASKS[name]
+    rule = options.rule or task.rule
+    lr = task.lr_factor * getattr(RULES[rule], "default_lr", 0.01)
     return rule, lr if options.lr is None else options.lr
 
 
@@ -174,7 +174,7 @@ class Run:
         self.options, self.comm, chosen = options.training, comm, options.training
         self.stopper = Stopper(Stop(metric=chosen.early_stopping, max_steps=chosen.max_steps, target=chosen.target))
         self.report = Report(quiet=comm.rank > 0, unit="steps")
-        self.task = build(name, options.task, comm.rank, comm.size)
+        self.task = registry.build(name, options.task, comm.rank, comm.size)
         if chosen.target is not None:
             Stopper(self.stopper.stop, list(self.task.evaluate(comm)))  # tells a metric that is not measured
         if chosen.evaluate_every and not self.task.facts["held_out"]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tyro.conf import Positional
 
-from hogwild.cli.main import parsed
+from hogwild.cli.arguments import parsed
 from hogwild.data import dataset, formats, synthetic, transforms
 from hogwild.errors import UserError
 from hogwild.experiments.plan.datasets import matrix

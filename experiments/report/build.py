@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from hogwild.cli.main import parsed
+from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from hogwild.experiments.plan import grid
 from hogwild.experiments.report import aggregate, figures, print_figures

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from hogwild.cli.main import parsed
+from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from hogwild.experiments.plan.grid import Reach
 from hogwild.experiments.run import results

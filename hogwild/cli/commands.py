@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 
-from hogwild.cli import main, print_predictions, train
+from hogwild.cli import options as kinds
+from hogwild.cli import print_predictions, train
 from hogwild.data import dataset
 from hogwild.data.class_names import number_text
 from hogwild.errors import UserError
@@ -17,8 +18,8 @@ from hogwild.training.replication import columns_of, keeps_copies
 
 
 def run(options):
-    """Do what the options, one of cli's dataclasses, ask for."""
-    {main.TrainLinear: train.train_linear, main.Evaluate: evaluate, main.Predict: predict, main.Inspect: inspect}[
+    """Do what the options, one of the dataclasses of hogwild/cli/options.py, ask for."""
+    {kinds.TrainLinear: train.train_linear, kinds.Evaluate: evaluate, kinds.Predict: predict, kinds.Inspect: inspect}[
         type(options)](options)
 
 
@@ -77,6 +78,6 @@ def inspect(options):
 
 def _size(labels):
     """float32 a feature that `hogwild train linear`, its options at their defaults, trains; labels: how many there are."""
-    default = main.TrainLinear()
+    default = kinds.TrainLinear()
     outputs = predictions.outputs_of(build(default.loss, LOSSES, "loss"), labels if labels <= predictions.MOST_CLASSES else 0)
     return outputs * columns_of(build(default.rule, RULES, "rule"))

@@ -16,14 +16,11 @@ from sparsecomm import guard
 from sparsecomm.config import Config
 from sparsecomm.faults import shrink
 from sparsecomm.run import loop, summary
-from sparsecomm.tasks import base
+from sparsecomm.tasks import registry
 from sparsecomm.wire import launch
 from sparsecomm.wire.gather import gathered, on_root, told
 from sparsecomm.wire.handshake import handshake
 
-# Where the user names none: the rule, and what its default learning rate is multiplied by. That of a linear model is for
-# steps of one example, and the mean gradient of a batch is smaller.
-DEFAULTS = {"linear": ("adagrad", 2), "mlp": ("adagrad", 1), "cnn": ("adagrad", 1), "lm": ("adam", 4)}
 MAY_DIFFER = {"data", "test", "labels", "test_labels", "model", "record", "config", "cache"}  # from rank to rank
 MAY_CHANGE = {*FREE, *MAY_DIFFER, "check_every", "evaluate_every", "timeout", "on_failure"}  # in a resumed run
 
@@ -72,7 +69,7 @@ def _maker(name, options):
 
     def make(rank, size):
         if not made:
-            made.append(base.build(name, options.task, rank, size))
+            made.append(registry.build(name, options.task, rank, size))
         elif (made[0].rank, made[0].size) != (rank, size):
             made[0].reshard(rank, size)
         return made[0]
@@ -81,8 +78,8 @@ def _maker(name, options):
 
 def _job(name, options, make, say) -> loop.Job:
     """The job; mistakes in the options show before the data are read."""
-    usual, factor = DEFAULTS[name]
-    chosen = replace(options.training, rule=options.training.rule or usual)
+    entry = registry.entry(name)
+    chosen = replace(options.training, rule=options.training.rule or entry.rule)
     rule = build(chosen.rule, RULES, "rule")
     if chosen.epochs is not None and chosen.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {chosen.epochs}")
@@ -92,7 +89,7 @@ def _job(name, options, make, say) -> loop.Job:
         raise UserError(f"--warmup must be a finite number, not negative, got {chosen.warmup:g}")
 
     def schedule(task):
-        lr = chosen.lr if chosen.lr is not None else factor * task.default_lr(rule)
+        lr = chosen.lr if chosen.lr is not None else entry.lr_factor * task.default_lr(rule)
         watched = (stop.metric or task.metric) if task.facts["held_out"] else "loss"
         return schedule_of(replace(chosen, epochs=chosen.epochs or task.default_epochs), rule, task.steps, lr, watched)
 

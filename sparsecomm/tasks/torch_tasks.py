@@ -2,12 +2,14 @@
 
 import functools
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hogwild.errors import UserError
+from hogwild.data.files import place
+from hogwild.errors import UserError, demand
 from hogwild.training import metrics
 from hogwild.training.record import versions
 from sparsecomm.data import images, text
@@ -55,25 +57,58 @@ class TorchTask(Task):
         tensors = {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
         return tensors, {"family": self.name, "versions": {**versions(), "torch": torch.__version__}}
 
+    @torch.no_grad()
+    def put(self, tensors):
+        """Parameters of a model file into the model. Raises ValueError or KeyError where they do not fit."""
+        for name, p in self.model.named_parameters():
+            demand(tensors[name].shape == tuple(p.shape), f"{name} is of another form")
+            p.copy_(torch.from_numpy(tensors[name]))
+
 
 class ImageTask(TorchTask):
-    """Classes of images; pixels are brought to mean 0 and deviation 1, channel by channel, over the training images."""
+    """Classes of images; pixels are brought to mean 0 and deviation 1, channel by channel, over the training images.
+
+    A subclass has `network`, and what of its options a model file must hold.
+    """
+
+    smallest = 1  # height and width of an image
+
+    @staticmethod
+    def network(shape, classes, chosen) -> torch.nn.Module:
+        """The model for images of shape (height, width, channels), from what `chosen` gives."""
+        raise NotImplementedError
+
+    @staticmethod
+    def chosen(options) -> dict:
+        """What of the options the network depends on: numbers and switches, for the header of a model file."""
+        raise NotImplementedError
 
     def __init__(self, name, options, rank, size):
         super().__init__(name, options, rank, size)
         self.split = images.load(options.data, options.labels, options.test, options.test_labels, options.holdout,
                                  options.seed)
         train, classes = self.split.train, self.split.classes
-        height, width, channels = train.x.shape[1:]
-        if name == "cnn" and min(height, width) < 4:
-            raise UserError(f"{train.source}: holds images of {height} x {width}, cnn needs at least 4 x 4; reshape them, or "
-                            "train mlp")
+        height, width, channels = shape = train.x.shape[1:]
+        if min(height, width) < self.smallest:
+            raise UserError(f"{train.source}: holds images of {height} x {width}, {name} needs at least {self.smallest} x "
+                            f"{self.smallest}; reshape them, or train mlp")
         self.examples = len(self.split.rows)
         self.mean, self.deviation = images.scales(train, self.split.rows)
         self.facts = {"source": train.source, "examples": self.examples, "held_out": len(self.split.test_rows),
                       "features": height * width * channels, "classes": classes}
-        self.adopt(lambda: models.mlp(height * width * channels, options.width, classes, options.layer_norm)
-                   if name == "mlp" else models.cnn(channels, height, width, options.channels, classes))
+        self.adopt(lambda: self.network(shape, classes, self.chosen(options)))
+
+    @classmethod
+    def from_model(cls, tensors, header, data, labels):
+        shape, classes = [header[key] for key in ("height", "width", "channels")], header["classes"]
+        held = images.read_test(data, labels)
+        images.check_like(held, shape, classes)
+        task = cls.__new__(cls)
+        task.split = images.Split(held, np.zeros(0, np.int64), held, np.arange(len(held.y)), classes)
+        task.mean, task.deviation = tensors["pixel_mean"], tensors["pixel_deviation"]
+        task.model = cls.network(shape, classes, header)
+        task.put(tensors)
+        return task, f"{held.source}: {len(held.y):,} images"
 
     def _batch(self, source, rows):
         """(float32 [m, channels, height, width], int64 [m])."""
@@ -112,10 +147,35 @@ class ImageTask(TorchTask):
     def export(self):
         tensors, header = super().export()
         shape = dict(zip(("height", "width", "channels"), self.split.train.x.shape[1:]))
-        chosen = {"layers": self.options.width, "layer_norm": self.options.layer_norm} if self.name == "mlp" else {
-            "planes": self.options.channels}
         return {**tensors, "pixel_mean": self.mean, "pixel_deviation": self.deviation}, {
-            **header, "classes": self.split.classes, **shape, **chosen}
+            **header, "classes": self.split.classes, **shape, **self.chosen(self.options)}
+
+
+class MlpTask(ImageTask):
+    """Three fully connected layers."""
+
+    @staticmethod
+    def network(shape, classes, chosen):
+        return models.mlp(math.prod(shape), chosen["layers"], classes, chosen["layer_norm"])
+
+    @staticmethod
+    def chosen(options):
+        return {"layers": options.width, "layer_norm": options.layer_norm}
+
+
+class CnnTask(ImageTask):
+    """Two convolutions and two linear layers."""
+
+    smallest = 4
+
+    @staticmethod
+    def network(shape, classes, chosen):
+        height, width, channels = shape
+        return models.cnn(channels, height, width, chosen["planes"], classes)
+
+    @staticmethod
+    def chosen(options):
+        return {"planes": options.channels}
 
 
 class LanguageTask(TorchTask):
@@ -126,6 +186,7 @@ class LanguageTask(TorchTask):
     """
 
     metric = "perplexity"
+    bptt = 35  # words of a step of the evaluation, where there are no options
 
     def __init__(self, name, options, rank, size):
         if options.data is None:
@@ -136,7 +197,19 @@ class LanguageTask(TorchTask):
         self.facts = {"source": self.corpus.source, "examples": len(self.corpus.train),
                       "held_out": 0 if held is None else len(held), "vocabulary": words,
                       "unknown": float(np.mean(self.corpus.train == 0))}
+        self.bptt = options.bptt
         self.adopt(lambda: models.LanguageModel(words, options.hidden, options.dropout, options.tied))
+
+    @classmethod
+    def from_model(cls, tensors, header, data, labels):
+        if labels:
+            raise UserError("--labels is for images; a text has none")
+        words, task = header["vocabulary"], cls.__new__(cls)
+        held = text.numbered(Path(data), {word.encode(): k for k, word in enumerate(words)})
+        task.corpus = text.Corpus(held, held, words, place(data))
+        task.model = models.LanguageModel(len(words), header["hidden"], tied=header["tied"])
+        task.put(tensors)
+        return task, f"{place(data)}: {len(held):,} words"
 
     def reshard(self, rank, size):
         super().reshard(rank, size)
@@ -149,7 +222,7 @@ class LanguageTask(TorchTask):
 
     @property
     def steps(self):
-        return -(-self.length // self.options.bptt)
+        return -(-self.length // self.bptt)
 
     def begin(self, epoch):
         self.epoch, self.hidden = epoch, self.model.start(self.options.batch)
@@ -157,7 +230,7 @@ class LanguageTask(TorchTask):
         self.starts = first + self.length * (self.rank * self.options.batch + np.arange(self.options.batch))
 
     def step(self, k, ready):
-        start, stop = k * self.options.bptt, min((k + 1) * self.options.bptt, self.length)
+        start, stop = k * self.bptt, min((k + 1) * self.bptt, self.length)
         at = (self.starts + np.arange(start, stop + 1)[:, None]) % len(self.corpus.train)
         words = torch.from_numpy(self.corpus.train[at].astype(np.int64))
         if self.options.dropout:  # a state of its own at each step: nothing to keep for a resumed run
@@ -192,9 +265,9 @@ class LanguageTask(TorchTask):
     def _loss(self, before, words):
         """Loss sum of words [length, streams] that follow `before`, read from the zero state on."""
         state, total = self.model.start(before.shape[1]), 0.0
-        for start in range(0, len(before), self.options.bptt):
-            z, state = self.model(before[start:start + self.options.bptt], state)
-            total += float(F.cross_entropy(z, words[start:start + self.options.bptt].flatten(), reduction="sum"))
+        for start in range(0, len(before), self.bptt):
+            z, state = self.model(before[start:start + self.bptt], state)
+            total += float(F.cross_entropy(z, words[start:start + self.bptt].flatten(), reduction="sum"))
         return total
 
     def state(self):

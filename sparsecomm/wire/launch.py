@@ -5,7 +5,6 @@ mpi4py is imported late: a process that has initialised MPI must not fork.
 
 import contextlib
 import ctypes
-import functools
 import multiprocessing
 import os
 import resource
@@ -160,20 +159,6 @@ def limit_threads(comm) -> int:
     for pool in POOLS:
         os.environ.setdefault(pool, str(share))
     return share
-
-
-def end_all_on_exception():
-    """Let an exception that nothing catches end all ranks: on import of this package, before any of them has started MPI."""
-    started = sys.modules.get("multiprocessing.process")
-    if size() > 1 and not (started and started.parent_process()):
-        sys.excepthook = functools.partial(_uncaught, os.getpid(), sys.excepthook)
-
-
-def _uncaught(rank, before, kind, error, trace):
-    if os.getpid() == rank:  # not of a process that it has forked
-        from sparsecomm import guard
-        guard.uncaught(error)
-    before(kind, error, trace)
 
 
 def supervise():

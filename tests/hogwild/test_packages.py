@@ -30,7 +30,7 @@ def foreign(tmp_path):
 
 @pytest.mark.parametrize("arguments", [
     ("-c", "import hogwild.kernels.families.linear, hogwild.experiments.plan.grid"),
-    ("-m", "hogwild.cli.main", "train", "linear", "--help"), ("-m", "hogwild.experiments", "list"),
+    ("-m", "hogwild", "train", "linear", "--help"), ("-m", "sparsecomm", "--help"), ("-m", "hogwild.experiments", "list"),
     ("-c", "from sparsecomm.exchange import sparse")])
 def test_foreign_packages_of_the_same_name_do_no_harm(foreign, arguments):
     result = run(*arguments, folders=[foreign], cwd=foreign)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from sparsecomm.tasks.base import CnnOptions, LinearOptions, LmOptions, MlpOptions, build
+from sparsecomm.tasks.options import CnnOptions, LinearOptions, LmOptions, MlpOptions
+from sparsecomm.tasks.registry import build
 
 SHUFFLED = ("logistic", "one-against-rest", "softmax", "huber", "mlp", "mlp-norm", "cnn")  # by examples
 NAMES = (*SHUFFLED, "lm", "lm-tied")

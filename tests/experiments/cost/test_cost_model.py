@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hogwild.errors import UserError
-from hogwild.experiments.cost import advise, cost_model
+from hogwild.experiments.cost import advise, cost_model, prediction
 from hogwild.experiments.cost.cost_model import Way, buckets_of, entry_bytes, fit, step_seconds
 from hogwild.experiments.run.results import Cell
 from sparsecomm.exchange.alpha_beta import Link, Work
@@ -117,9 +117,9 @@ def test_constants_and_steps_are_found_again():
     assert len(checked) == len(ways)
     for run, seconds in checked:
         assert run.link == "slow" and seconds == pytest.approx(run.seconds, rel=0.01)
-    errors = next(table for table in cost_model.tables(cells) if table.name == "prediction-error")
+    errors = next(table for table in prediction.tables(cells) if table.name == "prediction-error")
     assert "6 of 6 cells within 20%" in errors.text and len(errors.rows) == 6
-    figures = {figure.name: figure for figure in cost_model.figures(cells)}
+    figures = {figure.name: figure for figure in prediction.figures(cells)}
     assert set(figures) == {"predicted-mlp", "where-wins-mlp", "prediction-check"}
     drawn = [series for panel in figures["predicted-mlp"].panels for series in panel.series]
     assert all(series.predicted == (len(series.points) == 10) for series in drawn)  # measured points are few
@@ -138,9 +138,9 @@ def test_overlap_hides_nothing_without_cores_to_wait_on():
 
 
 def test_without_results_there_is_nothing_to_show():
-    assert cost_model.figures([]) == [] and cost_model.tables([]) == []
+    assert prediction.figures([]) == [] and prediction.tables([]) == []
     failed = cell(Way("balanced", 0.01), 2, {"compute": 1.0}, 1.0)._replace(exit=1)
-    assert cost_model.figures([failed]) == [] and cost_model.tables([failed]) == []
+    assert prediction.figures([failed]) == [] and prediction.tables([failed]) == []
 
 
 WORKS = {way: WORK._replace(entry=entry_bytes(way.keep, way.code), code=0.0 if way.code == "float32" else WORK.code)

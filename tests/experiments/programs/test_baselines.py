@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 
 from hogwild.errors import UserError  # noqa: E402
 from hogwild.experiments.programs import baselines  # noqa: E402
-from sparsecomm.tasks.base import LmOptions, MlpOptions, build  # noqa: E402
+from sparsecomm.tasks.options import LmOptions, MlpOptions  # noqa: E402
+from sparsecomm.tasks.registry import build  # noqa: E402
 
 RUN = ("-m", "hogwild.experiments.programs.baselines")
 SMALL = ("mlp", "--width", "32", "--batch", "20", "--max-steps", "30", "--evaluate-every", "10")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sparsecomm.tasks import torch_tasks
-from sparsecomm.tasks.base import LmOptions, build
+from sparsecomm.tasks.options import LmOptions
+from sparsecomm.tasks.registry import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,8 @@ from hogwild.cli import main, train
 from hogwild.data import synthetic, transforms
 from hogwild.kernels.optim.steps import Clip, Decay
 from hogwild.training import model_files
-from sparsecomm.tasks.base import LinearOptions, build
+from sparsecomm.tasks.options import LinearOptions
+from sparsecomm.tasks.registry import build
 
 LINEAR = ("logistic", "one-against-rest", "softmax", "huber")
 

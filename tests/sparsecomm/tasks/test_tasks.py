@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from hogwild.errors import UserError
 from hogwild.training import model_files as model_file
 from sparsecomm.tasks import models
-from sparsecomm.tasks.base import OPTIONS, CnnOptions, LinearOptions, LmOptions, MlpOptions, build
+from sparsecomm.tasks.options import CnnOptions, LinearOptions, LmOptions, MlpOptions
+from sparsecomm.tasks.registry import TASKS, build
 
 shuffled = pytest.mark.parametrize("name", jobs.SHUFFLED)
 every = pytest.mark.parametrize("name", jobs.NAMES)
@@ -212,7 +213,8 @@ BAD_OPTIONS = {"batch": 0, "seed": -1, "width": 0, "channels": 0, "bptt": 0, "hi
 
 @pytest.mark.parametrize("field", BAD_OPTIONS)
 def test_bad_options(field):
-    name, cls = next((name, cls) for name, cls in OPTIONS.items() if field in {f.name for f in dataclasses.fields(cls)})
+    name, cls = next((name, task.options) for name, task in TASKS.items()
+                     if field in {f.name for f in dataclasses.fields(task.options)})
     with pytest.raises(UserError, match=f"--{field.replace('_', '-')} must be"):
         build(name, cls(**{field: BAD_OPTIONS[field]}))
 
@@ -238,7 +240,7 @@ def test_bad_tasks(tmp_path):
         build("linear", LinearOptions(jobs.svmlight(tmp_path / "c.svm", x, 0 * y), cache=False))
 
 
-@pytest.mark.parametrize("cls", OPTIONS.values())
+@pytest.mark.parametrize("cls", [task.options for task in TASKS.values()])
 def test_every_option_is_explained(cls, capsys):
     with pytest.raises(SystemExit):
         tyro.cli(cls, args=["--help"], prog="x")
