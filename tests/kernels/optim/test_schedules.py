@@ -312,11 +312,12 @@ def test_other_hyper_parameters_compile_nothing(first, second):
 
 
 def test_a_second_process_compiles_nothing():
-    code = ("import numpy as np; from tests.test_schedules import *; traced(Warmup(ONE, 3), np.arange(3));"
+    code = ("import numpy as np; from test_schedules import *; traced(Warmup(ONE, 3), np.arange(3));"
             "cycle(checked(Adam()), checked(Warmup(ONE, 3)), 3);"
             "print(sum(sum(k.stats.cache_misses.values()) for k in (trace, cycle)))")
     for _ in range(2):
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                               cwd=Path(__file__).parent)
     assert ended.stdout.split() == ["0"]
 
 

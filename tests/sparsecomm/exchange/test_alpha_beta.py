@@ -12,7 +12,7 @@ WORK = Work(select=1e-9, encode=4e-9, decode=8e-9, add=0.2e-9, entry=3.0, messag
 PROGRAM = """
 import json
 from mpi4py import MPI
-import sparsecomm.link as link
+from sparsecomm.exchange import alpha_beta as link
 from sparsecomm.config import Config
 world, seconds = MPI.COMM_WORLD, link._seconds
 said = [link.automatic(world, Config(), 300_000), link.automatic(world, Config(combine="local", average_every=9), 300_000)]
