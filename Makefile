@@ -5,24 +5,17 @@ BIN = .venv/bin
 PIP = -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 INSTALL = $(BIN)/python $(PIP) --editable
 export PYTHONDONTWRITEBYTECODE =
-# Two at a time, in turn by file: tests of one need the same kernels and the same data.
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-# Compiled kernels do not check subscripts by themselves. Of rules that differ in their formulas, not in their subscripts (as
-# many slots, all elementwise), one is enough, and what shows only how well or how often something is done, or
-# runs kernels that others of these tests run, is left out.
-CHECKED = rules schedules losses linear atomics modes hot private doors deterministic multiclass data synthetic coding values \
-          dropping merge gradients
-UNCHECKED = test_oracle or nesterov or rmsprop or nadam or radam or adamw or adabelief or users_own or digits_as or do_not_swing or \
-            second_process or average_as_it_was or with_every_rule or one_source or \
-            shrinks_for_all or no_update_of_copies or private_slots or more_workers or share_what or under_a_penalty or \
-            no_update_is_lost or canaries or no_workers_intercept or trained_again or penalties]
+# Two processes, each with whole files: tests of one file need the same kernels and the same data.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 2
+# .ci/run adds up what these count.
+COUNTED = $(if $(COUNTS),--junitxml $(COUNTS)/$@.xml)
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help train test test-checked test-openmpi bench lint clean
+.PHONY: help train test test-checked test-waits test-rest test-openmpi bench lint clean
 
 help:
 	@echo "make train   train without locks, then on two processes that send 1% of the gradient (no download of data)"
-	@echo "make test    run the tests; make test-openmpi: those that need Open MPI; make test-checked: kernels with checks of subscripts"
+	@echo "make test    run the tests; make test-openmpi: those that need Open MPI; make test-checked: kernels with bounds checks"
 	@echo "make bench   measure against scikit-learn and torch (an hour; each experiments.bench_… also runs alone)"
 	@echo "make lint    check the style"
 	@echo "make clean   remove .venv and all that was built"
@@ -36,12 +29,18 @@ train: .venv/train
 test: .venv/test
 	@$(PYTEST)
 
+# The three below are together what `test` runs, each test once: kernels, with bounds checks; what mostly waits; the rest.
 test-checked: .venv/test
-	@NUMBA_BOUNDSCHECK=1 $(PYTEST) tests/kernels tests/hogwild/data/test_dataset.py tests/hogwild/data/test_synthetic.py \
-	  -k 'not ($(UNCHECKED))'
+	@NUMBA_BOUNDSCHECK=1 $(PYTEST) $(COUNTED) -m checked tests/kernels tests/hogwild/data
+
+test-waits: .venv/test
+	@$(BIN)/python -m pytest $(COUNTED) -m waits tests/sparsecomm tests/experiments/lab
+
+test-rest: .venv/test
+	@$(PYTEST) $(COUNTED) -m 'not checked and not waits'
 
 test-openmpi: .venv-openmpi/made
-	@.venv-openmpi/bin/python -m pytest -p no:cacheprovider tests/sparsecomm/faults/test_shrink.py tests/experiments/lab/test_network.py
+	@.venv-openmpi/bin/python -m pytest $(COUNTED) -p no:cacheprovider -m openmpi tests/sparsecomm/faults tests/experiments/lab
 
 bench: .venv/bench
 	@$(BIN)/python -m hogwild.experiments.bench.dense

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+KERNELS = Path(__file__).resolve().parent / "kernels"
+
 # The first example of a test may compile a kernel, which takes longer than any deadline.
 settings.register_profile("kernels", deadline=None)
 settings.load_profile("kernels")
@@ -16,6 +18,13 @@ settings.load_profile("kernels")
 def pytest_report_header():
     checks = os.environ.get("NUMBA_BOUNDSCHECK", "unset")
     return f"numba {numba.__version__}, numpy {np.__version__}, NUMBA_BOUNDSCHECK {checks}"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if KERNELS in item.path.parents and not item.get_closest_marker("unchecked"):
+            item.add_marker("checked")
 
 
 @pytest.fixture(scope="session")
