@@ -49,6 +49,9 @@ COMMAND = "-c", ("import signal, sys; signal.signal(signal.SIGINT, signal.defaul
                  "from hogwild.experiments.lab.network import main; main(sys.argv[1:])")
 
 
+pytestmark = [pytest.mark.openmpi, pytest.mark.waits]
+
+
 @pytest.fixture(scope="module")
 def lab():
     """Skips where there can be no lab."""

@@ -15,6 +15,7 @@ from hogwild.data import dataset, files, formats, transforms
 from hogwild.errors import UserError
 from hogwild.kernels.data import csr
 
+pytestmark = pytest.mark.checked
 TEXT = b"1 1:0.5 3:2\n# none\n-1\n1 2:3 7:1e-3\n"
 
 

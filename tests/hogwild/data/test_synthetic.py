@@ -11,6 +11,7 @@ from hogwild.data.synthetic import FEATURES, LONGEST, OFFSET, ZIPF, _dataset, _r
 from hogwild.kernels.compiler.jit import kernel
 from hogwild.kernels.data.synthetic import mix, trailing_zeros
 
+pytestmark = pytest.mark.checked
 ROWS = 40_000
 
 

@@ -30,6 +30,7 @@ def tensors(draw, numbers=NUMBER, largest=90):
     return residual, draw(st.sampled_from([gradient, gradient, None]))
 
 
+@pytest.mark.unchecked
 @given(tensors(), CUT, st.integers(0, 3), st.integers(0, 2**32 - 100))
 def test_select_is_its_twin_to_the_bit(pair, cut, slack, base):
     residual, gradient = pair
@@ -74,6 +75,7 @@ def test_going_on_with_new_buffers_changes_nothing(pair, cut, rooms):
     assert same_bits(np.concatenate([v for _, v in parts]), taken) and same_bits(after, rest) and wrong == bad
 
 
+@pytest.mark.unchecked
 def test_large_arrays_at_every_alignment_and_density():
     rng = np.random.default_rng(0)
     for n, cut, shift in ((100_003, 3.0, 0), (99_999, 1.5, 1), (65_536, 0.1, 3), (50_001, 0.0, 5)):
@@ -105,6 +107,7 @@ print(json.dumps([bool(good), cpu_target.target_context.codegen().magic_tuple()[
 """
 
 
+@pytest.mark.unchecked
 def test_a_processor_without_avx512_gives_the_same():
     env = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env, timeout=300,

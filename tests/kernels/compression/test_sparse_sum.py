@@ -17,6 +17,7 @@ def arrays(entries):
     return np.array(sorted(entries), np.uint32), np.array([entries[i] for i in sorted(entries)], np.float32)
 
 
+@pytest.mark.unchecked
 @given(st.lists(LIST, max_size=6))
 def test_sums_are_those_in_the_order_of_the_lists_to_the_bit(lists):
     pairs = [arrays(entries) for entries in lists]
@@ -32,6 +33,7 @@ def test_sums_are_those_in_the_order_of_the_lists_to_the_bit(lists):
     assert sums.tobytes() == arrays(expected)[1].tobytes()
 
 
+@pytest.mark.unchecked
 def test_large_lists_equal_dense_addition():
     rng, n = np.random.default_rng(0), 1_000_000
     lists = [np.sort(rng.choice(n, k, replace=False)).astype(np.uint32) for k in (100_000, 3, 0, 50_000, 100_000)]

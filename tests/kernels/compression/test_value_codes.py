@@ -37,6 +37,7 @@ def hard_cases(exact16):
     return v[np.isfinite(v)]
 
 
+@pytest.mark.unchecked
 def test_float16_is_numpys():
     exact16 = BITS[BITS < 0x7C00].view(np.float16).astype(np.float32)
     v = hard_cases(exact16)
@@ -50,6 +51,7 @@ def test_float16_is_numpys():
     np.testing.assert_array_equal(abs(got[~below]), 65504 // unit * unit)
 
 
+@pytest.mark.unchecked
 def test_bfloat16_is_torchs():
     exact16 = (BITS[BITS < 0x7F80].astype(np.uint32) << 16).view(np.float32)
     v = hard_cases(exact16)
@@ -59,6 +61,7 @@ def test_bfloat16_is_torchs():
     np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("code", ["float16", "bfloat16"])
 def test_every_finite_pattern_is_read(code):
     bits = np.arange(2**16, dtype=np.uint32)

@@ -213,6 +213,7 @@ def test_rule_of_the_users_own(hp):
         agree(got, want)
 
 
+@pytest.mark.unchecked
 @every_option
 @every_rule
 def test_one_source_on_arrays_tensors_and_kernels(rule, decay, clip):

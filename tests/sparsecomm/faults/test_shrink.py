@@ -10,6 +10,8 @@ from mpi import SUPPORT
 
 PROGRAM = str(SUPPORT / "shrinking.py")
 
+pytestmark = [pytest.mark.openmpi, pytest.mark.waits]
+
 
 @pytest.fixture
 def ulfm():
