@@ -20,6 +20,8 @@ class Config:
 
     keep: float = 0.01
     """Share of the gradient's elements that is sent at each step; 0.01 drops 99%."""
+    compressor: str = "threshold"
+    """What is sent: threshold (the largest elements), none (everything), or your own class, MODULE.CLASS[:NAME=VALUE,…]."""
     threshold: str = "sample"
     """How the threshold is found: from a sample, from a histogram of all, or exact."""
     scope: str = "local"
@@ -67,6 +69,9 @@ class Config:
             switch = isinstance(field.default, bool) or (field.name == "overlap" and value is not None)
             if switch and not isinstance(value, bool):
                 raise UserError(f"{field.name} must be true or false, got {value!r}")
+        if self.compressor != Config.compressor:
+            from sparsecomm.compress.registry import compressor  # which imports this file
+            compressor(self.compressor)
         self._number("keep", 0, 1, low_open=True)
         self._number("momentum", 0, 1, high_open=True)
         self._number("bucket_mb", 0, float("inf"), low_open=True, high_open=True)
@@ -79,7 +84,7 @@ class Config:
         if self.combine == "local" and not self.average_every:
             raise UserError("combine local needs average_every: without averages the ranks drift apart; 500 is usual")
         for option, used in ("combine local", self.combine == "local"), ("momentum correction", self.momentum):
-            if used and self.exchange == "dense":
+            if used and (self.exchange == "dense" or self.compressor == "none"):
                 raise UserError(f"{option} needs a sparse exchange: a dense one leaves nothing for it to do")
 
     def _number(self, name, low, high, low_open=False, high_open=False):

@@ -5,11 +5,8 @@
     ddp.register_comm_hook(state, gradient_dropping)
 """
 
-import json
 import warnings
 import zlib
-from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,19 +14,22 @@ import torch
 import torch.distributed as dist
 
 from hogwild.errors import UserError
-from sparsecomm.compress.device import DeviceDense, DeviceSparse, flat
-from sparsecomm.compress.reducer import Dense, Sparse
+from sparsecomm.compress.device import flat
+from sparsecomm.compress.memory import SUMMED
+from sparsecomm.compress.operations import host
+from sparsecomm.compress.registry import options_of
 from sparsecomm.config import Config
-from sparsecomm.exchange.sparse import EXCHANGES, sparse
-from sparsecomm.wire.handshake import MOST, compare, minority, own_facts
+from sparsecomm.exchange.bucketed import Pipelines
+from sparsecomm.exchange.sparse import make_exchange
+from sparsecomm.faults.nonfinite import SKIPS_SCALED, demand_skippable, where
+from sparsecomm.wire.checksums import all_alike, check_equal
+from sparsecomm.wire.handshake import handshake
 from sparsecomm.wire.process_group import TorchWire
 
-SKIPS = 50  # so many skipped steps in a row are no accident; a GradScaler needs some to find its scale
 TWICE = ("the hook has run twice without a step in between. A gradient that the script throws away, as a GAN's of its "
          "discriminator in the generator's step, must not be exchanged, or what was not sent of it comes later: compute it "
          "within `with state.paused():`. Several passes that add up need ddp.no_sync() for all but the last")
 UNFIT = "scope", "clip_local", "combine", "average_every", "lazy"  # need all gradients at once, or are the optimizer's
-KEPT = "residual", "velocity"  # arrays that a reducer has for every element
 
 
 class Pass:
@@ -41,8 +41,8 @@ class Pass:
 
     def take_back(self):
         """Where its step was skipped, nobody has used what the buckets have sent that were finite."""
-        for reducer in self.settled if self.bad else ():
-            reducer.undo()
+        for pipeline in self.settled if self.bad else ():
+            pipeline.undo()
         self.settled = []
 
     def unused(self) -> bool:
@@ -74,11 +74,11 @@ class GradientDropping:
                                 "use sparsecomm.DistributedOptimizer")
         self.names = {p: name for name, p in named_parameters if p.requires_grad}
         self.sizes = {name: flat(name, p).numel() for p, name in self.names.items()}
+        self.shapes = {name: tuple(p.shape) for p, name in self.names.items()}
         self.steps, self.skipped, self.in_a_row = dict.fromkeys(self.sizes, 0), 0, 0
-        self.reducers, self.held = {}, defaultdict(dict)  # by the names in a bucket; by name, while it is in no bucket
+        self.buckets = {}  # pipelines by the names in a bucket
         self.passes, self.scale, self.warned = [], None, False
-        self.past = Counter(), Counter()
-        self.wire, self.waiting, self.resting, self.failed, self.thread = None, process_group, False, None, None
+        self.wire, self.waiting, self.resting, self.failed = None, process_group, False, None
         if dist.is_initialized():
             self.start()
 
@@ -88,16 +88,12 @@ class GradientDropping:
             return
         ranks = dist.get_process_group_ranks(self.waiting or dist.group.WORLD)
         self.wire = TorchWire(dist.new_group(ranks, backend="gloo", use_local_synchronization=True))
-        facts = {**own_facts(), "tensors": zlib.crc32(repr(self.sizes).encode()), "configuration": repr(self.config)}
-        compare(self.wire.gather(np.frombuffer(json.dumps(facts).encode(), np.uint8), MOST))
-        kind = self.config.exchange
-        if kind in ("auto", "sparse"):
-            kind = sparse(self.wire.size)
+        handshake(self.wire, {"tensors": zlib.crc32(repr(self.sizes).encode()), "configuration": repr(self.config)})
+        exchange, self.config, line = make_exchange(self.wire, self.config, sum(self.sizes.values()))
         self.say = self.said if self.wire.rank == 0 else lambda line: None
-        self.say(f"exchange {kind} between {self.wire.size} ranks")
-        self.exchange = EXCHANGES[kind](self.wire, self.config)
+        self.say(line)
         ahead = self.config.overlap is not False and self.wire.size > 1 and all(p.device.type == "cpu" for p in self.names)
-        self.thread = ThreadPoolExecutor(1, "exchange") if ahead else None
+        self.exchanged = Pipelines(exchange, self.config, self.shapes, ahead=ahead)
 
     @contextmanager
     def paused(self):
@@ -112,43 +108,41 @@ class GradientDropping:
         """Replace the gradients of a bucket by their mean over the ranks. first: it is the first one of a backward pass."""
         if first:
             self._begin(parameters)
-        reducer, names = self._reducer(parameters)
-        host = isinstance(reducer, (Sparse, Dense)) and not isinstance(reducer, DeviceDense)
-        flats = [g.view(-1).numpy() if host else g.view(-1) for g in gradients]
+        pipeline = self._pipeline(parameters)
+        names, flats = pipeline.bucket.names, [g.view(-1) for g in gradients]
+        flats = [g.numpy() for g in flats] if pipeline.bucket.device is None else flats
         now, step = self.passes[-1], self.steps[names[0]]
         used = [bool(g[0]) or bool(g.any()) for g in flats]
         now.some |= any(used)
-        if not step and first:
-            self._compare(flats)
+        if not step and first and all_alike(self.wire, map(host, flats)) and self.wire.rank == 0:
+            warnings.warn("the first gradients of all ranks are identical: do they read the same data?", stacklevel=2)
         if self.config.check_every and step and step % self.config.check_every == 0:
-            self._check(step, parameters if any(used) else [])
-        given = self._given(flats, used)
-        bad = reducer.reduce(step, given) if given else 0
+            # A rank without a gradient, such as one that waits in ddp.join() for the others, has no say.
+            check_equal(self.wire, step, (host(p.detach()).reshape(-1) for p in parameters if any(used)))
+        given = self._given(flats, used, pipeline.compressor.lossless)
+        bad = pipeline.reduce(step, given) if given else 0
         self.steps.update(dict.fromkeys(names, step + 1))
         now.names.update(names)
         if bad:
-            reducer.undo()
-            self._skip(step, flats, names, now)
+            pipeline.undo()
+            self._skip(step, flats, names, now, bad)
         elif given:
-            reducer.commit()
-            now.settled.append(reducer)
-        start = 0
-        for g in flats:
-            part = reducer.total[start:start + len(g)]
-            g[:] = part * (1 / self.wire.size) if not bad and given else np.nan * bool(bad)
-            start += len(g)
+            pipeline.commit()
+            now.settled.append(pipeline)
+        for g, part in zip(flats, pipeline.bucket.parts):
+            g[:] = pipeline.total[part] * (1 / self.wire.size) if not bad and given else np.nan * bool(bad)
 
-    def _given(self, flats, used) -> list:
+    def _given(self, flats, used, lossless) -> list:
         """The gradients, None for those that are left alone; nothing where that is all of them, on all ranks.
 
         A rank decides for itself, but where what it holds back would be missed: a velocity goes on without a gradient, and
-        of a dense exchange all ranks must send as much.
+        of values without indices all ranks must send as many.
         """
-        dense = self.exchange.dense
-        if self.config.momentum or (dense and self.config.value_code != "float32"):
+        sparse = options_of(self.config).sparse
+        if self.config.momentum or not (sparse or lossless):
             used = self.wire.numbers(np.array(used, np.int64)).any(0)
             return [g if some else None for g, some in zip(flats, used)] if used.any() else []
-        return flats if dense else [g if some else None for g, some in zip(flats, used)]
+        return [g if some else None for g, some in zip(flats, used)] if sparse else flats
 
     def _begin(self, parameters):
         """A backward pass begins: settle the one before it of the same parameters."""
@@ -169,106 +163,52 @@ class GradientDropping:
     def _rescale(self, scale):
         """Bring what was not sent to the scale of the gradients from now on."""
         if scale is not None and self.scale is not None and scale != self.scale:
-            factor = np.float32(scale / self.scale)
-            for reducer in self.reducers.values():
-                reducer.load({name: x * factor if name in KEPT else x for name, x in reducer.state().items()})
-            for kept in self.held.values():
-                kept.update({kind: x * factor for kind, x in kept.items()})
+            self.exchanged.scale(np.float32(scale / self.scale))
         self.scale = self.scale if scale is None else scale
 
-    def _compare(self, flats):
-        """Say so where all ranks have the same first gradient."""
-        own = 0
-        for g in flats:
-            own = zlib.crc32(g.cpu().numpy() if isinstance(g, torch.Tensor) else g, own)
-        table = self.wire.numbers([own, any(g.any() for g in flats)])
-        if self.wire.size > 1 and table[0, 1] and (table == table[0]).all() and self.wire.rank == 0:
-            warnings.warn("the first gradients of all ranks are identical: do they read the same data?", stacklevel=2)
-
-    def _reducer(self, parameters):
-        """(the bucket's reducer, its names). After the first step torch builds its buckets anew, and others take over."""
+    def _pipeline(self, parameters):
+        """That of the bucket. After the first step torch builds its buckets anew, and other pipelines follow."""
         names = tuple(self.names[p] for p in parameters)
-        if names not in self.reducers:
-            for other in [other for other in self.reducers if set(other) & set(names)]:
-                self._release(other)
-            self.reducers[names] = self._made(names, parameters[0].device)
-        return self.reducers[names], names
+        if names not in self.buckets:
+            for other in [other for other in self.buckets if set(other) & set(names)]:
+                self.exchanged.release(self.buckets.pop(other))
+            seed = self.seed + zlib.crc32(repr(names).encode())
+            self.buckets[names] = self.exchanged.make(names, seed, self._where(parameters[0].device))
+        return self.buckets[names]
 
-    def _made(self, names, device):
-        sizes, exchange = [self.sizes[name] for name in names], self.exchange.bucket()
-        seed = self.seed + zlib.crc32(repr(names).encode())
-        if device.type == "cpu":
-            reducer = Dense(sizes, exchange, self.config) if exchange.dense else Sparse(sizes, exchange, self.config, seed)
-        else:
-            reducer = DeviceDense(sizes, exchange, self.config, device) if exchange.dense else DeviceSparse(
-                sizes, exchange, self.config, device, seed)
-        state = reducer.state()
-        for kind in KEPT:
-            if kind in state:
-                state[kind] = np.concatenate([self._kept(name, kind) for name in names])
-        reducer.load(state)
-        return reducer
+    def _where(self, device):
+        """The device of a pipeline for gradients that lie on `device`; None: it uses NumPy arrays of the same memory."""
+        return None if device.type == "cpu" else device
 
-    def _kept(self, name, kind):
-        return self.held[name].get(kind, np.zeros(self.sizes[name], np.float32))
-
-    def _release(self, names):
-        """Keep what the bucket's reducer remembers, by parameter."""
-        reducer = self.reducers.pop(names)
-        for past, now in zip(self.past, (reducer.counts, reducer.seconds)):
-            past.update(now)
-        self.held.update(self._split(names, reducer))
-
-    def _split(self, names, reducer):
-        cuts = np.cumsum([self.sizes[name] for name in names])[:-1]
-        parts = {kind: np.split(x.copy(), cuts) for kind, x in reducer.state().items() if kind in KEPT}
-        return {name: {kind: part[k] for kind, part in parts.items()} for k, name in enumerate(names)}
-
-    def _skip(self, step, flats, names, now):
+    def _skip(self, step, flats, names, now, bad):
         if not now.bad:
             now.bad, self.skipped, self.in_a_row = True, self.skipped + 1, self.in_a_row + 1
-        counts = self.wire.numbers([sum(int((~(abs(g) < np.inf)).sum()) for g in flats)])[:, 0]
-        where = ", ".join(f"{k:,} on rank {r}" for r, k in enumerate(counts) if k) or "in the sums"
-        line = f"step {step}: gradient elements of {names[0]} … {names[-1]} that are not finite ({where})"
-        if self.config.nonfinite == "stop" or self.in_a_row >= SKIPS:
-            raise UserError(f"{line}; use a smaller learning rate, or clip the gradient")
+        line = (f"step {step}: gradient elements of {names[0]} … {names[-1]} that are not finite "
+                f"({where(self.wire, flats, bad)})")
+        demand_skippable(line, self.config, self.in_a_row, SKIPS_SCALED)
         hint = "" if self.scaler else "; if the script has a GradScaler, give it to GradientDropping: scaler=…"
         self.say(f"{line}: all ranks get NaN for them, by which a GradScaler skips the step{hint}")
-
-    def _check(self, step, parameters):
-        """parameters: none on a rank that has no gradient, such as one that waits in ddp.join() for the others."""
-        own = 0
-        for p in parameters:
-            own = zlib.crc32(p.detach().cpu().numpy().reshape(-1), own)
-        table = self.wire.numbers([own, bool(parameters)])
-        ranks = np.flatnonzero(table[:, 1])
-        odd = [int(ranks[k]) for k in minority(table[ranks, 0])] if ranks.size else []
-        if odd:
-            raise UserError(f"step {step}: the parameters of rank {', '.join(map(str, odd))} differ from those of the others")
 
     @property
     def counts(self) -> dict[str, int]:
         """Elements kept, and bytes meant to be sent and received, of this rank."""
-        total = Counter(self.past[0])
-        for reducer in self.reducers.values():
-            total.update(reducer.counts)
-        return dict(total)
+        return self.exchanged.counts
 
     @property
     def phases(self) -> dict[str, float]:
         """Seconds of this rank by phase; they may have passed beside the backward pass."""
-        return dict(sum((reducer.seconds for reducer in self.reducers.values()), self.past[1]) + self.exchange.seconds)
+        return self.exchanged.phases
 
     def state_dict(self) -> dict:
         """What this rank has not sent, by parameter; each rank has its own. For torch.save."""
         self.start()
         for old in self.passes:
             old.take_back()
-        held = dict(self.held)
-        for names, reducer in self.reducers.items():
-            held.update(self._split(names, reducer))
-        return {"rank": self.wire.rank, "size": self.wire.size, "steps": dict(self.steps), "scale": self.scale,
-                "held": {name: {kind: torch.from_numpy(x) for kind, x in held[name].items()} for name in held}}
+        held = {name: {} for name in self.sizes}
+        for key, x in self.exchanged.own().items():
+            name, _, kind = key.rpartition(".")
+            held[name][kind] = torch.from_numpy(x.copy())
+        return {"rank": self.wire.rank, "size": self.wire.size, "steps": dict(self.steps), "scale": self.scale, "held": held}
 
     def load_state_dict(self, state):
         """Go on from this rank's `state_dict`, on all ranks. Raises UserError where it does not fit."""
@@ -276,16 +216,18 @@ class GradientDropping:
         if (state["rank"], state["size"]) != (self.wire.rank, self.wire.size):
             raise UserError(f"rank {self.wire.rank} of {self.wire.size} got the state of rank {state['rank']} of "
                             f"{state['size']}; give each rank its own")
-        sizes = {name: len(x) for name, kept in state["held"].items() for x in kept.values()}
+        sizes = {name: len(x) for name, kept in state["held"].items()
+                 for kind, x in kept.items() if kind in SUMMED}
         for name in state["steps"].keys() | self.sizes.keys():
             if name not in self.sizes or sizes.get(name, self.sizes[name]) != self.sizes[name]:
                 raise UserError(f"the state does not fit: needed {self.sizes.get(name, 'no')} elements of {name}, got "
                                 f"{sizes.get(name, 'none')}")
-        for names in list(self.reducers):
-            self._release(names)
+        for names in list(self.buckets):
+            self.exchanged.release(self.buckets.pop(names))
         self.steps, self.scale, self.passes = dict(state["steps"]), state["scale"], []
-        self.held = defaultdict(dict, {name: {kind: x.numpy().copy() for kind, x in kept.items()}
-                                       for name, kept in state["held"].items()})
+        self.exchanged.held.clear()
+        self.exchanged.load_own({f"{name}.{kind}": x.numpy() for name, kept in state["held"].items()
+                                 for kind, x in kept.items()})
 
 
 def gradient_dropping(state, bucket) -> torch.futures.Future[torch.Tensor]:
@@ -302,7 +244,7 @@ def gradient_dropping(state, bucket) -> torch.futures.Future[torch.Tensor]:
     state.start()
     _demand(state, parameters, buffer)
     gradients = bucket.gradients()
-    ahead = state.thread is not None and (not first or _await_at_end(state))
+    ahead = state.exchanged.thread is not None and (not first or _await_at_end(state))
 
     def work():
         try:
@@ -312,9 +254,9 @@ def gradient_dropping(state, bucket) -> torch.futures.Future[torch.Tensor]:
             state.failed = error
         future.set_result(buffer)
     if ahead:
-        state.thread.submit(work)
+        state.exchanged.thread.submit(work)
     else:  # in the thread where there is one: buckets keep their order
-        state.thread.submit(work).result() if state.thread else work()
+        state.exchanged.thread.submit(work).result() if state.exchanged.thread else work()
         _raise(state)
     return future
 
@@ -325,7 +267,7 @@ def _await_at_end(state) -> bool:
     A future with an exception would not do: DistributedDataParallel takes it for the tensor.
     """
     def end():
-        state.thread.submit(int).result()
+        state.exchanged.thread.submit(int).result()
         _raise(state)
     try:
         torch.autograd.Variable._execution_engine.queue_callback(end)

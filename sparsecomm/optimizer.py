@@ -22,10 +22,9 @@ from sparsecomm.compress.device import flat
 from sparsecomm.config import Config
 from sparsecomm.replica import param_groups
 from sparsecomm.replica.buffers import Buffers, broadcast
-from sparsecomm.replica.device_synchronizer import DeviceSynchronizer
 from sparsecomm.replica.gradient_edits import LINE, Edits
-from sparsecomm.replica.groups import Group
 from sparsecomm.replica.join import Join
+from sparsecomm.replica.replica import Group
 from sparsecomm.replica.state import reshared
 from sparsecomm.replica.synchronizer import Synchronizer
 from sparsecomm.wire.agreement import agree, all_fine
@@ -107,14 +106,19 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return [p.detach() for group in groups for p in group["params"] if not p.requires_grad and not self._fits(p)]
 
     def _synchronizer(self, tensors, rule, schedule, comm, **options):
-        if self.device.type == "cpu":
-            arrays = {name: w.numpy() for name, w in tensors.items()}
-            return Synchronizer(arrays, rule, schedule, comm, self.config, **options)
-        return DeviceSynchronizer(tensors, rule, schedule, comm, self.config, **options)
+        if self._on_host():
+            tensors = {name: w.numpy() for name, w in tensors.items()}
+        return Synchronizer(tensors, rule, schedule, comm, self.config, shapes=self._shapes(tensors), **options)
+
+    def _on_host(self):
+        return self.device.type == "cpu"
+
+    def _shapes(self, tensors):
+        return {name: tuple(self.named[name].shape) for name in tensors}
 
     def _numbers(self, tensor):
         """As the synchronizer takes it."""
-        return tensor if isinstance(self.synchronizer, DeviceSynchronizer) else tensor.numpy()
+        return tensor.numpy() if self._on_host() else tensor
 
     def add_param_group(self, param_group):
         """As of torch's optimizers, between two steps, on all ranks."""
@@ -125,7 +129,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         for group in param_groups.groups_of([param_group], self.param_groups):
             super().add_param_group(group)
         tensors, settings = self._taken(self.param_groups[-1:])
-        self.synchronizer.add({name: self._numbers(w) for name, w in tensors.items()}, settings)
+        self.synchronizer.add({name: self._numbers(w) for name, w in tensors.items()}, settings, self._shapes(tensors))
         broadcast(self.synchronizer.comm, self._unfit(self.param_groups[-1:]))
         self._listen()
 

@@ -7,11 +7,12 @@ from hogwild.errors import UserError
 from hogwild.kernels.optim.hyperparameters import HyperParameterError, checked
 
 
-def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, **defaults):
+def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, tried=None, **defaults):
     """The NamedTuple that `text` names, from `table` or, with a dot in it, imported from a module of the user's own.
 
     Values are numbers, lists `a;b`, true/false, or durations such as `2epochs`, counted in steps. defaults: values for
-    fields that the class has and the text does not give. Raises UserError with what is known.
+    fields that the class has and the text does not give. tried(value, name, what): checks what a class of the user's own
+    does; None: `user_objects.tried`. Raises UserError with what is known.
     """
     name, _, rest = text.partition(":")
     own = "." in name
@@ -34,7 +35,7 @@ def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, **default
     except Exception as error:  # of a class of the user's, whose `ranges` are none, say
         raise UserError(f"{what} {name}: {type(error).__name__}: {error}; its fields must be numbers, each in its `ranges`"
                         ) from None
-    return _tried(value, name, what) if own else value
+    return (tried or _tried)(value, name, what) if own else value
 
 
 def _imported(name, what):

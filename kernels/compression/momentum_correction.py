@@ -1,4 +1,4 @@
-"""A rank's velocity under momentum correction: Lin et al. 2018, section 3.1."""
+"""What a rank accumulates of its gradients: residuals, and velocities for momentum correction (Lin et al. 2018, 3.1)."""
 
 import numpy as np
 
@@ -6,14 +6,25 @@ from hogwild.kernels.compiler.jit import kernel
 
 
 @kernel
-def gather_speed(u, g, m):
-    """u = m u + g in place (float32[n]) where that is finite; the number of elements where it is not."""
+def accumulate(old, g, m, out):
+    """out = m old + g (float32[n], m float32) where that is finite, else old; the number of elements where it is not."""
     bad = 0
-    for i in range(np.uint64(u.size)):
-        new = m * u[i] + g[i]
+    for i in range(np.uint64(out.size)):
+        new = m * old[i] + g[i]
         finite = abs(new) < np.float32(np.inf)
         bad += not finite
-        u[i] = new if finite else u[i]
+        out[i] = new if finite else old[i]
+    return bad
+
+
+@kernel
+def copy_finite(g, out):
+    """out = g (float32[n]) where that is finite, else 0; the number of elements where it is not."""
+    bad = 0
+    for i in range(np.uint64(out.size)):
+        finite = abs(g[i]) < np.float32(np.inf)
+        bad += not finite
+        out[i] = g[i] if finite else np.float32(0)
     return bad
 
 

@@ -172,9 +172,10 @@ def _milli(seconds):
 def automatic(comm, config, n) -> tuple[str, str]:
     """(name of the exchange, a line that says why), the same on all ranks, for n elements in all.
 
-    Where ranks combine what was sent with their own gradient, or have a velocity of their own, only a sparse one will do.
+    Where ranks combine what was sent with their own gradient, have a velocity of their own, or name another compressor than
+    the threshold, which a dense exchange replaces, only a sparse one will do.
     """
-    sparse = config.combine == "local" or config.momentum
+    sparse = config.combine == "local" or config.momentum or config.compressor != "threshold"
     among = ("allgather", "balanced") if sparse else ("dense", "allgather", "balanced")
     if comm.Get_size() == 1:
         return among[0], f"exchange {among[0]}; compression will not help here (one rank, which exchanges nothing)"

@@ -1,24 +1,27 @@
-"""How what each rank has selected becomes the sum over all ranks, the same bits on every rank.
+"""How the ranks' payloads become their sum, the same bits on every rank; see protocol.py.
 
     Allgather: every message to every rank, which adds all of them       2 k (P - 1) words a rank
     Balanced:  split by index range among the ranks, added up there, the largest sums to every rank    <= 6 k (P - 1) / P,
                headers aside, with what agreeing on the ranges takes, where k >= 16 P
-    Dense:     everything, nothing selected                                          2 n (P - 1) / P
+    Dense:     n values, as of every payload without indices                         2 n (P - 1) / P
 
-What a rank has selected and what did not arrive of it (rounded away, or not among the largest sums) returns to it: over
-all ranks, the input is the sum plus all that returns.
+What did not arrive of a rank's payload (rounded away, or not among the largest sums) returns to it: over all ranks, the
+payloads are the sum plus all that returns.
 """
 
 import copy
 import time
 from collections import Counter
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 
 from hogwild.kernels.compression.momentum_correction import count_bad
 from hogwild.kernels.compression.sparse_sum import add_lists, largest, settle
+from sparsecomm.compress.registry import compressor
+from sparsecomm.config import Config
+from sparsecomm.exchange.protocol import Payload, Sum
 from sparsecomm.wire.message import Message, most_room, pack, unpack_all
 from sparsecomm.wire.mpi import LIMIT, Wire
 
@@ -27,24 +30,11 @@ NOTHING = np.zeros(0, np.uint8)
 SAMPLES = 64  # indices of each rank, at most, that the ranges are agreed from
 
 
-class Reduced(NamedTuple):
-    """The sum over all ranks, and what this rank keeps."""
-
-    indices: np.ndarray | None  # uint32[m], ascending; None: all of them
-    values: np.ndarray  # float32[m]
-    back: tuple | np.ndarray | None  # (uint32[b] ascending, float32[b]); for Dense float32[n], None: nothing
-    bad: int  # numbers that are not finite in the gradients of all ranks and in the sum: the same on all ranks
-    sent: int  # bytes that this rank meant to send to others, headers included
-    received: int
-
-
 class Exchange:
-    """Base of the three. comm: a communicator of its own, or what can do the same as `Wire`.
+    """Base of the three, which sums values without indices. comm: a communicator of its own, or a wire.
 
-    Raises MessageError for a message that cannot be used.
+    A subclass has `_sum_sparse(step, n, payload, bad)`, for payloads with indices.
     """
-
-    dense = False
 
     def __init__(self, comm, config, limit=LIMIT):
         self.wire = Wire(comm, limit) if hasattr(comm, "Get_rank") else comm
@@ -53,15 +43,25 @@ class Exchange:
         self.seconds = Counter()
 
     def bucket(self) -> "Exchange":
-        """An exchange for one bucket, on the same communicator: it may remember something about the bucket's elements."""
+        """As `protocol.Exchange.bucket`."""
         return self
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the bucket's next step depends on, the same on all ranks."""
+        """As `protocol.Exchange.state`."""
         return {}
 
     def load(self, state):
-        """Go on from a `state`."""
+        """As `protocol.Exchange.load`."""
+
+    def sum(self, step, n, payload, bad=0) -> Sum:
+        """As `protocol.Exchange.sum`."""
+        payload = payload._replace(value_code=payload.value_code or self.value_code,
+                                   index_code=payload.index_code or self.index_code)
+        if payload.indices is not None:
+            return self._sum_sparse(step, n, payload, bad)
+        if payload.value_code == "float32":
+            return self._sum_exact(payload.values, bad)
+        return self._sum_rounded(step, payload, bad)
 
     @contextmanager
     def _clock(self, phase):
@@ -69,28 +69,58 @@ class Exchange:
         yield
         self.seconds[phase] += time.perf_counter() - start
 
-    def _pack(self, step, n, indices, values, bad):
+    def _pack(self, step, n, payload, bad):
         with self._clock("encode"):
-            return pack(step, n, indices, values, self.index_code, self.value_code, bad)
+            return pack(step, n, payload.indices, payload.values, payload.index_code, payload.value_code, bad)
+
+    def _sum_exact(self, values, bad) -> Sum:
+        """In place. Nothing but values is sent: NaN tells the other ranks what is not finite here."""
+        if bad:
+            values[0] = np.nan
+        with self._clock("exchange"):
+            self.wire.add(values)
+        return Sum(None, values, None, count_bad(values), *self.wire.taken())
+
+    def _sum_rounded(self, step, payload, bad) -> Sum:
+        """Each rank adds up one part of the rounded values and sends the sums, rounded, to the others."""
+        lost = payload.values.copy()
+        bad += _silence(lost)
+        bounds = [lost.size * r // self.size for r in range(self.size + 1)]
+        parts, sizes = [slice(*pair) for pair in zip(bounds, bounds[1:])], np.diff(bounds).tolist()
+        own = Message(None, lost[parts[self.rank]].copy(), bad)
+        pieces = [self._pack(step, size, payload._replace(values=lost[part]), bad) if r != self.rank else NOTHING
+                  for r, (part, size) in enumerate(zip(parts, sizes))]
+        with self._clock("exchange"):
+            raws = self.wire.exchange(pieces, most_room(sizes[self.rank]))
+        with self._clock("decode"):
+            raws[self.rank] = None
+            every, _ = unpack_all(raws, step, [sizes[self.rank]] * self.size, dense=True, own=own)
+            sums = np.zeros(sizes[self.rank], np.float32)
+            for values in every.values.reshape(self.size, sums.size):
+                sums += values
+        over = _silence(sums)
+        mine = self._pack(step, sums.size, payload._replace(values=sums), over)
+        lost[parts[self.rank]] = sums
+        with self._clock("exchange"):
+            raws = self.wire.gather(mine, [most_room(size) for size in sizes])
+        with self._clock("decode"):
+            total, _ = unpack_all(raws, step, sizes, dense=True)
+        return Sum(None, total.values, Payload(None, lost), every.bad + total.bad, *self.wire.taken())
 
 
 class Allgather(Exchange):
     """Every rank's message to every rank."""
 
-    def reduce(self, step, n, indices, values, bad) -> Reduced:
-        """Sum over the ranks of `values` (float32[k], finite; overwritten) at `indices` (uint32[k], ascending, below n).
-
-        Called by all ranks with the same step and n; k may be 0. bad: how many gradient elements are not finite.
-        """
-        mine = self._pack(step, n, indices, values, bad)
+    def _sum_sparse(self, step, n, payload, bad):
+        mine = self._pack(step, n, payload, bad)
         with self._clock("exchange"):
             raws = self.wire.gather(mine, most_room(n))
         with self._clock("decode"):
             every, ends = unpack_all(raws, step, [n] * self.size)
             at, sums = add_lists(every.indices, every.values, ends)
             bad = every.bad + count_bad(sums)
-        exact = self.value_code == "float32"
-        return Reduced(at, sums, (indices[:0], values[:0]) if exact else (indices, values), bad, *self.wire.taken())
+        unsent = None if payload.value_code == "float32" else Payload(*payload[:2])
+        return Sum(at, sums, unsent, bad, *self.wire.taken())
 
 
 class Balanced(Exchange):
@@ -114,39 +144,39 @@ class Balanced(Exchange):
         bounds = state.get("bounds")  # those for another number of ranks are agreed anew
         self.bounds = bounds if bounds is not None and len(bounds) == self.size + 1 else None
 
-    def reduce(self, step, n, indices, values, bad) -> Reduced:
-        """As `Allgather.reduce`."""
-        if self.bounds is None or step % AGREE_EVERY == 0:
+    def _sum_sparse(self, step, n, payload, bad):
+        if self.bounds is None or self.bounds[-1] != n or step % AGREE_EVERY == 0:
             with self._clock("exchange"):
-                self.bounds = self._agree(step, n, indices)
+                self.bounds = self._agree(step, n, payload.indices)
         sizes, starts = np.diff(self.bounds).tolist(), self.bounds[:-1].astype(np.uint32)
-        lost, values = values, values.copy()
-        at, sums, bad = self._add_own(step, sizes, starts, indices, lost, bad)
+        values = payload.values.copy()
+        at, sums, bad = self._add_own(step, sizes, starts, payload, bad)
         over = _silence(sums)
-        mine = self._pack(step, sizes[self.rank], at, sums, over)
+        mine = self._pack(step, sizes[self.rank], payload._replace(indices=at, values=sums), over)
         with self._clock("exchange"):
             raws = self.wire.gather(mine, [most_room(size) for size in sizes])
         with self._clock("decode"):
             every, ends = unpack_all(raws, step, sizes)
             for start, first, end in zip(starts, [0, *ends], ends):
                 every.indices[first:end] += start
-            back = settle(indices, values, lost, every.indices)
-            if self.value_code != "float32":
-                pairs = zip(back, (at + starts[self.rank], sums))
-                back = add_lists(*(np.concatenate(pair) for pair in pairs), [back[0].size, back[0].size + at.size])
-        return Reduced(every.indices, every.values, back, bad + every.bad, *self.wire.taken())
+            unsent = settle(payload.indices, values, payload.values, every.indices)
+            if payload.value_code != "float32":
+                pairs = zip(unsent, (at + starts[self.rank], sums))
+                unsent = add_lists(*(np.concatenate(pair) for pair in pairs), [unsent[0].size, unsent[0].size + at.size])
+        return Sum(every.indices, every.values, Payload(*unsent), bad + every.bad, *self.wire.taken())
 
-    def _add_own(self, step, sizes, starts, indices, lost, bad):
+    def _add_own(self, step, sizes, starts, payload, bad):
         """(indices within the own range, the largest of their sums, non-finite elements of all ranks).
 
-        `lost`, the values, becomes what rounding lost of them on their way to the other ranges.
+        The payload's values become what rounding lost of them on their way to the other ranges.
         """
+        indices, lost = payload[:2]
         cuts = [*np.searchsorted(indices, starts).tolist(), indices.size]
         parts = [slice(*cut) for cut in zip(cuts, cuts[1:])]
         own = Message(indices[parts[self.rank]] - starts[self.rank], lost[parts[self.rank]].copy(), bad)
         lost[parts[self.rank]] = 0
-        pieces = [self._pack(step, size, indices[part] - start, lost[part], bad) if r != self.rank else NOTHING
-                  for r, (part, size, start) in enumerate(zip(parts, sizes, starts))]
+        pieces = [self._pack(step, size, payload._replace(indices=indices[part] - start, values=lost[part]), bad)
+                  if r != self.rank else NOTHING for r, (part, size, start) in enumerate(zip(parts, sizes, starts))]
         with self._clock("exchange"):
             raws = self.wire.exchange(pieces, most_room(sizes[self.rank]))
         with self._clock("decode"):
@@ -195,43 +225,12 @@ def divided(edges, counts, n, size) -> np.ndarray:
 
 
 class Dense(Exchange):
-    """Everything to everyone: the twin that drops nothing. Value codes other than float32 round what is sent."""
+    """The twin that moves every element, also of payloads with indices."""
 
-    dense = True
-
-    def reduce_dense(self, step, gradient) -> Reduced:
-        """Sum over the ranks of `gradient` (float32[n]), in place for value code float32. Called by all ranks alike."""
-        if self.value_code != "float32":
-            return self._reduce_rounded(step, gradient)
-        with self._clock("exchange"):
-            self.wire.add(gradient)
-        return Reduced(None, gradient, None, count_bad(gradient), *self.wire.taken())
-
-    def _reduce_rounded(self, step, gradient) -> Reduced:
-        """Each rank adds up one part of the rounded gradients and sends the sums, rounded, to the others."""
-        lost = gradient.copy()
-        bad = _silence(lost)
-        bounds = [gradient.size * r // self.size for r in range(self.size + 1)]
-        parts, sizes = [slice(*pair) for pair in zip(bounds, bounds[1:])], np.diff(bounds).tolist()
-        own = Message(None, lost[parts[self.rank]].copy(), bad)
-        pieces = [self._pack(step, size, None, lost[part], bad) if r != self.rank else NOTHING
-                  for r, (part, size) in enumerate(zip(parts, sizes))]
-        with self._clock("exchange"):
-            raws = self.wire.exchange(pieces, most_room(sizes[self.rank]))
-        with self._clock("decode"):
-            raws[self.rank] = None
-            every, _ = unpack_all(raws, step, [sizes[self.rank]] * self.size, dense=True, own=own)
-            sums = np.zeros(sizes[self.rank], np.float32)
-            for values in every.values.reshape(self.size, sums.size):
-                sums += values
-        over = _silence(sums)
-        mine = self._pack(step, sums.size, None, sums, over)
-        lost[parts[self.rank]] = sums
-        with self._clock("exchange"):
-            raws = self.wire.gather(mine, [most_room(size) for size in sizes])
-        with self._clock("decode"):
-            total, _ = unpack_all(raws, step, sizes, dense=True)
-        return Reduced(None, total.values, lost, every.bad + total.bad, *self.wire.taken())
+    def _sum_sparse(self, step, n, payload, bad):
+        values = np.zeros(n, np.float32)
+        values[payload.indices] = payload.values
+        return self.sum(step, n, payload._replace(indices=None, values=values), bad)
 
 
 def _silence(values) -> int:
@@ -251,15 +250,18 @@ def sparse(size) -> str:
     return "allgather" if size <= FEW else "balanced"
 
 
-def make_exchange(comm, config, n) -> tuple[Exchange, str]:
-    """(the exchange of the configuration, a line that says which); "auto" is measured and chosen for n elements in all.
+def make_exchange(comm, config, n) -> tuple[Exchange, Config, str]:
+    """(the exchange, the configuration with its name, a line that says which); "auto" is measured, for n elements in all.
 
-    comm: a communicator of its own. Called by all ranks.
+    comm: a communicator of its own, or a wire, for which nothing is measured. Called by all ranks.
     """
-    if config.exchange == "auto":
+    size = comm.Get_size() if hasattr(comm, "Get_size") else comm.size
+    name, line = config.exchange, ""
+    if not compressor(config.compressor).sparse:
+        name = "dense" if name in ("auto", "sparse") else name
+    elif name == "auto" and hasattr(comm, "Get_size"):
         from sparsecomm.exchange import alpha_beta  # imports MPI, which the hook of torch's DDP works without
         name, line = alpha_beta.automatic(comm, config, n)
-    else:
-        name = sparse(comm.Get_size()) if config.exchange == "sparse" else config.exchange
-        line = f"exchange {name} between {comm.Get_size()} ranks"
-    return EXCHANGES[name](comm, config), line
+    elif name in ("auto", "sparse"):
+        name = sparse(size)
+    return EXCHANGES[name](comm, config), replace(config, exchange=name), line or f"exchange {name} between {size} ranks"

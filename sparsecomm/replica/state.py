@@ -3,43 +3,16 @@
 import numpy as np
 
 from hogwild.errors import UserError
+from sparsecomm.compress.memory import SUMMED
 
-SUMMED = "residual", "velocity"  # arrays with a number for each element of each tensor; over all ranks their sum counts
-SELECTOR = "threshold", "exponent", "drift", "age", "target"  # numbers that selection has for each tensor
-
-
-def split(bucket, b, state) -> dict[str, np.ndarray]:
-    """The state of bucket b's reducer, by tensor: "NAME.residual", "NAME.selector" …; what belongs to none as "b.KIND"."""
-    parts = {}
-    for kind in filter(state.__contains__, SUMMED):
-        for name, part in zip(bucket.names, np.split(state[kind], bucket.starts[1:])):
-            parts[f"{name}.{kind}"] = part
-    if SELECTOR[0] in state:
-        table = np.array([state[kind] for kind in SELECTOR], np.float64)
-        local = table.shape[1] == len(bucket.names)
-        rows = zip(bucket.names, table.T.copy()) if local else [(b, table)]
-        parts |= {f"{name}.selector": row for name, row in rows}
-    return parts | {f"{b}.{kind}": x for kind, x in state.items() if kind not in SUMMED + SELECTOR}
-
-
-def joined(bucket, b, own, state) -> dict[str, np.ndarray]:
-    """The state of bucket b's reducer from `own`, parts by tensor; `state`: one of its shape."""
-    new = {}
-    for kind in filter(state.__contains__, SUMMED):
-        new[kind] = np.concatenate([own[f"{name}.{kind}"] for name in bucket.names])
-    if SELECTOR[0] in state:
-        local = len(state[SELECTOR[0]]) == len(bucket.names)
-        table = np.array([own[f"{name}.selector"] for name in bucket.names]).T if local else own[f"{b}.selector"]
-        new |= {kind: row.astype(state[kind].dtype) for kind, row in zip(SELECTOR, table)}
-    bounds = own.get(f"{b}.bounds")  # the ranges of a balanced exchange, for buckets of this size
-    n = bucket.starts[-1] + bucket.sizes[-1]
-    return new if bounds is None or bounds[-1] != n else new | {"bounds": bounds}
+# Ranges of a balanced exchange are agreed anew where they do not fit; selectors stand in files of older versions alone.
+OPTIONAL = ".bounds", ".selector"
 
 
 def fit(needed, got):
     """Raise UserError unless both, arrays by name, have the same names, dtypes and shapes."""
-    needed, got = ({name: f"{x.dtype}{list(x.shape)}" for name, x in part.items() if not name.endswith(".bounds")}
-                   for part in (needed, got))  # ranges come with the first step, and are agreed anew where they do not fit
+    needed, got = ({name: f"{x.dtype}{list(x.shape)}" for name, x in part.items() if not name.endswith(OPTIONAL)}
+                   for part in (needed, got))
     for name in sorted(set(needed) | set(got)):
         if needed.get(name) != got.get(name):
             raise UserError(f"the state does not fit: needed {needed.get(name, 'no')} {name}, got {got.get(name, 'none')}; "

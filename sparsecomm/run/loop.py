@@ -16,7 +16,7 @@ from hogwild.training import checkpoint
 from hogwild.training.loop import plain, rebuilt
 from hogwild.training.stopping import Stop, Stopper
 from sparsecomm.config import Config
-from sparsecomm.replica.groups import Group
+from sparsecomm.replica.replica import Group
 from sparsecomm.replica.state import reshared
 from sparsecomm.replica.synchronizer import Synchronizer
 from sparsecomm.tasks.base import Task
@@ -124,7 +124,7 @@ class Run:
         groups = [Group(tuple(self.task.undecayed), job.rule, schedule)]
         decay, clip = self.task.penalties(job.decay, job.clip)
         self.sync = Synchronizer(self.task.tensors(), job.rule, schedule, comm, config, decay, clip, groups, job.seed,
-                                 report.say)
+                                 report.say, self.task.shapes())
         self._compile()
         if saved:
             with sound(*CHECKPOINT):
@@ -140,9 +140,8 @@ class Run:
         """
         self.task.begin(1)
         self.task.step(0, lambda name, gradient: None)
-        config, three = replace(self.sync.config, exchange=self.exchange), np.zeros(3, np.float32)
-        trial = Synchronizer({"three": three}, self.job.rule, self.schedule, self.comm, config, self.job.decay, self.job.clip,
-                             say=lambda line: None)
+        trial = Synchronizer({"three": np.zeros(3, np.float32)}, self.job.rule, self.schedule, self.comm, self.sync.config,
+                             self.job.decay, self.job.clip, say=lambda line: None)
         trial.ready("three", np.ones(3, np.float32))
         trial.step()
         trial.close()
@@ -285,7 +284,7 @@ class Run:
 
     def moved(self, comm) -> "Run":
         """This run on the ranks of `comm`, fewer than before: from where its rank 0 is, with what these have not sent."""
-        self.sync.abandon()
+        self.sync.end()
         saved = self.position(comm)
         state, common = told(comm, saved.state), broadcast(comm, saved.common)
         run = Run(self.job, comm, self.report, Saved(state, common, _without_task(saved.own)))

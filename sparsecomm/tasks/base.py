@@ -39,6 +39,10 @@ class Task:
         """The parameters by name: flat float32 views of the memory that the model computes with."""
         raise NotImplementedError
 
+    def shapes(self) -> dict[str, tuple]:
+        """Of the tensors that are matrices or more, by name: compressors see them."""
+        return {}
+
     def default_lr(self, rule) -> float:
         """The learning rate where the user names none, before what a batch makes of it."""
         return getattr(rule, "default_lr", 0.01)

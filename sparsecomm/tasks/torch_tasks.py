@@ -38,6 +38,9 @@ class TorchTask(Task):
     def tensors(self):
         return {name: p.detach().numpy().reshape(-1) for name, p in self.model.named_parameters()}
 
+    def shapes(self):
+        return {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+
     def _final(self, name, p):
         self.waiting.remove(name)
         self.ready(name, self.gradients[name])

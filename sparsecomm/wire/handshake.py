@@ -26,16 +26,13 @@ ADVICE = "Start every rank with the same installation, data and options"
 
 
 def handshake(comm, facts, advice=ADVICE):
-    """Compare `own_facts` and `facts` (numbers and texts by name) over all ranks.
+    """Compare `own_facts` and `facts` (numbers and texts by name) over all ranks of a communicator, or a wire without MPI.
 
     Called by all ranks. Where anything differs, every rank raises the same UserError, which names the ranks that are
     odd, the fact, and what each has. A fact of the same name in `facts` replaces the own one.
     """
-    compare(gather(comm, json.dumps({**own_facts(), **facts}).encode()), advice)
-
-
-def compare(texts, advice=ADVICE):
-    """Raise that UserError, from the facts of every rank, as JSON."""
+    text = json.dumps({**own_facts(), **facts}).encode()
+    texts = gather(comm, text) if hasattr(comm, "Allgatherv") else comm.gather(np.frombuffer(text, np.uint8), MOST)
     everyone = [json.loads(bytes(text)) for text in texts]
     names = dict.fromkeys(name for each in everyone for name in each)
     differences = filter(None, (_difference(name, [each.get(name, "nothing") for each in everyone]) for name in names))

@@ -278,7 +278,7 @@ def check_overlap():
         begun.clear()
         x, y = data(step)
         functional.cross_entropy(ddp(x), y).backward()
-    assert seen[1] == (SIZE > 1), (seen, list(state.reducers))
+    assert seen[1] == (SIZE > 1), (seen, list(state.buckets))
 
 
 def check_same_data_is_noticed():

@@ -9,7 +9,8 @@ import numpy as np
 from mpi4py import MPI
 
 from sparsecomm.config import Config
-from sparsecomm.exchange.sparse import EXCHANGES, Dense
+from sparsecomm.exchange.protocol import Payload
+from sparsecomm.exchange.sparse import EXCHANGES
 from sparsecomm.wire.message import HEADER
 from sparsecomm.wire.mpi import Wire
 
@@ -88,17 +89,18 @@ def sparse_case(name, index_code, value_code, n, share, kind, seed, limit, step)
     """One reduce of a fresh exchange, against the law, a NumPy twin and what the ranks say to each other."""
     exchange = make(name, limit, index_code=index_code, value_code=value_code)
     indices, values = selection(seed, n, share, kind)
-    reduced = exchange.reduce(step, n, indices.copy(), values.copy(), RANK)
+    reduced = exchange.sum(step, n, Payload(indices.copy(), values.copy()), RANK)
     everyone = COMM.allgather((indices, values))
     assert_same_on_all_ranks(reduced.indices, reduced.values)
     assert_ascending(reduced.indices, reduced.values, n)
-    assert_ascending(*reduced.back, n)
+    unsent = reduced.unsent or Payload(indices[:0], values[:0])
+    assert_ascending(*unsent[:2], n)
     assert reduced.bad == SIZE * (SIZE - 1) // 2
     assert COMM.allreduce(reduced.sent) == COMM.allreduce(reduced.received)
     assert (reduced.sent > 0) == (SIZE > 1)
     inputs = [dense(n, *pair) for pair in everyone]
     total = dense(n, reduced.indices, reduced.values)
-    assert_law(n, inputs, total, dense(n, *reduced.back), value_code)
+    assert_law(n, inputs, total, dense(n, *unsent[:2]), value_code)
     union = np.unique(np.concatenate([pair[0] for pair in everyone]))
     sums = np.zeros(n, np.float32)
     for pair in everyone:
@@ -136,12 +138,12 @@ def check_sparse():
 def check_dense():
     for value_code in (*EXACT, "int8", "1bit"):
         for n in (1, 2, 3, 7, 1000, 33333):
-            exchange = make("dense", 4000, value_code=value_code)
+            exchange = make("dense" if n % 2 else "balanced", 4000, value_code=value_code)
             gradients = [np.random.default_rng([n, r]).standard_normal(n).astype(np.float32) for r in range(SIZE)]
-            reduced = exchange.reduce_dense(3, gradients[RANK].copy())
+            reduced = exchange.sum(3, 9, Payload(None, gradients[RANK].copy()))
             assert reduced.indices is None and reduced.bad == 0
             assert_same_on_all_ranks(reduced.values)
-            back = np.zeros(n) if value_code == "float32" else reduced.back.astype(np.float64)
+            back = np.zeros(n) if value_code == "float32" else reduced.unsent.values.astype(np.float64)
             assert_law(n, [g.astype(np.float64) for g in gradients], reduced.values.astype(np.float64), back, value_code)
             assert COMM.allreduce(reduced.sent) == COMM.allreduce(reduced.received)
             if value_code == "float32":  # in a ring each part goes from rank to rank, first to be added up, then to all
@@ -151,22 +153,35 @@ def check_dense():
                 assert reduced.sent < 0.51 * 2 * 4 * n * (SIZE - 1) / SIZE + 1000
 
 
+def check_dense_twin():
+    """A dense exchange sums payloads with indices, too: the sums of the others, and the law where codes round."""
+    for value_code in (*EXACT, "int8"):
+        n, pairs = 5000, [selection(3, 5000, 0.05, "even", rank) for rank in range(SIZE)]
+        sparse, whole = (make(name, value_code=value_code).sum(3, n, Payload(*(x.copy() for x in pairs[RANK])))
+                         for name in ("allgather", "dense"))
+        if value_code == "float32":
+            assert np.allclose(dense(n, *sparse[:2]), whole.values, rtol=1e-6) and whole.unsent is None
+        else:
+            inputs = [dense(n, *pair) for pair in pairs]
+            assert_law(n, inputs, whole.values.astype(np.float64), whole.unsent.values.astype(np.float64), value_code)
+
+
 def check_not_finite():
     """Non-finite gradients, and finite ones whose sum overflows, are counted alike on all ranks and leave nothing behind."""
     for value_code in (*EXACT, "int8", "1bit"):
         exchange = make("dense", value_code=value_code)
         gradient = np.ones(100, np.float32)
         gradient[7 + RANK] = np.nan if RANK == 0 else np.inf if RANK == 1 else 1
-        reduced = exchange.reduce_dense(0, gradient)
+        reduced = exchange.sum(0, 100, Payload(None, gradient))
         assert reduced.bad >= min(SIZE, 2) and COMM.allreduce(reduced.bad, MPI.MAX) == reduced.bad
-        assert value_code == "float32" or np.isfinite(reduced.back).all()
+        assert value_code == "float32" or np.isfinite(reduced.unsent.values).all()
     for name in "allgather", "balanced":
         for value_code in "float32", "bfloat16":
             exchange = make(name, value_code=value_code)
             indices = np.array([3, 50, 90], np.uint32)
-            reduced = exchange.reduce(0, 100, indices, np.array([3.3e38, 1, 2], np.float32), 0)
+            reduced = exchange.sum(0, 100, Payload(indices, np.array([3.3e38, 1, 2], np.float32)))
             assert (reduced.bad > 0) == (SIZE > 1) and COMM.allreduce(reduced.bad, MPI.MAX) == reduced.bad
-            assert np.isfinite(reduced.back[1]).all()
+            assert reduced.unsent is None or np.isfinite(reduced.unsent.values).all()
 
 
 def check_words():
@@ -188,14 +203,14 @@ def check_words():
                 u = (RANK + u) / SIZE
             indices = np.sort(rng.permutation(np.unique((n * u).astype(np.uint32)))[:k])
             values = rng.standard_normal(indices.size).astype(np.float32)
-            moved = exchange.reduce(step, n, indices, values.copy(), 0)[-2:]
+            moved = exchange.sum(step, n, Payload(indices, values.copy()))[-2:]
             most = 4 * 6 * k * (SIZE - 1) / SIZE + (2 + (step % 64 == 0)) * (SIZE - 1) * (8 + HEADER.size)
             assert max(moved) <= most, (kind, step, moved, most)
             largest = np.diff(np.searchsorted(indices, exchange.bounds)).max()
             assert kind == "own part" or SIZE * largest < 1.3 * indices.size, (kind, step, largest)
         equal = make("balanced", index_code="raw")
         equal.bounds = np.arange(SIZE + 1) * n // SIZE
-        received = COMM.allreduce(equal.reduce(1, n, indices, values.copy(), 0).received, MPI.MAX)
+        received = COMM.allreduce(equal.sum(1, n, Payload(indices, values.copy())).received, MPI.MAX)
         assert kind != "narrow" or SIZE < 4 or received > most
 
 
@@ -203,7 +218,7 @@ def check_resumed():
     """The ranges are state: with them an exchange goes on to the same bits; those of another number of ranks are dropped."""
     def run(exchange, steps):
         for step in steps:
-            reduced = exchange.reduce(step, 5000, *selection(step, 5000, 0.02, "skew" if step < 5 else "even"), 0)
+            reduced = exchange.sum(step, 5000, Payload(*selection(step, 5000, 0.02, "skew" if step < 5 else "even")))
         return reduced
     whole, first, second, other = (make("balanced") for _ in range(4))
     expected = run(whole, range(7))
@@ -222,8 +237,8 @@ def check_buckets():
     """Buckets of one exchange keep ranges of their own."""
     exchange = EXCHANGES["balanced"](COMM.Dup(), Config(exchange="balanced"))
     a, b = exchange.bucket(), exchange.bucket()
-    a.reduce(1, 100, *selection(0, 100, 0.2, "even"), 0)
-    b.reduce(1, 3000, *selection(1, 3000, 0.2, "even"), 0)
+    a.sum(1, 100, Payload(*selection(0, 100, 0.2, "even")))
+    b.sum(1, 3000, Payload(*selection(1, 3000, 0.2, "even")))
     assert a.bounds[-1] == 100 and b.bounds[-1] == 3000 and exchange.bounds is None
     assert set(exchange.seconds) == {"encode", "exchange", "decode"} and min(exchange.seconds.values()) > 0
 
@@ -278,10 +293,8 @@ def check_garbage():
             return raw
         exchange._pack = flipped
     try:
-        if isinstance(exchange, Dense):
-            exchange.reduce_dense(0, np.ones(1000, np.float32))
-        else:
-            exchange.reduce(0, 1000, *selection(0, 1000, 0.1, "even"), 0)
+        ones = Payload(None, np.ones(1000, np.float32))
+        exchange.sum(0, 1000, ones if name == "dense" else Payload(*selection(0, 1000, 0.1, "even")))
     except MessageError as error:
         print(error, flush=True)
         time.sleep(0.5)  # MPICH's mpiexec loses what is still on its way when a rank aborts

@@ -17,7 +17,6 @@ from hogwild.kernels.optim.rules import SGD, Adam, Momentum
 from hogwild.kernels.optim.schedules import Step
 from hogwild.kernels.optim.steps import Clip, Decay
 from sparsecomm import Config
-from sparsecomm.optimizer import DeviceSynchronizer
 
 COMM = MPI.COMM_WORLD
 RANK, SIZE = COMM.rank, COMM.size
@@ -29,8 +28,8 @@ optim = torch.optim
 class OnDevice(sparsecomm.DistributedOptimizer):
     """The way that a GPU takes, on the CPU too."""
 
-    def _synchronizer(self, tensors, rule, schedule, comm, **options):
-        return DeviceSynchronizer(tensors, rule, schedule, comm, self.config, **options)
+    def _on_host(self):
+        return False
 
 
 class Model(nn.Module):
@@ -301,9 +300,8 @@ def check_device():
     for step in range(8):
         train(net, optimizer, [step])
         given = given + np.concatenate([p.grad.cpu().numpy().ravel() for p in net.parameters()]).astype(np.float64)
-    own = {name: bucket.reducer.state()["residual"][first:first + optimizer.named[name].numel()]
-           for bucket in optimizer.synchronizer.buckets for name, first in zip(bucket.names, bucket.starts)}
-    kept = np.concatenate([own[name] for name, _ in net.named_parameters()]).astype(np.float64)
+    own = optimizer.synchronizer.own()
+    kept = np.concatenate([own[f"{name}.residual"] for name, _ in net.named_parameters()]).astype(np.float64)
     lost = SIZE * (before - flat(net)) / 0.1 + COMM.allreduce(kept) - COMM.allreduce(given)
     assert np.abs(lost).max() < 1e-4 * SIZE * np.abs(given).max() and np.abs(kept).max() > 0
     for p in net.parameters():

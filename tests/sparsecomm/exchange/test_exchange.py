@@ -13,7 +13,7 @@ PROGRAM = SUPPORT / "exchange_ranks.py"
 
 @ranks
 def test_exchange(n):
-    ended = mpirun(n, PROGRAM, "wire,dense,not_finite,resumed,buckets,words,sparse", timeout=300)
+    ended = mpirun(n, PROGRAM, "wire,dense,dense_twin,not_finite,resumed,buckets,words,sparse", timeout=300)
     assert ended.code == 0 and ended.out.endswith("passed\n"), ended.err[-6000:]
 
 

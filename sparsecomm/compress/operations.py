@@ -1,0 +1,65 @@
+"""The array operations of the pipeline, once for NumPy arrays in this process and once for torch tensors on a device.
+
+`select` of a threshold is the largest of them: `hogwild.kernels.compression.selection` and sparsecomm/compress/device.py.
+"""
+
+import numpy as np
+
+from hogwild.kernels.compression.momentum_correction import accumulate, copy_finite
+from hogwild.kernels.compression.selection import Selection, Selector, mask
+from hogwild.kernels.optim.steps import aligned
+
+
+class Host:
+    """On NumPy arrays, by compiled kernels."""
+
+    zeros = staticmethod(aligned)
+    accumulate = staticmethod(accumulate)
+    copy_finite = staticmethod(copy_finite)
+    clear = staticmethod(mask)
+    concatenate = staticmethod(np.concatenate)
+
+    @staticmethod
+    def selector(bucket):
+        """Of the configuration's thresholds."""
+        return HostSelector(bucket)
+
+    @staticmethod
+    def host(x):
+        """x as a NumPy array."""
+        return x
+
+    here = index = host
+
+    @staticmethod
+    def scatter(total, touched, indices, values):
+        """total, which is 0 but at `touched` (None: anywhere), becomes `values` at `indices` and 0 elsewhere."""
+        total[slice(None) if touched is None else touched] = 0
+        total[indices] = values
+
+
+class HostSelector:
+    """`selection.Selector`, for the gradients of one bucket."""
+
+    def __init__(self, bucket):
+        config = bucket.config
+        self.selector = Selector(bucket.sizes, config.keep, config.threshold, config.scope, seed=bucket.seed)
+
+    def select(self, gradients, step, keep) -> Selection:
+        """What passes the thresholds for the share `keep`; it becomes 0 in the gradients."""
+        tensors = [np.zeros(size, np.float32) if g is None else g.reshape(-1)  # of zeros nothing is selected
+                   for g, size in zip(gradients.tensors, self.selector.sizes)]
+        return self.selector.select(tensors, [None] * len(tensors), step, keep)
+
+
+def operations(device=None):
+    """Those for tensors on the torch device; None: for NumPy arrays."""
+    if device is None:
+        return Host
+    from sparsecomm.compress.device import Device
+    return Device(device)
+
+
+def host(x) -> np.ndarray:
+    """A NumPy array of x, an array or a tensor; of the same memory where that is possible."""
+    return x if isinstance(x, np.ndarray) else x.cpu().numpy()

@@ -1,0 +1,92 @@
+"""What a replica's parameters are: flat NumPy arrays in this process, or flat torch tensors on one device."""
+
+import numpy as np
+
+from hogwild.errors import UserError
+from hogwild.kernels.optim.hyperparameters import checked
+from hogwild.kernels.optim.steps import array_step, dense_step, new_slots, step
+
+
+class Host:
+    """NumPy arrays, stepped by compiled kernels. `device` is None."""
+
+    device = None
+    slots = staticmethod(lambda rule, w: new_slots(rule, w.size))
+
+    @staticmethod
+    def validate(tensors, rank):
+        """Raise UserError unless every tensor is what can be stepped in place."""
+        for name, w in tensors.items():
+            if not isinstance(w, np.ndarray) or w.dtype != np.float32 or w.ndim != 1 or not w.flags.c_contiguous \
+                    or not w.flags.writeable or not w.size:
+                raise UserError(f"rank {rank}: parameter {name} must be a flat, contiguous, writable float32 array that is "
+                                f"not empty, got {getattr(w, 'dtype', type(w).__name__)} of shape "
+                                f"{getattr(w, 'shape', '?')}")
+
+    @staticmethod
+    def host(x) -> np.ndarray:
+        """The values of a tensor, or of all slots of one (float32[S, n]), in this process's memory."""
+        return x
+
+    @staticmethod
+    def put(x, values):
+        """The inverse of `host`."""
+        if values is not x:
+            x[...] = values
+
+    @staticmethod
+    def move(rule, w, slots, g, touched, lr, t, decay, clip, scale):
+        """Step w and its slots, the t-th time, with gradient `scale * g`, or only at the indices `touched` (uint32)."""
+        if touched is None:
+            dense_step(rule, w, g, slots, lr, t, decay, clip, scale)
+        else:
+            step(checked(rule), w, tuple(slots), touched, g[touched], 0, touched.size, scale, lr, t, decay, clip, None)
+
+
+class Device:
+    """Torch tensors, stepped there by the same rules."""
+
+    def __init__(self, device):
+        self.device = device
+
+    @staticmethod
+    def validate(tensors, rank):
+        from sparsecomm.compress.device import flat
+        for name, w in tensors.items():
+            flat(name, w)
+
+    @staticmethod
+    def slots(rule, w):
+        import torch
+        return [torch.full_like(w, value) for value in rule.start()]
+
+    @staticmethod
+    def host(x):
+        if isinstance(x, list):
+            return np.stack([slot.cpu().numpy() for slot in x]) if x else np.zeros((0, 0), np.float32)
+        return x.cpu().numpy()
+
+    @staticmethod
+    def put(x, values):
+        import torch
+        for slot, array in zip(x, values) if isinstance(x, list) else [(x, values)]:
+            slot.copy_(torch.from_numpy(array))
+
+    def move(self, rule, w, slots, g, touched, lr, t, decay, clip, scale):
+        if touched is None:
+            array_step(rule, w, g, slots, lr, t, decay, clip, scale)
+            return
+        import torch
+        at = torch.from_numpy(touched.astype(np.int64)).to(self.device)
+        part, few = w[at], [slot[at] for slot in slots]
+        array_step(rule, part, g[at], few, lr, t, decay, clip, scale)
+        for x, new in zip((w, *slots), (part, *few)):
+            x[at] = new
+
+
+def arrays_of(tensors, rank):
+    """Host or Device, by what the tensors are. Raises UserError where there are none."""
+    if not tensors:
+        raise UserError(f"rank {rank}: there are no parameters to train")
+    device = getattr(next(iter(tensors.values())), "device", "cpu")  # NumPy's arrays say "cpu"
+    return Host if isinstance(device, str) else Device(device)
