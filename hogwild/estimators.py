@@ -77,7 +77,8 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
     clip_norm: float | None = None  # bound on the L2 norm of an example's gradient
     clip_value: float | None = None  # bound on each of its components
     fit_intercept: bool = True
-    mode: str = "wild"  # how workers share the weights, see hogwild.families.linear.MODES
+    mode: str = "wild"  # what happens when two workers change one weight at once: see hogwild.training.replication.MODES
+    replicas: str = "auto"  # what each worker has of its own: see hogwild.training.replication.REPLICAS
     workers: int | None = None  # threads; None: the usable cores, but one for every 2,000 rows at most
     random_state: Any = None  # a fit is reproducible by it with one worker, or with mode="deterministic"
     average: Any = False  # average the weights over the steps from this epoch on; True: from the second
@@ -189,10 +190,10 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         average, workers = self._average_from(old, first, examples), self._workers(examples)
         units = units_of(loss, known.targets, self.fit_intercept)
 
-        def make(rows, workers, mode):
+        def make(rows, workers, mode, replicas="auto"):
             return constant.start(linear.Linear(
                 whole, held, loss, rule, decay, clip, self.fit_intercept, workers, rows, mode, self.l1, average, weights,
-                np.arange(classes) if classes else None, units=units, seen=known))
+                np.arange(classes) if classes else None, replicas, units=units, seen=known))
         lr, found = default if self.lr is None else self.lr, None
         if lr == "auto":
             every = np.arange(whole.rows) if rows is None else rows
@@ -201,7 +202,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         if not isinstance(lr, Real):
             raise ValueError(f"lr must be a number, None or 'auto', got {lr!r}")
         schedule = checked(train.schedule_of(options, rule, length, lr, metric or "loss"))
-        problem = make(rows, workers, self.mode)
+        problem = make(rows, workers, self.mode, self.replicas)
         if old:
             old.put(problem, 1 + len(rule.start()) if same else 1)
         stop = Stop(metric, self.patience, self.min_delta, tol=None if once else self.tol)

@@ -94,7 +94,7 @@ class Counted(Options):
 
 @dataclass
 class Wide(Counted):
-    """Seconds of workers that share their parameters, with and without copies of the hottest, over those of one worker, on
+    """Seconds of workers that share their parameters, with replicas of the hottest rows and with none, over those of one, on
     synthetic data whose features are spread over many more.
     """
 
@@ -178,8 +178,8 @@ def share_lost(data_set, workers, epochs, seed):
     """
     degree = np.bincount(data_set.indices, minlength=data_set.n_features)
     lr = 2.0 ** np.floor(np.log2(0.5 / (ENTRIES * degree.max() * epochs)))
-    problem = linear.Linear(data_set, None, Hinge(), SGD(), intercept=False, workers=workers, copies=False,
-                            classes=np.array([-1.0, 1.0]))
+    problem = linear.Linear(data_set, None, Hinge(), SGD(), intercept=False, workers=workers,
+                            replicas="none", classes=np.array([-1.0, 1.0]))
     train(problem, SGD(), Constant(lr), epochs=epochs, workers=workers, seed=seed)
     made = np.asarray(problem.w, np.float64)[:-1].sum() / lr
     return 1 - made / (epochs * data_set.nnz)
@@ -206,7 +206,7 @@ def counted(options, report):
     report.start(workers=options.workers, rule=str(rule), data={"rows": data_set.rows})
 
     def run(counts):
-        problem = linear.Linear(data_set, None, Logistic(), rule, workers=options.workers, copies=False)
+        problem = linear.Linear(data_set, None, Logistic(), rule, workers=options.workers, replicas="none")
         problem.shadow = problem.shadow if counts else None
         history = train(problem, rule, schedule, epochs=options.epochs, workers=options.workers, seed=options.seed)
         return sum(epoch.seconds for epoch in history), history[-1].exchange.get("lost_updates")
@@ -230,13 +230,11 @@ def wide(options, report):
                            "spread " + near.source)
     report.start(workers=options.workers, rule=str(rule), data={"rows": data_set.rows, "features": data_set.n_features})
 
-    def run(workers, copies=None):
-        problem = linear.Linear(data_set, None, Logistic(), rule, workers=workers, copies=copies)
-        if problem.copies:
-            raise UserError(f"--features {options.features:,} are so few that workers have copies of all: ask for more")
+    def run(workers, replicas="auto"):
+        problem = linear.Linear(data_set, None, Logistic(), rule, workers=workers, replicas=replicas)
         history = train(problem, rule, schedule, epochs=options.epochs, workers=workers, seed=options.seed)
         return sum(epoch.seconds for epoch in history)
-    kinds = {"one": (1,), "shared": (options.workers, False), "hot": (options.workers,)}
+    kinds = {"one": (1,), "none": (options.workers, "none"), "hot": (options.workers, "hot")}
     seconds = np.array([[run(*kind) for kind in kinds.values()] for _ in range(options.pairs + 1)])[1:]  # one compiles
     ratios = seconds / seconds[:, :1]
     return {f"{name}_{what.__name__}": float(what(ratios[:, k])) for k, name in enumerate(kinds) if k

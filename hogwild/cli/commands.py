@@ -14,7 +14,8 @@ from hogwild.kernels.losses import LOSSES
 from hogwild.kernels.optim.rules import RULES
 from hogwild.training import preflight
 from hogwild.training.registry import build
-from hogwild.training.replication import columns_of, keeps_copies
+from hogwild.training.replicated import Sharing
+from hogwild.training.replication import choose, columns_of
 
 
 def run(options):
@@ -65,15 +66,16 @@ def inspect(options):
     more = f", … ({len(labels):,} values)" if len(labels) > 6 else ""
     empty, longest = int((np.diff(d.indptr) == 0).sum()), int(np.diff(d.indptr).max(initial=0))
     size = _size(len(labels))
-    copies = keeps_copies(d, options.workers or preflight.usable_cores()[0], size)
-    flight = preflight.examine(d, options.workers, loses=not copies, size=None if copies else size)
+    sharing = Sharing(options.workers or preflight.usable_cores()[0])
+    whole = choose(sharing, size, (d.n_features + 1, d.nnz + d.rows)) == "all"
+    flight = preflight.examine(d, options.workers, loses=not whole, size=None if whole else size)
     print(f"{d.source}\n"
           f"rows        {d.rows:,} ({empty:,} without features)\n"
           f"features    {d.width:,} ({flight.occurring:,} occur)\n"
           f"non-zeros   {d.nnz:,} ({d.nnz / max(d.rows, 1):.1f} a row, at most {longest:,})\n"
           f"values      {d.values.min() if d.nnz else 0:g} to {d.values.max() if d.nnz else 0:g}\n"
           f"labels      {shown}{more}")
-    print(*flight.lines(copies), sep="\n")
+    print(*flight.lines(whole), sep="\n")
 
 
 def _size(labels):

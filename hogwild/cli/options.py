@@ -69,12 +69,18 @@ class TrainLinear:
     """Threads; default: as many as are advised for the data, see hogwild inspect."""
     mode: str = "wild"
     """How workers share the parameters.
-    wild: none waits for another's step; each trains a copy, and no update is lost as they are merged; where the parameters
-    are too many, or for --l1 with --average, a copy of the hottest, and plain stores to the others, which may lose some.
-    atomic: no update is lost; of the hottest there are copies, too.
+    wild: plain loads and stores, no lock: no worker waits for another's step, and an update of a shared weight may be lost.
+    atomic: compare-and-swap additions: no update is lost.
     locked: a row's weights change together (a lock each), and no update is lost.
     round-robin: updates in strict turn, step t after step t - 1, and none is lost.
     deterministic: for a seed the same bits, whatever the number of workers.
+    """
+    replicas: str = "auto"
+    """What each worker has a replica of, merged every few hundred updates.
+    auto: all in mode wild where parameters are few beside the data, else hot; none in the modes that lock or take turns.
+    none: everything is shared; with mode wild, the Hogwild paper's lock-free algorithm to the letter.
+    hot: the intercept and the commonest features (modes wild and atomic).
+    all: all parameters, so that no update is lost (mode wild; not for --l1 with --average).
     """
     early_stopping: str | None = None
     """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, log_loss (of logistic

@@ -20,6 +20,7 @@ from hogwild.training.loop import train
 from hogwild.training.metrics import MAXIMISED
 from hogwild.training.record import Report, listed, versions
 from hogwild.training.registry import build
+from hogwild.training.replication import check_sharing
 from hogwild.training.stopping import Stop, Stopper
 
 # Options that a resumed run may change: they say where and how long, not what is computed.
@@ -45,8 +46,7 @@ def check(options):
         value = getattr(options, name)
         if value is not None and not (0 <= value < float("inf")):
             raise UserError(f"--{name} must be a finite number, not negative, got {value:g}")
-    if options.mode not in linear.MODES:
-        raise UserError(f"--mode must be one of {', '.join(linear.MODES)}, got '{options.mode}'")
+    check_sharing(options.mode, options.replicas)
     if options.resume and not options.checkpoint:
         raise UserError("--resume needs --checkpoint FILE: what to resume from")
     for path in (options.model, options.checkpoint):
@@ -177,10 +177,10 @@ def train_linear(options):
     classes = predictions.classes_of(whole) if loss.task == "classification" else None
     unit = units(loss, train_data, rows, weights, options.intercept)
 
-    def make(rows, workers, mode):
+    def make(rows, workers, mode, replicas="auto"):
         average = None if options.average is None else options.average * examples
         return constant.start(linear.Linear(train_data, test_data, loss, rule, decay, clip, options.intercept, workers, rows,
-                                            mode, options.l1, average, weights, classes, units=unit))
+                                            mode, options.l1, average, weights, classes, replicas, units=unit))
     sizes = default_rates.sizes_of(train_data, rows, weights)
     default, report = default_rates.default_lr(rule, loss, sizes), Report()
     tried = [unit.said()] if unit != AS_GIVEN else []
@@ -190,14 +190,14 @@ def train_linear(options):
         tried += [f"learning rate {lr:g}, the best of {len(losses)} tried on a sample"]
     lr = default if lr is None else lr
     schedule = schedule_of(options, rule, examples, lr, None if test_data else "loss")
-    problem = make(rows, workers, options.mode)
-    loses = options.mode == "wild" and not problem.copies
+    problem = make(rows, workers, options.mode, options.replicas)
+    loses = options.mode == "wild" and problem.replicas != "all"
     flight = preflight.examine(train_data, options.workers and workers, options.seed, rows, loses,
                                loses or options.mode in ("atomic", "locked"),
-                               problem.outputs * problem.columns if loses else None)
+                               problem.size if loses and options.replicas != "none" else None)
     if workers != flight.workers:
         workers = flight.workers
-        problem = make(rows, workers, options.mode)
+        problem = make(rows, workers, options.mode, options.replicas)
     Stopper(stop, list(problem.evaluate()))  # tells a metric that will not be measured now
     held = f"; held out: {test_data.rows:,} rows" if test_data else ""
     warnings = [f"warning: {warning}" for warning in flight.warnings]
@@ -206,7 +206,7 @@ def train_linear(options):
         report.say(line)
     report.say(f"{type(loss).__name__} loss, {said(rule)}, {said(schedule)}, "
                f"{options.epochs} epoch{'s' * (options.epochs > 1)}, "
-               f"{workers} worker{'s' * (workers > 1)}, mode {options.mode} ({problem.manner()})")
+               f"{workers} worker{'s' * (workers > 1)}, {problem.said()}")
     checkpoints = resume = None
     if options.checkpoint:
         kept = {k: v for k, v in asdict(options).items() if k not in FREE}
@@ -230,7 +230,7 @@ def _run(options, report, problem, rule, schedule, workers, stop, checkpoints, r
     """Train, save, and say how it ended."""
     report.open(options.record)
     report.start(options=asdict(options), preflight=asdict(flight), rule=said(rule), schedule=said(schedule),
-                 mode=options.mode, workers=workers,
+                 mode=options.mode, replicas=problem.replicas, workers=workers,
                  data={"source": problem.data.source, "rows": problem.examples, "features": problem.data.n_features,
                        "nonzeros": flight.nonzeros, "held_out": problem.test.rows if problem.test else 0})
     interrupted, history, metrics, kept = None, [], {}, None

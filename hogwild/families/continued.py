@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hogwild.data import features
+from hogwild.families.linear_statistics import SAMPLE, sizes_of
 from hogwild.families.targets import Moments, Units
 from hogwild.training.default_rates import Sizes
-from hogwild.training.replication import SAMPLE, sizes_of
 
 
 class Seen(NamedTuple):

@@ -13,8 +13,8 @@ import scipy.sparse
 from hogwild.errors import UserError
 from hogwild.kernels.data.csr import CSR
 from hogwild.kernels.families.linear import scores
+from hogwild.kernels.families.scores import Outputs
 from hogwild.kernels.optim.newton import Derivatives, differentiate, sweep
-from hogwild.kernels.sharing.parameters import Outputs
 from hogwild.training.workers import spread
 
 STEPS, SWEEPS, HALVINGS = 2, 3, 8
@@ -90,7 +90,7 @@ def close(problem):
     rows = np.arange(problem.data.rows) if rows is None else rows
     outputs = Outputs(np.zeros(problem.outputs), np.zeros(problem.outputs)) if problem.outputs > 1 else None
     objective = Objective(problem.loss, outputs, model.labels, model.weights, rows, problem.lasso.l1 * len(rows),
-                          sum(model.decay or (0.0,)) * len(rows))
+                          sum(problem.optimizer.decay or (0.0,)) * len(rows))
     found = closed(objective, problem.data.csr, w.reshape(len(w), -1).astype(np.float64), model.intercept > 0,
                    problem.workers)
     return found.astype(np.float32).reshape(w.shape)

@@ -10,7 +10,7 @@ import numpy as np
 from hogwild.errors import UserError, demand, sound
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.schedules import observed, rate, scaled
-from hogwild.kernels.sharing.work_queue import take
+from hogwild.kernels.sharing.work_queue import claim
 from hogwild.training.divergence import Reference, diverges, far
 from hogwild.training.stopping import Stop, Stopper
 from hogwild.training.workers import BAD, Workers
@@ -43,7 +43,7 @@ class Problem:
 
         t: steps done before the order. first: the worker's first call for this order. A family may do several chunks.
         """
-        start, stop = take(queue, len(order), most)
+        start, stop = claim(queue, len(order), most)
         if first and start < stop:
             self.enter(own)
         if start < stop or not len(order):
@@ -60,7 +60,7 @@ class Problem:
     waits = False  # `work` itself waits for an order, at `doors` (kernels/sharing/parking.py), set before `private` is called
 
     def private(self, k) -> Any:
-        """What worker k owns alone (buffers, private copies); passed back to `run`."""
+        """What worker k owns alone (buffers, replicas); passed back to `run`."""
 
     def begin(self, t) -> None:
         """Called before the workers start at step t."""

@@ -38,7 +38,7 @@ class Preflight:
     p_mean: float  # probability that a random example touches a coordinate that another one, at random, updates: Σ d² / nN
     workers: int  # those that `lost` is for: given, or else advised
     lost: float  # predicted share of lost updates
-    hot: int  # features that these workers keep copies of, so that none of their updates is lost
+    hot: int  # hot features, which these workers replicate, so that none of their updates is lost
     advised: int  # workers
     cores: int
     cores_text: str
@@ -51,9 +51,9 @@ class Preflight:
                 f"Δ {self.delta:.3g}, ρ {self.rho:.3g} ({self.rho_method.partition(':')[0]}){lost * loses}; "
                 f"advised: {_plural(self.advised, 'worker')} on {self.cores_text}")
 
-    def lines(self, copies=False) -> list[str]:
-        """What `hogwild inspect` says about conflicts, cores and workers; copies: mode wild will keep copies."""
-        instead = "; mode wild keeps copies of so few, and loses none" if copies else ""
+    def lines(self, whole=False) -> list[str]:
+        """What `hogwild inspect` says about conflicts, cores and workers; whole: by default workers have replicas of all."""
+        instead = "; with replicas of all, the default for so few (--replicas auto), none" if whole else ""
         shared = f"all but {_plural(self.hot, 'hot feature')}" if self.hot else "shared parameters"
         return [f"Ω           {self.omega:,} non-zeros in the longest row",
                 f"Δ           {self.delta:.3g} of the rows hold the most common feature",
@@ -71,7 +71,7 @@ def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None, s
 
     workers: those the user asked for, None for as many as advised; rows: int64[n], those to train on, None for all.
     loses: workers share the parameters with plain stores; shares: they share them, if not so (None: as `loses` says).
-    size: float32 a feature, where they keep copies of the hottest; None: they share all.
+    size: float32 a feature, where they replicate the hottest; None: they share all.
     """
     lengths = np.diff(dataset.indptr)
     if rows is None:
@@ -104,7 +104,7 @@ def examine(dataset, workers=None, seed=0, rows=None, loses=True, shares=None, s
 
 
 def _hot(degrees, rows, size, workers):
-    """The features that so many workers keep copies of, as in training; size: float32 a feature."""
+    """The features that so many workers replicate, as in training; size: float32 a feature."""
     if workers <= 1:
         return np.zeros(0, np.int64)
     hot, _ = hottest(degrees, rows, workers, size)
@@ -113,7 +113,7 @@ def _hot(degrees, rows, size, workers):
 
 def lost_share(degrees, rows, workers, kept=None) -> float:
     """Predicted share, in [0, (W-1)/W], of updates lost by W workers with plain stores. degrees: int64[d] over `rows`;
-    kept(W): the features that W workers keep copies of, whose updates are not lost; None: they share all.
+    kept(W): the features that W workers replicate, whose updates are not lost; None: they share all.
 
     An update of coordinate j is lost if another worker loads w_j before its store and stores after it. In the time from
     a load to its store each other worker makes about WINDOW updates, a share d_j / N of them to j (in rows of less than
@@ -142,7 +142,7 @@ def lost_share(degrees, rows, workers, kept=None) -> float:
 
 def advise(degrees, rows, available, kept=None) -> int:
     """Most workers, from 1 to `available`, with LEAST_EXAMPLES each and a predicted loss of at most MOST_LOST; they share
-    parameters with plain stores, but for those that they keep copies of, as in `lost_share`.
+    parameters with plain stores, but for those that they replicate, as in `lost_share`.
 
     The paper's condition for a near-linear speed-up, o(n^(1/4)) workers with ρ and Δ o(1/n), would forbid most data
     on which it is seen.

@@ -11,21 +11,21 @@ from hogwild.kernels.compiler.jit import LOOP
 from hogwild.kernels.optim import rules
 from hogwild.kernels.optim.steps import _cast
 from hogwild.kernels.sharing.modes import RoundRobin, add
-from hogwild.kernels.sharing.parameters import count, row_of, width
+from hogwild.kernels.sharing.parameters import columns_of, field_type, located, row_width
 
 POOL = 16  # examples after which the workers tell each other how far they are
 
 
 class Lasso(NamedTuple):
-    """L1 penalty, applied to a coordinate when it is touched, for all the steps since it last was."""
+    """L1 penalty, applied to the coordinates of a row when it is touched, for all the steps since it last was."""
 
     l1: float
-    paid: np.ndarray  # float64[d]: the sum of learning rates up to which each feature has been shrunk
+    applied: np.ndarray  # float64[rows that are penalized]: the sum of learning rates up to which each has been shrunk
     clock: np.ndarray  # float64[8], [0]: the sum of learning rates of all workers that share the weights
 
 
 class Penalty(NamedTuple):
-    """What there is to know for a weight that is to shrink by itself."""
+    """What is needed to shrink a weight by itself."""
 
     lasso: Lasso
     rule: tuple
@@ -41,7 +41,7 @@ class Average(NamedTuple):
 
 
 def tau_at(average, like, t):
-    """What `row_step` takes as tau at step t."""
+    """Share of the run behind `average.start` at step t, by which the averaging column counts a change; None without one."""
 
 
 @overload(tau_at, **LOOP)
@@ -51,16 +51,16 @@ def _tau_at(average, like, t):
     return lambda average, like, t: like(max(t - average.start, 0.0) / average.scale)
 
 
-def pooled(lasso, mode, base, own, done):
-    """(sum of all workers' learning rates as last heard, what this one has not told yet of its own).
+def pooled_lr(lasso, mode, base, own, done):
+    """(sum of all workers' learning rates when the worker last read it, its own that are not yet in that sum).
 
-    It tells and hears now and then, in strict turn each time, and at once for done = 0. Its own steps times the number of
-    workers would not do for the sum: one that runs ahead of the others would pay for all of them while a weight is still 0.
+    The worker adds its own and reads the sum every POOL steps, in strict turn at each step, and at once for done = 0. Its own
+    steps times the number of workers are no substitute: a fast worker would pay for all of them while a weight is still 0.
     """
 
 
-@overload(pooled, **LOOP)
-def _pooled(lasso, mode, base, own, done):
+@overload(pooled_lr, **LOOP)
+def _pooled_lr(lasso, mode, base, own, done):
     if isinstance(lasso, types.NoneType):
         return lambda lasso, mode, base, own, done: (base, own)
     every = 1 if mode.instance_class is RoundRobin else POOL
@@ -72,12 +72,12 @@ def _pooled(lasso, mode, base, own, done):
     return pool
 
 
-def kept(lasso, now):
+def set_clock(lasso, now):
     """Let `now` be the sum of all workers' learning rates."""
 
 
-@overload(kept, **LOOP)
-def _kept(lasso, now):
+@overload(set_clock, **LOOP)
+def _set_clock(lasso, now):
     if isinstance(lasso, types.NoneType):
         return lambda lasso, now: None
 
@@ -86,56 +86,59 @@ def _kept(lasso, now):
     return keep
 
 
-def shrink(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t):
-    """Soft-threshold a row's features by what they owe: l1, times each one's own pace, times the rates up to `now`."""
+def shrink(space, rule, tau, rows, start, stop, now, t):
+    """Soft-threshold the coordinates of rows[start:stop], after `locate`, by what they owe: l1, times each one's own pace,
+    times the learning rates up to `now`. space: a Workspace (kernels/sharing/workspace.py).
+    """
 
 
 @overload(shrink, **LOOP)
-def _shrink(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t):
-    if isinstance(lasso, types.NoneType):
-        return lambda lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t: None
+def _shrink(space, rule, tau, rows, start, stop, now, t):
+    if isinstance(field_type(space, "lasso"), types.NoneType):
+        return lambda space, rule, tau, rows, start, stop, now, t: None
 
-    def soft(lasso, rule, place, scratch, outputs, tau, indices, start, stop, now, t):
-        flat, outs, columns = place.flat, np.uint64(count(outputs)), np.uint64(width(scratch, tau))
+    def soft(space, rule, tau, rows, start, stop, now, t):
+        view, lasso, scratch = space.params, space.lasso, space.scratch
+        flat, width, columns = view.flat, np.uint64(row_width(view)), np.uint64(columns_of(scratch, tau))
         like = flat.dtype.type
         c = _cast(rules.prepare(rule, 1.0, t), like)
         for i in range(np.uint64(start), np.uint64(stop)):
-            j = indices[i]
-            owed, at = lasso.l1 * (now - lasso.paid[j]), row_of(place, indices, i, start) * outs
+            row = rows[i]
+            owed, at = lasso.l1 * (now - lasso.applied[row]), located(view, rows, i, start) * width
             if owed > 0.0:  # another worker may have been here later
-                lasso.paid[j] = now
-                for o in range(outs):
-                    here = (at + o) * columns
+                lasso.applied[row] = now
+                for k in range(width):
+                    here = (at + k) * columns
                     w = flat[here]
                     if w != 0:
                         change = -like(min(owed * rules.pace(rule, c, slots_at(scratch, flat, here)), abs(w)))
                         change = change if w > 0 else -change
-                        add(place.mode, flat, here, change)
-                        _average(scratch, place.mode, flat, here, tau, change)
+                        add(view.mode, flat, here, change)
+                        _average(scratch, view.mode, flat, here, tau, change)
     return soft
 
 
-def flush(lasso, rule, place, scratch, outputs, tau, t):
-    """Have all features pay what they owe after step t."""
+def flush(space, rule, tau, t):
+    """Have all penalized rows pay what they owe after step t; the view has no replicas of a part of them."""
 
 
 @overload(flush, **LOOP)
-def _flush(lasso, rule, place, scratch, outputs, tau, t):
-    if isinstance(lasso, types.NoneType):
-        return lambda lasso, rule, place, scratch, outputs, tau, t: None
+def _flush(space, rule, tau, t):
+    if isinstance(field_type(space, "lasso"), types.NoneType):
+        return lambda space, rule, tau, t: None
 
-    def all_of_them(lasso, rule, place, scratch, outputs, tau, t):
-        features = lasso.paid.shape[0]
-        shrink(lasso, rule, place, scratch, outputs, tau, np.arange(features), 0, features, lasso.clock[0], t)
+    def all_of_them(space, rule, tau, t):
+        rows = space.lasso.applied.shape[0]
+        shrink(space, rule, tau, np.arange(rows), 0, rows, space.lasso.clock[0], t)
     return all_of_them
 
 
-def due_of(lasso, rule, scratch, t):
+def pending_penalty(lasso, rule, scratch, t):
     """The Penalty; None without one."""
 
 
-@overload(due_of, **LOOP)
-def _due_of(lasso, rule, scratch, t):
+@overload(pending_penalty, **LOOP)
+def _pending_penalty(lasso, rule, scratch, t):
     if isinstance(lasso, types.NoneType):
         return lambda lasso, rule, scratch, t: None
     return lambda lasso, rule, scratch, t: Penalty(lasso, rule, scratch, t)

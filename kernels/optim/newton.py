@@ -10,9 +10,8 @@ from numba import types
 from numba.extending import overload
 
 from hogwild.kernels.compiler.jit import LOOP, kernel
-from hogwild.kernels.families.scores import judged, weight_of
+from hogwild.kernels.families.scores import loss_and_dz, part, weight_of
 from hogwild.kernels.losses import evaluate
-from hogwild.kernels.sharing.parameters import part
 
 NEAR = 0.1  # to both sides of a score, over which the loss's second derivative is taken: some losses have kinks
 FLAT = 1e-3  # of the loss's largest second derivative, at least: a model that is flat would have no minimum
@@ -49,7 +48,7 @@ def _second(loss, outputs, z, o, y, slope):
 
 
 def row_of_scores(outputs, scores, i):
-    """The scores of row i as `judged` wants them."""
+    """The scores of row i as `loss_and_dz` wants them."""
 
 
 @overload(row_of_scores, **LOOP)
@@ -71,7 +70,7 @@ def differentiate(loss, outputs, examples, rows, scores, out):
     for n in range(rows.shape[0]):
         i = rows[n]
         z, weight = row_of_scores(outputs, scores, i), weight_of(weights, i)
-        value, slope = judged(loss, outputs, z, labels[i], 1.0)
+        value, slope = loss_and_dz(loss, outputs, z, labels[i], 1.0)
         total += value * weight
         for o in range(outs):
             out.dz[i, o] = part(slope, o) * weight

@@ -1,9 +1,9 @@
-"""Where the coordinates of a worker's row of data are.
+"""Where the coordinates of a row of parameters are, in a worker's view of them.
 
-The parameters of d features with K outputs each are one flat array; coordinate (row, k) has its columns side by side from
-(row K + k) width on: the weight, the rule's S slots, and one more where weights are averaged. Feature j has row j, unless it
-is one of the hot ones that each worker keeps for itself (kernels/sharing/replicas.py): these are found by a hash that has
-one place for a feature, so that no table is as large as the parameters.
+The parameters are tables of rows, one table behind another in one flat array; rows are numbered through all tables. A row is
+`width` coordinates that change together. Coordinate (row, k) has its columns side by side from (row width + k) columns on:
+the weight, the rule's S slots, and one more where weights are averaged. Each worker may have replicas of the hot rows
+(kernels/sharing/replicas.py): these are found by a hash with one slot a row, so that no table is as large as the parameters.
 """
 
 from typing import NamedTuple
@@ -19,119 +19,115 @@ HASH = np.uint64(2654435769)  # 2^32 over the golden ratio: Knuth, volume 3, sec
 LARGE = 1 << 20  # parameters, 4 MB: more than a core's own cache, so that a row's come from far away
 
 
-class Place(NamedTuple):
+class View(NamedTuple):
     """A worker's view of the parameters."""
 
     mode: tuple
     flat: np.ndarray  # the parameters that it works on: its own, or all workers'
-    first: int  # row of its intercept
-    hot: np.ndarray = None  # uint32[2^k]: feature hot[s] is the worker's own, row first + 1 + s; None: no feature is
-    rows: np.ndarray = None  # uint32[longest row]: rows of the features at work, where some are the worker's own
-
-
-class Outputs(NamedTuple):
-    """A worker's scores and their gradient, where there are K > 1 outputs (None: one output, plain numbers)."""
-
-    z: np.ndarray  # float64[K]
-    gradient: np.ndarray  # float64[K]
+    width: int = None  # coordinates of a row; None: 1, known when a kernel is compiled
+    first_replica: int = 0  # the row of `flat` that replicates row hot_rows[0]
+    hot_rows: np.ndarray = None  # uint32[2^k]: row hot_rows[s] is replicated in row first_replica + s; None: no row is
+    local_rows: np.ndarray = None  # uint32[longest example]: rows of `flat` of the example at work, see `locate`
 
 
 class Scratch(NamedTuple):
-    """A worker's contiguous copy of one row's coordinates, so that a rule's arithmetic runs on vectors."""
+    """A worker's contiguous copy of an example's coordinates, so that a rule's arithmetic runs on vectors."""
 
-    before: tuple  # 1 + S arrays [(longest row + 1) K]
+    before: tuple  # 1 + S arrays [rows of the longest example x width]
     after: tuple
     gradient: np.ndarray
-    weight: np.ndarray
+    weight: np.ndarray  # factors of the decay
 
 
 def new_scratch(columns, size, dtype) -> Scratch:
-    """Scratch for rows of `size` coordinates with `columns` columns each."""
+    """Scratch for examples of `size` coordinates with `columns` columns each."""
     new = lambda: tuple(aligned((size,), dtype) for _ in range(columns))  # noqa: E731
     return Scratch(new(), new(), *(aligned((size,), dtype) for _ in range(2)))
 
 
-def count(outputs):
-    """K."""
+def field_type(value, name):
+    """The Numba type of a NamedTuple type's field."""
+    return value.types[value.fields.index(name)]
 
 
-@overload(count, **LOOP)
-def _count(outputs):
-    if isinstance(outputs, types.NoneType):
-        return lambda outputs: 1  # a constant, so that loops over outputs vanish
-    return lambda outputs: outputs.z.shape[0]
+def row_width(view):
+    """Coordinates of a row."""
 
 
-def part(factor, k):
-    """Element k of the gradient by the scores, which is a number where there is one output."""
+@overload(row_width, **LOOP)
+def _row_width(view):
+    if isinstance(field_type(view, "width"), types.NoneType):
+        return lambda view: 1  # a constant, so that loops over the coordinates vanish
+    return lambda view: view.width
 
 
-@overload(part, **LOOP)
-def _part(factor, k):
-    if isinstance(factor, types.Array):
-        return lambda factor, k: factor[k]
-    return lambda factor, k: factor
-
-
-def width(scratch, tau):
+def columns_of(scratch, tau):
     """Columns of a coordinate."""
 
 
-@overload(width, **LOOP)
-def _width(scratch, tau):
+@overload(columns_of, **LOOP)
+def _columns_of(scratch, tau):
     columns = 1 if isinstance(scratch, types.NoneType) else len(scratch.types[0])
     columns += not isinstance(tau, types.NoneType)
     return lambda scratch, tau: columns
 
 
 @kernel(inline=True)
-def slot_of(hot, j):
-    """The one place of `hot` where feature j may be. `slot_of.py_func` takes arrays too."""
-    return ((np.uint64(j) * HASH) >> np.uint64(16)) & np.uint64(hot.shape[0] - 1)
+def slot_of(hot_rows, row):
+    """The one slot of `hot_rows` where a row may be. `slot_of.py_func` takes arrays too."""
+    return ((np.uint64(row) * HASH) >> np.uint64(16)) & np.uint64(hot_rows.shape[0] - 1)
 
 
-def locate(place, indices, start, stop):
-    """Look up the rows of the features start … stop - 1, where some are the worker's own: once for all that a step does."""
+def local_row(view, row):
+    """Where a row is in view.flat."""
 
 
-@overload(locate, **INLINE)
-def _locate(place, indices, start, stop):
-    if isinstance(place.types[3], types.NoneType):
-        return lambda place, indices, start, stop: None
+@overload(local_row, **LOOP)
+def _local_row(view, row):
+    if isinstance(field_type(view, "hot_rows"), types.NoneType):
+        return lambda view, row: np.uint64(row)
 
-    def find(place, indices, start, stop):
-        rows, hot, own = place.rows, place.hot, np.uint64(place.first + 1)
-        for q in range(np.uint64(stop - start)):
-            j = indices[np.uint64(start) + q]
-            s = slot_of(hot, j)
-            rows[q] = np.uint32(own + s) if hot[s] == j else j
+    def find(view, row):
+        slot = slot_of(view.hot_rows, row)
+        return np.uint64(view.first_replica) + slot if view.hot_rows[slot] == row else np.uint64(row)
     return find
 
 
-def row_of(place, indices, i, start):
-    """Row of entry i of those that begin at `start`, after `locate`."""
+def locate(view, rows, start, stop):
+    """Look up where rows[start:stop] are, where some are replicated: once for all that a step does with them."""
 
 
-@overload(row_of, **LOOP)
-def _row_of(place, indices, i, start):
-    if isinstance(place.types[3], types.NoneType):
-        return lambda place, indices, i, start: np.uint64(indices[i])
-    return lambda place, indices, i, start: np.uint64(place.rows[np.uint64(i) - np.uint64(start)])
+@overload(locate, **INLINE)
+def _locate(view, rows, start, stop):
+    if isinstance(field_type(view, "hot_rows"), types.NoneType):
+        return lambda view, rows, start, stop: None
+
+    def find(view, rows, start, stop):
+        local_rows, hot_rows, own = view.local_rows, view.hot_rows, np.uint64(view.first_replica)
+        for q in range(np.uint64(stop - start)):
+            row = rows[np.uint64(start) + q]
+            slot = slot_of(hot_rows, row)
+            local_rows[q] = np.uint32(own + slot) if hot_rows[slot] == row else row
+    return find
 
 
-def fetch(place, scratch, outputs, tau, csr, i):
-    """Have the coordinates of row i of the data, which comes next, brought into the cache where they are far away.
+def located(view, rows, i, start):
+    """Where rows[i], of those from `start` on, is in view.flat, after `locate`."""
 
-    Only to read: a common one that is the worker's own would be taken from the others for nothing.
+
+@overload(located, **LOOP)
+def _located(view, rows, i, start):
+    if isinstance(field_type(view, "hot_rows"), types.NoneType):
+        return lambda view, rows, i, start: np.uint64(rows[i])
+    return lambda view, rows, i, start: np.uint64(view.local_rows[np.uint64(i) - np.uint64(start)])
+
+
+@kernel(inline=True)
+def prefetch_rows(flat, size, rows, start, stop):
+    """Ask for the coordinates of rows[start:stop], `size` values a row, where the parameters are more than a cache holds.
+
+    Only to read, and the shared ones: a common row that is replicated would be fetched from the others for nothing.
     """
-
-
-@overload(fetch, **INLINE)
-def _fetch(place, scratch, outputs, tau, csr, i):
-    def ask(place, scratch, outputs, tau, csr, i):
-        flat, indices = place.flat, csr.indices
-        if flat.shape[0] > LARGE:
-            size = np.uint64(count(outputs) * width(scratch, tau))
-            for k in range(np.uint64(csr.indptr[i]), np.uint64(csr.indptr[i + 1])):
-                prefetch(flat, np.intp(np.uint64(indices[k]) * size))
-    return ask
+    if flat.shape[0] > LARGE:
+        for k in range(np.uint64(start), np.uint64(stop)):
+            prefetch(flat, np.intp(np.uint64(rows[k]) * np.uint64(size)))

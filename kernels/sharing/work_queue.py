@@ -1,4 +1,4 @@
-"""How workers divide an order of examples among them without asking Python, where one at a time may pass."""
+"""How workers divide an order of examples among them without the GIL."""
 
 from hogwild.kernels.compiler.atomics import atomic_load, compare_swap
 from hogwild.kernels.compiler.jit import kernel
@@ -10,10 +10,10 @@ NEXT, STOP, WORKERS, BEGUN, ORDER, CALLS = 0, 8, 9, 10, 11, 12
 
 
 @kernel
-def take(queue, n, most):
+def claim(queue, n, most):
     """(start, stop) of the next of n examples, up to `most`; start == stop at the end, or when queue[STOP] is not 0.
 
-    Chunks become shorter towards the end, so that all workers come to it at once.
+    Chunks become shorter towards the end, so that all workers reach it at once.
     """
     while True:
         start = atomic_load(queue, NEXT)

@@ -12,8 +12,6 @@ from hogwild.kernels.families import linear as kernel
 from hogwild.kernels.families.linear_gradient import add_gradient
 from hogwild.kernels.losses import LOSSES
 from hogwild.kernels.optim.steps import aligned
-from hogwild.kernels.sharing.modes import Alone
-from hogwild.kernels.sharing.parameters import Outputs, Place
 from hogwild.training import default_rates
 from hogwild.training.record import versions
 from hogwild.training.registry import build
@@ -38,16 +36,16 @@ class LinearTask(Task):
         self.metric = "rmse" if regression else "accuracy"
         self.classes = None if regression else predictions.classes_of(whole)
         self.count = predictions.outputs_of(self.loss, 0 if regression else len(self.classes))
-        several = self.count > 1
         linear.demand_room(d, 2 * self.count)  # weights and their gradient
-        self.outputs = Outputs(np.zeros(self.count), np.zeros(self.count)) if several else None
         self.units = train.units(self.loss, self.train, self.rows, self.weights, options.intercept)  # all ranks' alike
         self.notes = train.notes(whole, held, self.classes)
-        targets = predictions.targets(self.train, self.classes, 1 + several)
-        self.labels = linear.float32(self.units.targets(targets), self.train)
-        self.test_labels = predictions.targets(self.test, self.classes, 1 + several) if self.test else None
+        targets = predictions.targets(self.train, self.classes, 1 + (self.count > 1))
+        self.test_labels = predictions.targets(self.test, self.classes, 1 + (self.count > 1)) if self.test else None
         self.flat, self.gradient = aligned(((d + 1) * self.count,)), aligned(((d + 1) * self.count,))
-        self.place = Place(Alone(), self.flat, d)
+        self.features, self.space = d, linear.alone(self.flat.reshape(d + 1, -1), self.count)
+        self.model = kernel.Model(self.units.loss(self.loss), self.train.csr,
+                                  linear.float32(self.units.targets(targets), self.train), self.weights, None,
+                                  float(options.intercept))
         self.facts = {"source": whole.source, "examples": self.examples, "held_out": self.test.rows if self.test else 0,
                       "features": d, "classes": len(self.classes) if self.classes is not None else 0,
                       "parameters": (d + options.intercept) * self.count}
@@ -57,25 +55,23 @@ class LinearTask(Task):
         self._add(np.zeros(0, np.int64), 1.0)  # compiles before the clock starts
 
     def _named(self, flat):
-        end = self.place.first * self.count
+        end = self.features * self.count
         return {"weights": flat[:end]} | ({"intercept": flat[end:]} if self.options.intercept else {})
 
     def tensors(self):
         return self._named(self.flat)
 
     def _add(self, rows, factor):
-        return add_gradient(self.units.loss(self.loss), self.place, self.outputs, self.train.csr, self.labels, self.weights,
-                            rows, float(factor), float(self.options.intercept), self.gradient)
+        return add_gradient(self.model, self.space, rows, float(factor), self.gradient)
 
     def reference(self):
         return constant.reference(SimpleNamespace(
-            data=self.train, rows=self.rows, classes=self.classes, loss=self.loss, outputs=self.count,
-            model=SimpleNamespace(labels=self.labels, weights=self.weights), mean_loss_of=self._mean_loss_of))
+            data=self.train, rows=self.rows, classes=self.classes, loss=self.loss, outputs=self.count, model=self.model,
+            mean_loss_of=self._mean_loss_of))
 
     def _mean_loss_of(self, csr, w, rows):
         w = np.ascontiguousarray(w, np.float32)
-        total = add_gradient(self.units.loss(self.loss), Place(Alone(), w, len(w) - 1), None, csr, self.labels, self.weights,
-                             rows, 0.0, 1.0, np.zeros_like(w))
+        total = add_gradient(self.model._replace(csr=csr, intercept=1.0), linear.alone(w, 1), rows, 0.0, np.zeros_like(w))
         return float(total) / max(len(rows), 1) * self.units.of_loss
 
     def step(self, k, ready):
@@ -100,7 +96,7 @@ class LinearTask(Task):
     def w(self):
         """Weights as a model has them, see `hogwild.families.linear.Linear.w`."""
         w = self.flat.reshape(-1, self.count)
-        return self.units.weights(w if self.outputs is not None else w[:, 0])
+        return self.units.weights(w if self.count > 1 else w[:, 0])
 
     def evaluate(self, comm=None):
         if self.test is None:
@@ -110,7 +106,7 @@ class LinearTask(Task):
         kernel.scores(w.reshape(-1, self.count), self.test.csr, n * self.rank // self.size,
                       n * (self.rank + 1) // self.size, z)
         z = summed(comm, z)
-        return predictions.measure(z[:, 0] if self.outputs is None else z, self.test_labels, self.loss)
+        return predictions.measure(z[:, 0] if self.count == 1 else z, self.test_labels, self.loss)
 
     def arrays(self):
         rows = np.zeros(0, np.int64) if self.rows is None else self.rows

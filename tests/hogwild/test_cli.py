@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from command import ROOT, ROWS, fails, fresh, own_cache, run, svm  # noqa: F401
 
-from hogwild.families.linear import MODES
 from hogwild.training.model_files import load
+from hogwild.training.replication import MODES
 
 
 def test_train_evaluate_predict_agree(tmp_path, capsys):
@@ -97,36 +97,38 @@ def test_inspect(tmp_path, capsys):
     assert "(exact)" in out and "1 advised" in out
 
 
-@pytest.mark.parametrize("d,copies", [(1.3, True), (0.7, False)])
-def test_inspect_and_training_decide_alike_on_copies(tmp_path, capsys, d, copies):
-    """AdaGrad's copies take two float32 a feature. d: non-zeros for each of those of 2 workers."""
+@pytest.mark.parametrize("d,whole", [(1.3, True), (0.7, False)])
+def test_inspect_and_training_decide_alike_on_replicas(tmp_path, capsys, d, whole):
+    """AdaGrad's replicas take two float32 a feature. d: non-zeros for each of those of 2 workers."""
     data, nnz = svm(tmp_path / "a.svm"), 2395
     with open(data, "a") as file:
         file.write(f"+1 {int(nnz / d / 4)}:1\n")
     assert run("inspect", data, "--workers", 2) == 0
     out = capsys.readouterr().out
-    assert "predicted for 2 workers" in out and ("loses none" in out) == copies
+    assert "predicted for 2 workers" in out and ("with replicas of all" in out) == whole
     predicted = re.search(r"lost +(\S+) of the updates.* stores to (?:all but (\d+)|shared)", out)
     assert run("train", "linear", data, "--workers", 2, "--holdout", 0, "--epochs", 1) == 0
     out = capsys.readouterr().out
-    assert ("(copies" in out) == copies != ("(plain stores" in out)
-    if not copies:
+    assert ("replicas all (" in out) == whole != ("replicas hot (" in out)
+    if not whole:
         assert f"predicted: {predicted[1]} of the updates lost with 2 workers" in out
-        assert f"(plain stores, but for copies of {predicted[2]} hot features)" in out and int(predicted[2]) > 1
+        assert f"replicas hot ({int(predicted[2]) + 1} rows" in out and int(predicted[2]) > 1  # and the intercept's
     record = tmp_path / "r.jsonl"
     assert run("train", "linear", data, "--workers", 2, "--holdout", 0.3, "--epochs", 1, "--record", record) == 0
-    hot = json.loads(record.read_text().splitlines()[0])["preflight"]["hot"]
-    assert hot == 0 if copies else f"copies of {hot} hot features" in capsys.readouterr().out
+    start = json.loads(record.read_text().splitlines()[0])
+    hot = start["preflight"]["hot"]
+    assert start["replicas"] == ("all" if whole else "hot")
+    assert hot == 0 if whole else f"replicas hot ({hot + 1} rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_inspect_counts_cores_as_training_does(tmp_path, capsys, monkeypatch, cores):
-    """A cgroup may allow fewer than the affinity: one worker keeps no copies."""
+    """A cgroup may allow fewer than the affinity: one worker has no replica."""
     monkeypatch.setattr("hogwild.training.preflight.usable_cores", lambda: (cores, f"{cores} of them"))
     monkeypatch.setattr("hogwild.training.workers.cores", lambda: 3 - cores)
     assert run("inspect", svm(tmp_path / "a.svm")) == 0
     out = capsys.readouterr().out
-    assert f"cores       {cores} of them" in out and ("keeps copies" in out) == (cores == 2)
+    assert f"cores       {cores} of them" in out and ("with replicas of all" in out) == (cores == 2)
 
 
 def test_inspect_for_many_workers(tmp_path, capsys):

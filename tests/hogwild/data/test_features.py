@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_refused_before_it_is_taken(monkeypatch):
     from hogwild.kernels.losses import Logistic
     from hogwild.kernels.optim.rules import SGD
     monkeypatch.setattr("hogwild.training.machine.memory", lambda: 30)
-    with pytest.raises(dataset.UserError, match="2 features with 1 float32 each.* GiB, this machine has .*; hash"):
+    with pytest.raises(dataset.UserError, match="2 features that occur with 1 float32 each.* GiB, this machine has .*; hash"):
         linear.Linear(from_arrays(np.eye(2), [0, 1]), None, Logistic(), SGD())
     with pytest.raises(dataset.UserError, match="4,294,967,295 features that occur, needed fewer than"):
         linear.demand_room(2**32 - 1, 1)

@@ -14,7 +14,7 @@ from hogwild.kernels.compiler.jit import kernel
 from hogwild.kernels.optim.rules import SGD
 from hogwild.kernels.optim.schedules import Constant, Plateau, rate
 from hogwild.kernels.optim.steps import aligned
-from hogwild.kernels.sharing.work_queue import LEAST, NEXT, STOP, WORKERS, take
+from hogwild.kernels.sharing.work_queue import LEAST, NEXT, STOP, WORKERS, claim
 from hogwild.training import record, workers
 from hogwild.training.loop import Problem, train
 from hogwild.training.record import Report
@@ -105,19 +105,19 @@ def test_a_queue_gives_every_example_to_one_worker(count, n, most):
     queue[WORKERS] = count
 
     def worker(k):
-        while (part := take(queue, n, most))[0] < part[1]:
+        while (part := claim(queue, n, most))[0] < part[1]:
             taken[slice(*part)] += 1
             sizes.append(part[1] - part[0])
     team(count, worker)
     assert (taken == 1).all() and max(sizes, default=0) <= most and queue[NEXT] == n
     queue[NEXT], queue[STOP] = 0, 1
-    assert take(queue, n, most) == (0, 0)
+    assert claim(queue, n, most) == (0, 0)
 
 
 def test_chunks_become_shorter_towards_the_end():
     queue = np.zeros(16, np.int64)
     queue[WORKERS] = 4
-    sizes = [stop - start for start, stop in iter(lambda: take(queue, 10_000, 2000), (10_000, 10_000))]
+    sizes = [stop - start for start, stop in iter(lambda: claim(queue, 10_000, 2000), (10_000, 10_000))]
     assert sizes[:2] == [1250, 1093] and sizes == sorted(sizes, reverse=True) and sizes[-2] == LEAST
 
 

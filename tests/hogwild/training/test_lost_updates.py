@@ -15,7 +15,7 @@ from hogwild.families import linear
 from hogwild.kernels.losses import Hinge, Logistic
 from hogwild.kernels.optim.rules import SGD, AdaGrad
 from hogwild.kernels.optim.schedules import Constant
-from hogwild.training import lost_updates
+from hogwild.training import lost_updates, replicated
 
 rng = np.random.default_rng(0)
 
@@ -27,7 +27,7 @@ def test_one_worker_at_a_time_loses_nothing(rule, columns, l1):
     data = from_arrays(x, rng.integers(0, 2, 300))
     results = []
     for counted in (False, True):
-        problem = linear.Linear(data, None, Logistic(), rule, workers=2, copies=False, l1=l1)
+        problem = linear.Linear(data, None, Logistic(), rule, workers=2, replicas="none", l1=l1)
         if counted:
             problem.shadow.every = 1
         else:
@@ -49,7 +49,7 @@ def test_the_estimate_is_what_was_lost(undone):
     """Of four chunks as many are undone, as by a worker that stores what it had loaded before: parameters and counters."""
     n, lr = 1000, 2.0**-20
     problem = linear.Linear(from_arrays(np.ones((n, 2)), np.ones(n)), None, Hinge(), SGD(), intercept=False, workers=2,
-                            copies=False, classes=np.array([-1.0, 1.0]))
+                            replicas="none", classes=np.array([-1.0, 1.0]))
     problem.shadow.every, queue, own = 1, np.zeros(16, np.int64), [problem.private(k) for k in range(2)]
     problem.begin(0)
     for chunk in range(4):
@@ -97,7 +97,7 @@ class Meeting(lost_updates.Shadow):
 
 def test_the_record_says_it_where_parameters_are_shared(tmp_path, monkeypatch):
     """Many weights, few entries: no copies. With copies nothing is lost; alone nobody is asked."""
-    monkeypatch.setattr(linear, "Shadow", Meeting)
+    monkeypatch.setattr(replicated, "Shadow", Meeting)
     monkeypatch.setattr(lost_updates, "STRETCH", 1e6)  # all in one stretch of time
     rows, exchange = tmp_path / "a.svm", {}
     for name, features, options in (("shared", 60_000, []), ("copies", 11, []), ("alone", 11, ["--workers", "1"])):

@@ -197,7 +197,7 @@ def test_warnings(monkeypatch):
     assert "0% of the updates, predicted for 2 workers with plain stores to all but 50 hot features" in str(kept.lines())
     free = examine(data_set(single), loses=False)
     assert free.advised == 2 and not free.warnings and free.lost > 0.05  # nothing is lost, so all may work
-    assert "loses none" in "\n".join(free.lines(copies=True)) and "loses none" not in "\n".join(found.lines())
+    assert "of all" in "\n".join(free.lines(whole=True)) and "of all" not in "\n".join(found.lines())
     text = "\n".join(found.lines())
     assert all(part in text for part in ("Ω ", "Δ ", "ρ ", "(exact)", "mean p", "2 cores", "1 advised", "warning "))
 

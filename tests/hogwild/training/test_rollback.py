@@ -191,4 +191,4 @@ def test_an_interrupt_leaves_finite_weights_that_have_learnt():
     with pytest.raises(KeyboardInterrupt):
         train(linear, SGD(), Constant(0.1), epochs=10**6, report=Impatient())
     accuracy = np.mean((x @ linear.w[:-1] + linear.w[-1] > 0) == (y > 0))
-    assert accuracy > 0.95 and linear.steps > 3000 and not linear.lasso.paid.any()
+    assert accuracy > 0.95 and linear.steps > 3000 and not linear.lasso.applied.any()

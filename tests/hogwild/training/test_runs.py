@@ -14,7 +14,7 @@ from hogwild.families import linear
 from hogwild.kernels.losses import Logistic, SoftmaxCrossEntropy, Squared
 from hogwild.kernels.optim.rules import SGD, AdaGrad, Momentum
 from hogwild.kernels.optim.schedules import Constant
-from hogwild.training import lr_search
+from hogwild.training import lr_search, replication
 from hogwild.training.loop import train
 from hogwild.training.model_files import load
 
@@ -52,7 +52,7 @@ def test_several_classes_train_evaluate_predict(tmp_path, capsys, loss):
         assert float(said["log_loss"]) == pytest.approx(log_loss(truth, p), rel=1e-3)
 
 
-@pytest.mark.parametrize("mode", linear.MODES)
+@pytest.mark.parametrize("mode", replication.MODES)
 def test_every_mode_learns(tmp_path, capsys, mode):
     record = tmp_path / "r.jsonl"
     assert run("train", "linear", svm(tmp_path / "a.svm"), "--transform", "log,l2", "--mode", mode, "--epochs", 8,

@@ -13,12 +13,15 @@ from hogwild.families import predictions
 from hogwild.kernels import losses
 from hogwild.kernels.data.csr import CSR
 from hogwild.kernels.families import linear as kernel
+from hogwild.kernels.families.scores import Buffers
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.rules import RULES, SGD, AdaGrad
 from hogwild.kernels.optim.schedules import Constant, InverseSqrt, InverseTime, OneCycle, Warmup, cycled, rate
 from hogwild.kernels.optim.steps import Clip, Decay, array_step
 from hogwild.kernels.sharing.modes import Alone
-from hogwild.kernels.sharing.parameters import Place, new_scratch
+from hogwild.kernels.sharing.parameters import View, new_scratch
+from hogwild.kernels.sharing.worker import Chunks, Worker, work
+from hogwild.kernels.sharing.workspace import Optimizer, Workspace
 from hogwild.training.loop import train
 
 D = 40
@@ -43,10 +46,10 @@ def run_kernel(rule, schedule, loss, decay, clip, intercept, csr, labels, weight
     theta[:, 0], theta[:, 1:] = 0, rule.start()
     bare = size == 1 and clip is None
     scratch = None if bare else new_scratch(size, int(np.diff(csr.indptr).max()) + 1, flat.dtype)
-    model = kernel.Model(loss, decay, clip, None, csr, labels, None, weight, float(intercept))
-    worker = kernel.Worker(Place(Alone(), flat, D), scratch, None, None, None, np.zeros(8), 1)
-    queue, most = np.zeros(16, np.int64), max(len(order), 1)
-    kernel.work(rule, schedule, model, worker, order, t, stride, queue, most, True, tally)
+    model = kernel.Model(loss, csr, labels, None, weight, float(intercept))
+    worker = Worker(Workspace(View(Alone(), flat), scratch, None, Buffers(None, D)), None, np.zeros(8), 1)
+    chunks = Chunks(order, t, stride, np.zeros(16, np.int64), max(len(order), 1), True)
+    work(model, Optimizer(rule, schedule, decay, clip, None), worker, chunks, tally)
     assert np.all(around[:room] == 7) and np.all(around[len(around) - room:] == 7)
     return theta, tally
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from hogwild.data.dataset import from_arrays
+from hogwild.families.linear import alone
+from hogwild.kernels.families.linear import Model
 from hogwild.kernels.families.linear_gradient import add_gradient
 from hogwild.kernels.losses import Hinge, Huber, Logistic, SoftmaxCrossEntropy, Squared, SquaredHinge
 from hogwild.kernels.optim.hyperparameters import checked
-from hogwild.kernels.sharing.modes import Alone
-from hogwild.kernels.sharing.parameters import Outputs, Place
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # Loss of one score z and label y each, in torch's words.
@@ -44,9 +44,8 @@ def ours(loss, outs, x, y, w, order, factor, weights=None, intercept=1.0, out=No
     """(loss sum, gradient [d + 1, K])."""
     flat, d = w.ravel().copy(), x.shape[1]
     out = np.zeros_like(flat) if out is None else out
-    outputs = Outputs(np.zeros(outs), np.zeros(outs)) if outs > 1 else None
-    total = add_gradient(checked(loss), Place(Alone(), flat, d), outputs, from_arrays(x, y).csr, y, weights,
-                         np.asarray(order, np.int64), factor, intercept, out)
+    model = Model(checked(loss), from_arrays(x, y).csr, y, weights, None, intercept)
+    total = add_gradient(model, alone(flat.reshape(d + 1, outs), outs), np.asarray(order, np.int64), factor, out)
     return total, out.reshape(d + 1, outs)
 
 

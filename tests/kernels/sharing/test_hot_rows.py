@@ -53,8 +53,8 @@ def test_one_worker_trains_as_without_copies(mode, rule, outputs, options, monke
     for workers in (1, 3):
         made = linear.Linear(data, None, loss, rule, workers=workers, mode=mode if workers > 1 else "wild", **options)
         if workers > 1:
-            made.pull, made.share = 0.0, max(made.share, 1 - 2**-20)  # the others do nothing: do not shorten, nor divide
-            assert 10 < len(made.plan.names) - 1 < D - 10 and not made.copies and "copies of" in made.manner()
+            made.mean_curvature, made.share = 0.0, max(made.share, 1 - 2**-20)  # the others do nothing
+            assert 10 < len(made.plan.shared_rows) - 1 < D - 10 and "replicas hot (" in made.said()
         own, order, t = made.private(0), np.random.default_rng(1).integers(0, N, 2000), 0
         for part in np.split(order, [700, 1500]):
             made.begin(t)

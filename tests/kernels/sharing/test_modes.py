@@ -1,7 +1,6 @@
 """The five modes of sharing: what each promises, for any number of workers."""
 
 import math
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +15,9 @@ from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.rules import SGD, AdaGrad, Momentum, RMSProp
 from hogwild.kernels.optim.schedules import Constant, InverseSqrt
 from hogwild.kernels.optim.steps import array_step
-from hogwild.training import replication
+from hogwild.training import replicated, replication
 from hogwild.training.loop import train
+from hogwild.training.replication import MODES
 from hogwild.training.stopping import Stop
 from hogwild.training.workers import Workers
 
@@ -61,10 +61,10 @@ def test_no_update_of_copies_is_lost(workers, outputs, monkeypatch):
     x, y = on_the_slope()
     y = y if outputs == 1 else np.arange(len(x)) % 3
     signs = y[:, None] if outputs == 1 else np.where(y[:, None] == np.arange(3), 1, -1)
-    linear = trained(x, y, "wild", workers, SGD(), copies=True)
+    linear = trained(x, y, "wild", workers, SGD(), replicas="all")
     want = 2 * TINY * np.vstack((x.T @ signs, signs.sum(0)))
-    assert linear.copies and np.array_equal(linear.shared[:, :, 0], want.astype(np.float32))
-    linear = trained(x, y, "wild", workers, AdaGrad(G0=1.0), copies=True, average=0)
+    assert linear.replicas == "all" and np.array_equal(linear.shared[:, :, 0], want.astype(np.float32))
+    linear = trained(x, y, "wild", workers, AdaGrad(G0=1.0), replicas="all", average=0)
     assert np.array_equal(linear.shared[:, :, 1], 1 + 2 * np.tile(np.append((x**2).sum(0), len(y))[:, None], outputs))
     assert (np.sign(linear.w.reshape(7, -1)) == np.sign(want)).all()
 
@@ -72,12 +72,12 @@ def test_no_update_of_copies_is_lost(workers, outputs, monkeypatch):
 def test_large_steps_on_dense_rows_leave_one_worker_which_loses_nothing(monkeypatch):
     x, y = on_the_slope(20_000)
     for lr, pays in ((1e-4, True), (0.2, False)):
-        linear = family.Linear(from_arrays(x, y), None, Squared(), SGD(), workers=2, copies=True)
+        linear = family.Linear(from_arrays(x, y), None, Squared(), SGD(), workers=2, replicas="all")
         train(linear, SGD(), Constant(lr), epochs=10, workers=2)
         assert linear.pays() == pays
-    monkeypatch.setattr(family, "PAYS", math.nan)  # never
-    monkeypatch.setattr(family, "SETTLED", 0)
-    linear = trained(x, y, "wild", 3, SGD(), copies=True)
+    monkeypatch.setattr(replicated, "PAYS", math.nan)  # never
+    monkeypatch.setattr(replicated, "SETTLED", 0)
+    linear = trained(x, y, "wild", 3, SGD(), replicas="all")
     assert np.array_equal(linear.w, (2 * TINY * np.append(y @ x, y.sum())).astype(np.float32))
     assert linear.exchanged()["stale_updates"] == 0 and [kept.state[0] for kept in linear.kept.values()] == [40_000, 0, 0]
 
@@ -85,7 +85,7 @@ def test_large_steps_on_dense_rows_leave_one_worker_which_loses_nothing(monkeypa
 def test_copies_of_shared_parameters_meet_while_the_workers_run():
     """Both are brought together as often as was planned, neither more seldom nor at each chunk, and the record knows it."""
     x, y = on_the_slope(20_000)
-    linear = family.Linear(from_arrays(x, y), None, Hinge(), SGD(), workers=2, copies=True)
+    linear = family.Linear(from_arrays(x, y), None, Hinge(), SGD(), workers=2, replicas="all")
     in_turn(linear, SGD(), Constant(TINY), epochs=4, burst=512)
     assert linear.most == 256 and linear.plan.spacing.tolist() == [1, 8]
     for kept in linear.kept.values():
@@ -100,7 +100,7 @@ def test_copies_of_shared_parameters_meet_while_the_workers_run():
 def test_under_a_penalty_too_each_worker_goes_on_where_it_was():
     """The penalty that untouched features owe is applied between the epochs; it must not start a worker's count anew."""
     x, y = on_the_slope(2000)
-    linear = trained(x, y, "wild", 2, SGD(), copies=True, l1=0.01, epochs=3)
+    linear = trained(x, y, "wild", 2, SGD(), replicas="all", l1=0.01, epochs=3)
     assert sum(kept.state[0] for kept in linear.kept.values()) == 3 * 2000
 
 
@@ -109,17 +109,17 @@ def test_weights_are_merged_with_those_as_common_as_they(monkeypatch):
     x, n = np.zeros((64, 7)), 64
     for j, degree in enumerate((3, 64, 20, 33, 0, 16, 40)):
         x[:degree, j] = 1
-    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
+    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, replicas="all")
     assert linear.plan.ends.tolist() == [6, 7] and linear.plan.spacing.tolist() == [1, 16]  # few rows, nearly as common
     monkeypatch.setattr(replication, "FEW", 5)
-    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
+    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, replicas="all")
     assert linear.plan.ends.tolist() == [5, 7] and linear.plan.spacing.tolist() == [1, 4]
     monkeypatch.setattr(replication, "FEW", 1)
-    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
-    assert linear.plan.names.tolist() == [7, 1, 3, 6, 2, 5, 0] and linear.plan.ends.tolist() == [4, 5, 6, 7]
+    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, replicas="all")
+    assert linear.plan.shared_rows.tolist() == [7, 1, 3, 6, 2, 5, 0] and linear.plan.ends.tolist() == [4, 5, 6, 7]
     assert linear.plan.updates.tolist() == [n + 64 + 33 + 40, 20, 16, 3] and linear.plan.spacing.tolist() == [1, 2, 4, 16]
     monkeypatch.setattr(replication, "ROWS", 3)
-    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, copies=True)
+    linear = family.Linear(from_arrays(x, np.arange(n) % 2), None, Hinge(), SGD(), workers=2, replicas="all")
     assert linear.plan.ends.tolist() == [3, 4, 5, 6, 7] and linear.plan.spacing.tolist() == [1, 1, 2, 4, 16]
     assert linear.plan.updates.tolist() == [n + 64 + 33, 40, 20, 16, 3]
 
@@ -129,11 +129,11 @@ def test_parameters_are_shared_where_there_are_many_of_them():
 
     def copied(n=2000, **more):
         rows = np.append(np.flatnonzero(y > 0)[:n // 2], np.flatnonzero(y < 0)[:n // 2])
-        return family.Linear(from_arrays(x[rows], y[rows]), None, Hinge(), SGD(), workers=2, **more).copies
+        return family.Linear(from_arrays(x[rows], y[rows]), None, Hinge(), SGD(), workers=2, **more).replicas == "all"
     assert copied() and copied(l1=0.1) and not copied(2) and not copied(mode="atomic") and not copied(l1=0.1, average=0)
     for features, nnz, few in ((1_000_000, 3_999_999, True), (1_000_000, 1_999_999, False), (5_000_000, 59_999_999, False),
                                (5_000_000, 60_000_000, True)):
-        assert replication.few_enough(SimpleNamespace(n_features=features, nnz=nnz), 2) == few
+        assert replication.few_enough(features, nnz, 2) == few
 
 
 def test_a_model_trained_again_keeps_its_parameters():
@@ -163,6 +163,40 @@ def test_locked_changes_weight_and_slots_together(rule):
             assert linear.shared[j, 0] == pytest.approx([w[0], slot[0]], rel=2e-5)
         assert same is None or np.array_equal(linear.shared, same)
         same = linear.shared
+
+
+# The paper's algorithm.
+
+
+@pytest.mark.parametrize("workers, burst", [(2, 400), (2, 1), (3, 7)])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_wild_without_replicas_is_the_papers_algorithm_to_the_letter(workers, burst, intercept):
+    """Niu et al. 2011, algorithm 1: sample e, read x_e, x_v -= γ b_v' G_e(x) for v in e. Workers in turn, which see all
+    that the others have changed, are one; the first case is one of two. There is nothing to merge, damp or divide by.
+    """
+    x, y = sparse(400, 12, 3)
+    order, lr, data = np.random.default_rng(0).permutation(400), 0.05, from_arrays(x, y)
+    w, results = np.zeros(13), []
+    for made in (family.Linear(data, None, Squared(), SGD(), intercept=intercept, workers=workers, replicas="none"),
+                 family.Linear(data, None, Squared(), SGD(), intercept=intercept)):
+        own, queue, tally = [made.private(k) for k in range(made.workers)], np.zeros(16, np.int64), np.zeros(8)
+        assert made.plan is None and all(each[1].replica is None and each[1].space.params.flat is made.flat for each in own)
+        made.begin(0)
+        for turn in range(400):
+            over = made.work(SGD(), checked(Constant(lr)), own[turn % made.workers], order, 0, queue, burst, turn == 0, tally)
+            if over:
+                break
+        before = made.flat.copy()
+        made.leave(SGD(), checked(Constant(lr)), own[0])
+        made.end()
+        made.settle(SGD(), 400)
+        assert tally[1] == 400 and np.array_equal(made.flat, before) and made.flat.size == 13
+        results.append(made.w)
+    for i in order:
+        e = np.append(np.flatnonzero(x[i]), [12] * intercept).astype(int)
+        w[e] -= lr * (x[i] @ w[:12] + w[12] - y[i]) * np.append(x[i], made.pace)[e]
+    assert np.array_equal(*results) and np.abs(w).max() > 0.1
+    np.testing.assert_allclose(results[0], w, atol=1e-5)
 
 
 # Strict turns.
@@ -248,7 +282,7 @@ class Fails(family.Linear):
     def _count(self, own):
         self.calls += own[0] == 1
         if own[0] == 1 and self.calls == 3:
-            for locks in (getattr(self.sharing, "locks", None), self.plan and self.team.locks):
+            for locks in (getattr(self.sharing, "locks", None), self.plan and self.group.locks):
                 if locks is not None:
                     locks.fill(1)
             raise ZeroDivisionError("a worker")
@@ -265,7 +299,7 @@ def test_a_worker_that_raises_is_no_deadlock(mode):
     assert [epoch.examples for epoch in history] == [5001, 5001] and np.isfinite(linear.w).all()
 
 
-@pytest.mark.parametrize("mode", family.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_an_example_that_is_not_finite_is_no_deadlock(mode):
     x, y = sparse(700, 8, 6)
     x[350, 0] = 3e38
@@ -279,7 +313,7 @@ def test_an_example_that_is_not_finite_is_no_deadlock(mode):
     assert not linear.shared.any()  # back where it began
 
 
-@pytest.mark.parametrize("mode", family.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_more_workers_than_examples(mode):
     x, y = np.eye(3), np.array([1.0, -1.0, 1.0])
     linear = trained(x, y, mode, 7, SGD(), epochs=4)
@@ -340,6 +374,6 @@ def test_private_slots_are_averaged_not_summed(share):
             lowest.append(self.shared[:, :, -1].min())
     linear = Watched(from_arrays(np.ones((1024, 1)), rng.integers(0, 2, 1024)), None, Logistic(), rule, workers=8)
     linear.share = share or linear.share  # 1: as it would be without
-    linear.most, linear.bend = 1e9, 0.0  # merged only at the end of an epoch
+    linear.most, linear.dense_coupling = 1e9, 0.0  # merged only at the end of an epoch
     in_turn(linear, rule, Constant(1e-4), epochs=24, burst=128)
     assert (min(lowest) < 0) if share else (min(lowest) >= 0 and np.abs(linear.shared[:, :, 0]).max() < 3)

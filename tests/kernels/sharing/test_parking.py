@@ -139,7 +139,7 @@ class Called(linear.Linear):
     """Notes which worker calls the kernel at its door."""
 
     def __init__(self, workers, fails):
-        super().__init__(from_arrays(X, Y), None, Hinge(), SGD(), workers=workers, copies=True)
+        super().__init__(from_arrays(X, Y), None, Hinge(), SGD(), workers=workers, replicas="all")
         self.model, self.calls, self.fails = self.model._replace(intercept=1.0), [], fails
 
     def work(self, rule, schedule, own, order, *rest):

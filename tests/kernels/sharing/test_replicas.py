@@ -10,13 +10,13 @@ from teams import team
 
 from hogwild.data.dataset import from_arrays
 from hogwild.families import linear
-from hogwild.kernels.families import linear as kernel
 from hogwild.kernels.losses import Hinge, Squared
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.rules import SGD, AdaGrad
 from hogwild.kernels.optim.schedules import Constant
-from hogwild.kernels.sharing.merging import Layout, Team, merge
-from hogwild.kernels.sharing.replicas import Private, tone_down
+from hogwild.kernels.sharing.merging import Layout, ReplicaGroup, merge
+from hogwild.kernels.sharing.replicas import Replica, damp_along_mean
+from hogwild.kernels.sharing.worker import Chunks, work
 from hogwild.training import replication
 
 N, D, TINY = 400, 7, 2.0**-20  # so small a rate that a hinge stays on its slope, and sums of it are exact
@@ -41,13 +41,14 @@ def go_on(made, lr, own, part, t, first=False):
 def leave(made, lr, own, t, early):
     """The worker is done with the round; early: the others go on."""
     queue = np.zeros(16, np.int64)
-    assert kernel.work(made.rule, lr, made.model, own[1], queue[:0], t, 1, queue, int(not early), False, np.zeros(8))
+    optimizer = made.optimizer._replace(schedule=lr)
+    assert work(made.model, optimizer, own[1], Chunks(queue[:0], t, 1, queue, int(not early), False), np.zeros(8))
 
 
 @pytest.mark.parametrize("rule, mode, options", [
-    (SGD(), "wild", {"copies": True}), (AdaGrad(G0=1.0), "wild", {"copies": True}),
-    (AdaGrad(G0=1.0), "wild", {"copies": True, "average": 0}), (SGD(), "atomic", {}),
-    (SGD(), "wild", {"copies": True, "l1": 0.25})])
+    (SGD(), "wild", {"replicas": "all"}), (AdaGrad(G0=1.0), "wild", {"replicas": "all"}),
+    (AdaGrad(G0=1.0), "wild", {"replicas": "all", "average": 0}), (SGD(), "atomic", {}),
+    (SGD(), "wild", {"replicas": "all", "l1": 0.25})])
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_nothing_is_lost(rule, mode, options, data):
@@ -90,7 +91,7 @@ def test_nothing_is_lost(rule, mode, options, data):
 
 def test_nothing_is_lost_among_threads():
     """The same with workers that really meet at the blocks, over and over."""
-    made, lr, random = problem(SGD(), "wild", 3, copies=True), checked(Constant(TINY)), np.random.default_rng(0)
+    made, lr, random = problem(SGD(), "wild", 3, replicas="all"), checked(Constant(TINY)), np.random.default_rng(0)
     own, parts = [made.private(k) for k in range(3)], random.integers(0, N, (3, 4, 30_000))
     made.begin(0)
 
@@ -107,13 +108,13 @@ def test_nothing_is_lost_among_threads():
 
 
 def test_who_is_left_alone_does_not_merge():
-    made = problem(SGD(), "wild", 3, copies=True)
+    made = problem(SGD(), "wild", 3, replicas="all")
     lr, order = checked(Constant(TINY)), np.arange(N)
     own = [made.private(k) for k in range(3)]
     made.begin(0)
     for k in range(3):
         go_on(made, lr, own[k], order[30 * k:30 * k + 30], 30 * k, True)
-    merges = own[0][1].private.merges
+    merges = own[0][1].replica.merges
     before = merges.sum()
     go_on(made, lr, own[0], order[90:120], 90)
     assert merges.sum() > before
@@ -134,9 +135,9 @@ def test_a_weight_of_one_worker_alone_shrinks_for_all(rule, lr, workers):
     x, y = np.eye(20 * workers, 20 * workers), np.ones(20 * workers)
     weights = []
     for w in (1, workers):
-        made = linear.Linear(from_arrays(x, y), None, Hinge(), rule, workers=w, copies=w > 1, l1=0.005,
+        made = linear.Linear(from_arrays(x, y), None, Hinge(), rule, workers=w, replicas="all" if w > 1 else "none", l1=0.005,
                              classes=[-1.0, 1.0])
-        made.pull = 0.0
+        made.mean_curvature = 0.0
         own, queue, order = [made.private(k) for k in range(w)], np.zeros(16, np.int64), np.arange(20 * workers)
         made.begin(0)
         for k in range(w):
@@ -194,7 +195,7 @@ def test_the_average_sees_what_a_weight_really_changes_by(data):
 
 def alike(workers, step, average=None):
     """Least squares on rows that are all the same, so that each step takes `step` of what is left of the error."""
-    made = linear.Linear(from_arrays(np.ones((N, 3)), np.ones(N)), None, Squared(), SGD(), workers=workers, copies=True,
+    made = linear.Linear(from_arrays(np.ones((N, 3)), np.ones(N)), None, Squared(), SGD(), workers=workers, replicas="all",
                          average=average)
     return made, checked(Constant(step / (3 + made.model.intercept**2)))
 
@@ -239,7 +240,7 @@ def test_what_is_taken_back_at_the_end_leaves_the_average_as_it_was():
     averages, errors = [], []
     for pull in (0.0, 1.0):
         made, lr = alike(9, 0.05, average=0)
-        made.pull = pull
+        made.mean_curvature = pull
         errors += in_rounds(made, lr, 1, 1, 15).tolist()
         averages.append(made.w)
     assert errors[0] < -3 and abs(errors[1]) < 0.02
@@ -257,17 +258,16 @@ def test_toning_down_is_a_projection(data):
     along = rng.standard_normal(rows)
     along /= np.linalg.norm(along)
     names, n, pull, tau = rng.permutation(total)[:rows].astype(np.uint32), 20.0, rng.random(), rng.random()
-    private = Private(0, Team(np.zeros(0), np.zeros((0, 0)), np.zeros(0), np.zeros(16, np.uint32), np.zeros(32, np.int64),
-                              np.zeros(workers, np.int64), np.zeros(0), np.zeros(8, np.int64)), names, names, seen.ravel(),
-                      np.zeros(1, np.int64),
-                      np.array([rows]), np.full(1, 2.0), np.zeros(1), np.zeros(1), np.array([8.0]),
-                      np.array([8 + 2 * n, 0, 0, 0.3, 5.0, 0, 0, 0]), 1.0, 1.0, 1.0, 1, 1.0, pull, along,
-                          np.zeros(8, np.int64))
+    group = ReplicaGroup(np.zeros(0), np.zeros((0, 0)), np.zeros(0), 0, np.zeros(16, np.uint32), np.zeros(32, np.int64),
+                         np.zeros(workers, np.int64), np.zeros(0), np.zeros(8, np.int64))
+    state, zero = np.array([8 + 2 * n, 0, 0, 0.3, 5.0, 0, 0, 0]), np.zeros(1, np.int64)
+    replica = Replica(0, group, names, names, seen.ravel(), zero, np.array([rows]), zero, np.full(1, 2.0), np.zeros(1),
+                      np.zeros(1), np.array([8.0]), state, 1.0, 1.0, 1.0, 1, 1.0, pull, along, np.zeros(8, np.int64))
     want, kappa = flat.copy(), n * pull * 0.3 / 5
     share = 1 - (1 - np.exp(-workers * kappa)) / (workers * (1 - np.exp(-kappa)))
     back = share * np.einsum("h,g,go->ho", along, along, flat[names, :, 0] - seen[..., 0])
     want[names, :, 0] -= back
     want[names, :, -1] += tau * back
-    tone_down(flat.reshape(-1), private, 0, 0, rows, Layout(outputs * columns, columns, slots, 1.0, tau))
+    damp_along_mean(flat.reshape(-1), replica, 0, 0, rows, Layout(outputs * columns, columns, slots, 1.0, tau))
     np.testing.assert_allclose(flat, want, atol=1e-9)
-    assert private.met[0] == 8 + 2 * n
+    assert replica.damped_at[0] == 8 + 2 * n
