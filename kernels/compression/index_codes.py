@@ -6,6 +6,7 @@ in INDEX_CODES or VALUE_CODES. The index part:
 
 raw     a uint32 each
 bitmap  n bits, from the lowest of each byte on, 1 where an index is
+local   12 bits in its chunk of 4096 elements, and how many lie in each chunk (local_index_code.py)
 rice    Golomb-Rice on the gaps, index - previous - 1 (Golomb 1966; Rice and Plaunt 1971): a byte b < 32; the low b bits
         of every gap, from the lowest bit of each byte on; then what is left of every gap in unary, that many 0 and a 1.
         The streams lie apart because the first then needs no search, and the second is read a word at a time.
@@ -17,9 +18,10 @@ import numpy as np
 
 from hogwild.kernels.compiler.bit_intrinsics import count_ones, trailing_zeros
 from hogwild.kernels.compiler.jit import kernel
+from hogwild.kernels.compression import local_index_code
 from hogwild.kernels.compression.value_codes import VALUES, CorruptPayload
 
-INDEX_CODES = "raw", "bitmap", "rice"
+INDEX_CODES = "raw", "bitmap", "rice", "local"
 VALUE_CODES = tuple(VALUES)
 N_MAX = 2**32
 LOW_MAX = 31  # bits
@@ -102,6 +104,11 @@ def _bytes(bits):
     return -(-bits // 8)
 
 
+def _fixed(count, n) -> dict[str, int]:
+    """Bytes of the index part by code, where they do not depend on the indices."""
+    return {"raw": 4 * count, "bitmap": _bytes(n), "local": local_index_code.nbytes(count, n)}
+
+
 def _check(count, n, index_code, index_codes, value_code):
     for name, code, codes in ("index", index_code, index_codes), ("value", value_code, VALUE_CODES):
         if code not in codes:
@@ -128,7 +135,7 @@ def most_bytes(count, n, index_code, value_code) -> int:
     if not count:
         return 0
     rice = min(count * (b + 1) + (n - count >> b) for b in range(LOW_MAX + 1))
-    sizes = {"raw": 4 * count, "bitmap": _bytes(n), "rice": 1 + (rice + 14) // 8}
+    sizes = {**_fixed(count, n), "rice": 1 + (rice + 14) // 8}
     return VALUES[value_code].nbytes(count) + (min(sizes.values()) if index_code == "auto" else sizes[index_code])
 
 
@@ -144,14 +151,17 @@ def _plan(indices, n, index_code):
     if not ascend or last >= n:
         raise ValueError(f"indices must ascend strictly and be below {n}, got {indices[:3]} … {last}")
     b, ones = min(enumerate((count + int(total) for total in rest), first), key=lambda pair: pair[0] * count + pair[1])
-    plans = {"raw": ("raw", 4 * count, 0, 0), "bitmap": ("bitmap", _bytes(n), 0, n),
-             "rice": ("rice", 1 + _bytes(count * b) + _bytes(ones), b, ones)}
+    plans = {code: (code, size, 0, n) for code, size in _fixed(count, n).items()}
+    plans["rice"] = "rice", 1 + _bytes(count * b) + _bytes(ones), b, ones
     return min(plans.values(), key=lambda plan: plan[1]) if index_code == "auto" else plans[index_code]
 
 
 def _put_indices(indices, code, b, bits, out):
     if code == "raw":
         out[:] = indices.view(np.uint8)
+        return
+    if code == "local":
+        local_index_code.put(indices, bits, out)
         return
     low, unary = (np.empty(-(-length // 64), np.uint64) for length in (indices.size * b, bits))
     _pack(indices, np.uint64(b), low, unary)
@@ -212,6 +222,9 @@ def _get_indices(part, n, code, indices):
         if not _survey(indices, ZERO)[0] or indices[-1] >= n:
             raise CorruptPayload(f"raw indices do not ascend strictly below {n}")
         return
+    if code == "local":
+        local_index_code.get(part, n, indices)
+        return
     low, unary, b = _streams(part, count, n) if code == "rice" else (part[:0], part, 0)
     status = _unpack(_words(low), _words(unary), np.uint64(b), np.uint64(n), indices)
     if status != OK:
@@ -231,7 +244,7 @@ def decode(payload, count, n, index_code, value_code, indices, values):
     _check_array("values", values, np.float32, count)
     payload = np.frombuffer(payload, np.uint8)
     cut = payload.size - VALUES[value_code].nbytes(count) if count else 0
-    needed = {"raw": 4 * count, "bitmap": _bytes(n) if count else 0}.get(index_code, max(cut, 0))
+    needed = _fixed(count, n).get(index_code, max(cut, 0)) if count else 0
     if cut != needed or not count and payload.size:
         raise CorruptPayload(f"{payload.size} bytes cannot hold {count} indices below {n} as {index_code} and values as "
                              f"{value_code}")

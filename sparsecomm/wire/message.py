@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hogwild.errors import UserError
+from hogwild.kernels.compression import local_index_code
 from hogwild.kernels.compression.index_codes import INDEX_CODES, VALUE_CODES, CorruptPayload, decode, encode, most_bytes
 from hogwild.kernels.compression.value_codes import VALUES
 
-MAGIC, VERSION, FLOAT32 = b"HWSC", 1, 0
+MAGIC, VERSION, FLOAT32 = b"HWSC", 2, 0
 HEADER = struct.Struct("<4sBBBBIIQQQQ")
 ALL = "all"  # index code of a message with a value for each of the n elements, and so without indices
 CODES = (*INDEX_CODES, ALL)
@@ -71,7 +72,8 @@ def _least_bytes(header) -> int:
     index_code, value_code = CODES[header.index_code], VALUE_CODES[header.value_code]
     if not header.count:
         return 0
-    indices = {"raw": 4 * header.count, "bitmap": -(-header.n // 8), "rice": 1 + header.count // 8, ALL: 0}[index_code]
+    least = {"raw": 4 * header.count, "bitmap": -(-header.n // 8), "rice": 1 + header.count // 8, ALL: 0}
+    indices = least[index_code] if index_code in least else local_index_code.nbytes(header.count, header.n)
     return indices + VALUES[value_code].nbytes(header.count)
 
 

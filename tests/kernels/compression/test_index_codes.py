@@ -94,6 +94,26 @@ def test_bitmap_and_raw_against_numpy(message):
         assert len(sent(n, indices, v)[0]) == smallest
 
 
+@settings(max_examples=100)
+@given(messages("bitmap"))
+def test_local_is_a_count_for_each_chunk_and_twelve_bits_an_index(message):
+    n, indices, v = message
+    if len(v):
+        counts = np.bincount(indices // 4096, minlength=-(-n // 4096)).astype("<u2").tobytes()
+        places = packed("".join(format(int(index) % 4096, "012b")[::-1] for index in indices))
+        assert sent(n, indices, v, "local")[0] == counts + places + v.tobytes()
+
+
+def test_local_is_padded_with_zeros():
+    for extra, good in (0, True), (16, False):
+        payload = np.array([1], "<u2").tobytes() + bytes([7, extra]) + bytes(4)
+        if good:
+            assert received(payload, 1, 10, "local")[0] == 7
+        else:
+            with pytest.raises(CorruptPayload, match="padded"):
+                received(payload, 1, 10, "local")
+
+
 def entropy(p):
     """Bits an index of random positions with density p."""
     return -(p * math.log2(p) + (1 - p) * math.log2(1 - p)) / p
@@ -153,7 +173,14 @@ def bitmap(*places):
     return np.packbits(bits, bitorder="little").tobytes() + PLAIN_BYTES
 
 
+def local(*places, count=COUNT, tail="0000"):
+    bits = "".join(format(int(place), "012b")[::-1] for place in (places or INDICES)) + (tail if len(places) % 2 else "")
+    return np.array([count], "<u2").tobytes() + packed(bits) + PLAIN_BYTES
+
+
 @pytest.mark.parametrize("index_code, payload, text", [
+    ("local", local(*INDICES[:5], *INDICES[4:-1]), "ascend"), ("local", local(*INDICES[:-1], N), "below 1000"),
+    ("local", local(count=COUNT + 1), "do not hold 12"), ("local", local()[1:], "67 bytes"),
     ("raw", raw(changed(INDICES, 5, 2)), "ascend"), ("raw", raw(changed(INDICES, 5, INDICES[4])), "ascend"),
     ("raw", raw(changed(INDICES, -1, N)), "below 1000"), ("raw", raw(INDICES)[:-1], "95 bytes"),
     ("raw", raw(INDICES) + b"\0", "97 bytes"), ("raw", b"", "0 bytes"),
@@ -240,7 +267,7 @@ GOOD = dict(indices=INDICES, values=PLAIN, n=N, index_code="auto", value_code="f
     (dict(indices=INDICES.astype(np.int64)), "uint32 array, got int64"), (dict(indices=[1, 2]), "got list"),
     (dict(values=PLAIN.astype(np.float64)), "float32 array, got float64"), (dict(values=PLAIN[:-1]), "room for 12"),
     (dict(values=np.zeros(13, np.float32)), "equally long"), (dict(values=np.zeros(24, np.float32)[::2]), "contiguous"),
-    (dict(index_code="gamma"), "one of raw, bitmap, rice, auto, got 'gamma'"),
+    (dict(index_code="gamma"), "one of raw, bitmap, rice, local, auto, got 'gamma'"),
     (dict(value_code="int4"), "one of float32"), (dict(out=np.zeros(36, np.uint8)), "room for 38")])
 def test_a_wrong_argument_is_refused_before_anything_is_written(wrong, text):
     arguments = GOOD | wrong

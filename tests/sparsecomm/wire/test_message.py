@@ -67,7 +67,7 @@ def test_dense_messages_have_no_indices(value_code, n):
 
 def test_header_is_the_documented_one():
     raw = packed("raw", "float32").tobytes()
-    assert struct.unpack("<4s4B2I", raw[:16])[:6] == (b"HWSC", 1, 0, 0, 0, 3)
+    assert struct.unpack("<4s4B2I", raw[:16])[:6] == (b"HWSC", 2, 0, 0, 0, 3)
     assert struct.unpack("<4Q", raw[16:48]) == (STEP, N, 9, 72) and len(raw) == 120
     assert int.from_bytes(raw[12:16], "little") == binascii.crc32(raw[:12] + bytes(4) + raw[16:])
 
@@ -94,8 +94,8 @@ def ints(*indices):
 
 @pytest.mark.parametrize("wrong, what", [
     (dict(step=STEP + 1), f"needed step {STEP}, got {STEP + 1}"), (dict(n=N + 1), "needed dimension 100, got 101"),
-    (dict(version=2), "protocol version 1, got 2"), (dict(dtype=1), "dtype 0, got 1"),
-    (dict(index_code=3), "index code between 0 and 2, got 3"), (dict(value_code=5), "value code between 0 and 4, got 5"),
+    (dict(version=1), "protocol version 2, got 1"), (dict(dtype=1), "dtype 0, got 1"),
+    (dict(index_code=4), "index code between 0 and 3, got 4"), (dict(value_code=5), "value code between 0 and 4, got 5"),
     (dict(count=101), "count between 0 and 100, got 101"), (dict(count=2**63), "count between 0 and 100"),
     (dict(count=3), "payload that can be decoded"), (dict(nbytes=2**63), "needed length"), (dict(magic=b"HWSD"), "magic"),
     (dict(payload=ints(5, 6, 100), count=3), "payload that can be decoded"),
@@ -144,9 +144,9 @@ def test_no_message_is_longer_than_is_possible(n):
 
 def test_dense_and_sparse_are_not_taken_for_each_other():
     sparse, dense = packed("raw", "float32"), packed("all", "float32")
-    with pytest.raises(MessageError, match="needed index code 3, got 0"):
+    with pytest.raises(MessageError, match="needed index code 4, got 0"):
         unpack(sparse, STEP, N, 0, dense=True)
-    with pytest.raises(MessageError, match="needed index code between 0 and 2, got 3"):
+    with pytest.raises(MessageError, match="needed index code between 0 and 3, got 4"):
         unpack(dense, STEP, N, 0)
     with pytest.raises(MessageError, match="needed count 100, got 99"):
         unpack(forged(dense, payload=dense[48:-4].tobytes(), count=99), STEP, N, 0, dense=True)
