@@ -18,7 +18,9 @@ from sparsecomm.wire import launch
 from sparsecomm.wire.message import MessageError
 
 PROGRAM = str(SUPPORT / "failing.py")
-QUICK = {"env": {"SPARSECOMM_TIME_SCALE": "0.25"}}  # guards whose waits are so much shorter
+QUICK = {"env": {"SPARSECOMM_TIME_SCALE": "0.4"}}  # guards whose waits are so much shorter
+
+pytestmark = pytest.mark.waits
 
 
 def run(n, how, who, folder, *rest, **options):
@@ -85,7 +87,7 @@ def test_no_answer(tmp_path, n, how, who):
     pid = pids(tmp_path, n)[who]
     lines = [line for line in lines if "goes on waiting" not in line]
     assert ended.code != 0 and len(lines) == 1
-    assert lines[0].startswith(f"sparsecomm: rank {who} has not answered for 1.25 s (process {pid} on ")
+    assert lines[0].startswith(f"sparsecomm: rank {who} has not answered for 2 s (process {pid} on ")
 
 
 @pytest.mark.parametrize("how", ["user", "bug"])
@@ -162,7 +164,7 @@ def test_suspended_job(tmp_path):
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in ranks:
                 os.kill(pid, number)
-            time.sleep(2 * (number == signal.SIGSTOP))  # longer than the patience
+            time.sleep(3 * (number == signal.SIGSTOP))  # longer than the patience
 
     ended, lines, _ = run(2, "busy", "all", tmp_path, during=suspend, **QUICK)
     assert ended.code == 0 and not lines

@@ -5,6 +5,7 @@ import time
 import pytest
 from mpi import mpirun, ranks, started
 
+pytestmark = pytest.mark.waits
 HELLO = """
 import os
 from mpi4py import MPI

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 from sparsecomm import guard
+from sparsecomm.wire.launch import TIME_SCALE
 
 STEPS, RATE = 100, 1e-3
 
@@ -60,7 +61,7 @@ def main():
 
     from sparsecomm.faults import shrink
     how, *deaths = sys.argv[1:]
-    guard.patience(5)
+    guard.patience(5 * TIME_SCALE)
     if how != "plain":
         shrink.enable()
     if how == "enable":

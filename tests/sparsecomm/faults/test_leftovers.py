@@ -10,6 +10,7 @@ import pytest
 
 from sparsecomm.faults import leftovers
 
+pytestmark = pytest.mark.waits
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -206,9 +206,11 @@ def test_sparse_training_is_as_good_as_lock_free(tmp_path, capsys):
 
 
 def test_where_the_model_cannot_be_written_it_is_saved_elsewhere(files, tmp_path):
-    code = ("import errno, tempfile; from hogwild.errors import UserError; from hogwild.training import model_files\n"
+    """And ranks of the linear task have imported neither torch nor scikit-learn up to there, which take seconds."""
+    code = ("import sys, tempfile; from hogwild.errors import UserError; from hogwild.training import model_files\n"
             "save = model_files.save\n"
-            "def full(path, *rest):\n    if str(path) == 'm': raise UserError('m: full')\n    save(path, *rest)\n"
+            "def full(path, *rest):\n    assert not {'torch', 'sklearn'} & set(sys.modules)\n"
+            "    if str(path) == 'm': raise UserError('m: full')\n    save(path, *rest)\n"
             f"model_files.save, tempfile.tempdir = full, {str(tmp_path)!r}\n{COMMAND[1]}")
     outputs = "--model", "m", "--checkpoint", "c", "--record", "r"
     ended = mpirun(2, "-c", code, *train(files, "linear", "--epochs", 1, *outputs), cwd=tmp_path)
