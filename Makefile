@@ -32,10 +32,10 @@ test: .venv/test
 
 # The three below are together what `test` runs, each test once: kernels, with bounds checks; what mostly waits; the rest.
 test-checked: .venv/test
-	@NUMBA_BOUNDSCHECK=1 $(PYTEST) $(COUNTED) -m checked tests/kernels tests/hogwild/data
+	@NUMBA_BOUNDSCHECK=1 $(PYTEST) $(COUNTED) -m checked
 
 test-waits: .venv/test
-	@$(BIN)/python -m pytest $(SLOWEST) $(COUNTED) -m waits tests/sparsecomm tests/experiments/lab
+	@$(BIN)/python -m pytest $(SLOWEST) $(COUNTED) -m waits
 
 test-rest: .venv/test
 	@$(PYTEST) $(COUNTED) -m 'not checked and not waits'
