@@ -318,7 +318,8 @@ def scaled(schedule, factor):
     return schedule._replace(**{name: getattr(schedule, name) * factor for name in names})
 
 
-def _momentum_field(fields):
+def momentum_field(fields):
+    """Name of the field that holds a rule's momentum, of all of its names; None: it has none."""
     return next((name for name in ("mu", "b1", "b") if name in fields), None)
 
 
@@ -334,7 +335,7 @@ def _type_cycles(schedule):
 
 def cycled(rule, schedule, t):
     """`rule` with its momentum (mu, else b1, else b) as `schedule` has it at step t; itself where either has none."""
-    field = _momentum_field(rule._fields)
+    field = momentum_field(rule._fields)
     if field is None or not _cycles(schedule):
         return rule
     return rule._replace(**{field: momentum(schedule, t)})
@@ -342,7 +343,7 @@ def cycled(rule, schedule, t):
 
 @overload(cycled, strict=False, **SUM)
 def _cycled(rule, schedule, t):
-    field = _momentum_field(rule.fields)
+    field = momentum_field(rule.fields)
     if field is None or not _type_cycles(schedule):
         return lambda rule, schedule, t: rule
     # Numba has no _replace: write the constructor call out.

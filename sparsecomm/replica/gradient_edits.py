@@ -5,7 +5,7 @@ That acts on each rank's own gradient: clipped so, the mean is not what one proc
 
 STEPS = 10  # after which nobody looks any more
 LINE = ("gradients are changed between backward and step, which acts on each rank's own, before the mean: to clip as one "
-        "process with the whole batch does, use optimizer.clip_grad_norm_(…) or clip=…")
+        "process with the whole batch does, use optimizer.clip_grad_norm_(…) or clip=…, or optimizer.synchronize() before it")
 
 
 class Edits:

@@ -7,10 +7,13 @@ under DistributedDataParallel's divide_by_initial_world_size). What these have n
 import json
 
 import numpy as np
+import torch
 
 from hogwild.errors import UserError
 from sparsecomm import guard
 from sparsecomm.wire import launch
+
+CYCLED = "lr", "momentum", "betas"  # what torch's schedulers set in a parameter group
 
 
 class Join:
@@ -41,7 +44,7 @@ class Join:
     def roll(self, call) -> str:
         """Called by all ranks before what they agree on; what the first of those that have batches calls, "" where none has.
 
-        The ranks that have ended take over its learning rates and its bound of the norm.
+        The ranks that have ended use its bound of the norm, and what its schedulers have set.
         """
         if self.met:
             self.met = False
@@ -53,17 +56,18 @@ class Join:
         if everyone or first == size:
             return call if everyone else ""
         optimizer.buffers.root = first
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        told = json.dumps([call, *map(repr, (optimizer.bound, *rates))]).encode()
+        groups = optimizer.param_groups
+        cycled = [{key: _plain(group[key]) for key in CYCLED if group.get(key) is not None} for group in groups]
+        told = json.dumps([call, optimizer.bound, cycled]).encode()
         length = np.array([len(told)], np.int64)
         self.comm.Bcast(length, first)
         raw = np.frombuffer(told, np.uint8).copy() if rank == first else np.empty(min(int(length[0]), 1 << 20), np.uint8)
         self.comm.Bcast(raw, first)
         if self.ended:
-            call, bound, *rates = json.loads(raw.tobytes())
-            optimizer.bound = float(bound)
-            for group, lr in zip(optimizer.param_groups, rates):
-                group["lr"] = float(lr)
+            call, optimizer.bound, cycled = json.loads(raw.tobytes())
+            for group, numbers in zip(groups, cycled):
+                for key, value in numbers.items():
+                    _set(group, key, value)
         return call
 
     def _take_part(self) -> bool:
@@ -77,6 +81,19 @@ class Join:
             elif call == "clip_grad_norm_":
                 optimizer.clip_grad_norm_(optimizer.bound)
             elif call:
-                optimizer._take_back(call)
+                optimizer._cancel(call)
         self.met = False
         return bool(call)
+
+
+def _plain(x):
+    """Numbers as JSON has them, exact in both directions."""
+    return [float(value) for value in x] if isinstance(x, tuple | list) else float(x)
+
+
+def _set(group, key, value):
+    """Set group[key]; in place where it is a tensor, which torch's capturable optimizers hold on to."""
+    if isinstance(group.get(key), torch.Tensor):
+        group[key].fill_(value)
+    else:
+        group[key] = tuple(value) if isinstance(value, list) else value

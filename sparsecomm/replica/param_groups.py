@@ -9,13 +9,14 @@ import torch
 from hogwild.errors import UserError
 from hogwild.kernels.optim.hyperparameters import HyperParameterError, checked
 from hogwild.kernels.optim.rules import RULES
-from hogwild.kernels.optim.schedules import SCHEDULES, Constant
+from hogwild.kernels.optim.schedules import SCHEDULES, Constant, momentum_field
 from hogwild.kernels.optim.steps import Clip, Decay
 from hogwild.training.loop import plain, rebuilt
 from hogwild.training.registry import build
 
-OPTIONS = "lr", "rule", "decay"  # what a script may set
-KEYS = {"params", "param_names", *OPTIONS, "initial_lr", "max_lr", "min_lr", "swa_lr"}  # the last are of torch's schedulers
+OPTIONS = "lr", "rule", "decay", "momentum"  # what a script may set
+OF_SCHEDULERS = "initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"
+KEYS = {"params", "param_names", *OPTIONS, *OF_SCHEDULERS}
 
 
 class Setting(NamedTuple):
@@ -38,9 +39,25 @@ def settings(groups) -> list[Setting]:
         if not 0 <= lr < math.inf:
             raise UserError(f"lr must be a finite number, not negative, got {group['lr']} for {group['param_names'][0]}"
                             if group["param_names"] else f"lr must be a finite number, got {group['lr']}")
-        rule = rule_of(group["rule"])
+        rule = _cycled(k, rule_of(group["rule"]), group.get("momentum"))
         found.append(Setting(lr, rule, decay_of(group["decay"], rule)))
     return found
+
+
+def cycled_default(rule) -> dict:
+    """The default by which torch's OneCycleLR and CyclicLR see that they can cycle a momentum: None, the rule's own."""
+    return {"momentum": None} if momentum_field(rule._fields) else {}
+
+
+def _cycled(k, rule, momentum):
+    """The rule of group k with `momentum` in place of its mu, b1 or b; None: its own."""
+    if momentum is None:
+        return rule
+    field = momentum_field(rule._fields)
+    if field is None:
+        raise UserError(f"parameter group {k}: {type(rule).__name__} has no momentum, got momentum {momentum}; use the rule "
+                        "momentum, or a scheduler with cycle_momentum=False")
+    return _valid(rule._replace(**{field: momentum}))
 
 
 def known(k, group):
@@ -53,6 +70,9 @@ def known(k, group):
 
 def rule_of(rule):
     """A rule from its text, or as it is."""
+    if rule is None:
+        raise UserError('needed a rule, as in DistributedOptimizer(model, "adam", lr=1e-3), or a torch optimizer instead of '
+                        "the model, got neither")
     if isinstance(rule, str):
         return build(rule, RULES, "rule")
     if not hasattr(rule, "start"):
@@ -68,8 +88,14 @@ def decay_of(decay, rule):
     return Decay(wd=wd) if decay is None and wd else _valid(decay)
 
 
-def schedule_of(schedule, rule):
+def schedule_of(schedule, rule, lr=None):
     """(a group's default `lr`, schedule)."""
+    if lr is not None and schedule is not None:
+        raise UserError(f"needed lr or schedule, got both, {lr} and {schedule}; a schedule has its own: "
+                        '"cosine:lr=0.001,steps=1000"')
+    if isinstance(lr, torch.Tensor):
+        return lr, Constant(1.0)
+    schedule = schedule if lr is None else lr
     if schedule is None or isinstance(schedule, Real):
         return float(getattr(rule, "default_lr", 0.01) if schedule is None else schedule), Constant(1.0)
     if isinstance(schedule, str):
@@ -91,6 +117,8 @@ def _valid(hp):
 
 def groups_of(parameters, taken=()) -> list[dict]:
     """Groups of unique parameters, all with a name. taken: groups that there are already."""
+    if isinstance(parameters, torch.optim.Optimizer):
+        raise UserError("a torch optimizer is wrapped by sparsecomm.DistributedOptimizer itself, not by a class made from it")
     parameters = [parameters] if isinstance(parameters, torch.nn.Module) else list(parameters)
     if parameters and not isinstance(parameters[0], dict):
         parameters = [{"params": parameters[0] if isinstance(parameters[0], torch.nn.Module) else parameters}]
@@ -143,6 +171,7 @@ def load(group, state):
     rule, (name, *values) = rule_of(group["rule"]), state["rule"]
     if type(rule).__name__ != name:
         raise UserError(f"the state does not fit: needed the rule {type(rule).__name__}, got {name}")
-    group.update({key: x.clone() if isinstance(x, torch.Tensor) else x for key, x in state.items() if key not in OPTIONS[1:]})
+    numbers = {key: x.clone() if isinstance(x, torch.Tensor) else x for key, x in state.items()}
+    group.update({"momentum": None, **numbers} if "momentum" in group else numbers)
     group["rule"] = checked(rebuilt(rule, values))
     group["decay"] = None if state["decay"] is None else Decay(*state["decay"])

@@ -1,4 +1,4 @@
-"""The torch optimizer on many ranks, against torch's own on one process; see optimizer_ranks.py."""
+"""The torch optimizer on many ranks, against torch's own on one process; see torch_ranks.py."""
 
 import subprocess
 import sys
@@ -9,8 +9,9 @@ from mpi import SUPPORT, mpirun
 import sparsecomm
 from sparsecomm.config import Config
 
-PROGRAM, SCRIPTS = (SUPPORT / f"{name}_ranks.py" for name in ("optimizer", "script"))
-JOIN = SUPPORT / "join_ranks.py"
+# What runs on how many ranks, see torch_ranks.py.
+RANKS = {1: "optimizer wrapped masters synchronize schedulers", 2: "script group around join wrapped masters synchronize",
+         3: "optimizer script group around.buffers around.state_of_other_steps join wrapped masters synchronize"}
 
 # As in the README.
 SCRIPT = """
@@ -32,15 +33,9 @@ if optimizer.synchronizer.rank == 0:
 """
 
 
-@pytest.mark.parametrize("n, program", [(1, PROGRAM), (3, PROGRAM), (2, JOIN), (3, JOIN)])
-def test_optimizer(n, program):
-    ended = mpirun(n, program, timeout=600)
-    assert ended.code == 0 and ended.out.endswith("passed\n") and not ended.left, ended.err[-6000:]
-
-
-@pytest.mark.parametrize("n", [2, 3])
-def test_what_scripts_do(n):
-    ended = mpirun(n, SCRIPTS, timeout=600)
+@pytest.mark.parametrize("n", RANKS)
+def test_on_ranks(n):
+    ended = mpirun(n, SUPPORT / "torch_ranks.py", *RANKS[n].split(), timeout=600)
     assert ended.code == 0 and ended.out.endswith("passed\n") and not ended.left, ended.err[-6000:]
 
 

@@ -1,15 +1,10 @@
-"""What the test of optimizer.join() runs on each rank; see checks.py and optimizer_ranks.py."""
+"""What the test of optimizer.join() runs on each rank; see torch_ranks.py."""
 
-import sys
-
-import checks
 import numpy as np
 import torch
-from mpi4py import MPI
-from optimizer_ranks import RANK, SIZE, close, loss, make, model, optim, raises, same_everywhere
-from torch import nn
+from torch import nn, optim
+from torch_twins import COMM, RANK, SIZE, close, loss, make, model, raises, same_everywhere
 
-COMM = MPI.COMM_WORLD
 LENGTHS = [3 + 2 * ((rank + 1) % SIZE) for rank in range(SIZE)]  # batches of each rank; the last has the fewest
 
 
@@ -82,8 +77,3 @@ def check_misuse():
         loss(net, 0, SIZE, RANK).backward()
         raises(["the call is", "join", "step"], call)
     optimizer.close()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    checks.run(globals(), checks.mpi(COMM), RANK, sys.argv[1:])

@@ -1,116 +1,34 @@
-"""What the tests of the torch optimizer run on each rank: `python optimizer_ranks.py [CHECK …]`. Rank 0 prints "passed"."""
+"""What the tests of the torch optimizer run on each rank; see torch_ranks.py."""
 
 import copy
 import gc
 import io
-import sys
 
-import checks
 import numpy as np
 import torch
-from mpi4py import MPI
-from torch import nn
+from torch import nn, optim
+from torch_twins import (
+    COMM,
+    DEVICE,
+    RANK,
+    SIZE,
+    Model,
+    OnDevice,
+    close,
+    flat,
+    loss,
+    make,
+    model,
+    raises,
+    same_everywhere,
+    train,
+    unsent,
+)
 
 import sparsecomm
-from hogwild.errors import UserError
 from hogwild.kernels.optim.rules import SGD, Adam, Momentum
 from hogwild.kernels.optim.schedules import Step
 from hogwild.kernels.optim.steps import Clip, Decay
-from sparsecomm import Config
-
-COMM = MPI.COMM_WORLD
-RANK, SIZE = COMM.rank, COMM.size
-BATCH = 24  # of all ranks; a multiple of 2 and 3
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-optim = torch.optim
-
-
-class OnDevice(sparsecomm.DistributedOptimizer):
-    """The way that a GPU takes, on the CPU too."""
-
-    def _on_host(self):
-        return False
-
-
-class Model(nn.Module):
-    """Tied, frozen and unused parameters, and some whose gradient is sparse."""
-
-    def __init__(self):
-        super().__init__()
-        self.words = nn.Embedding(30, 8, sparse=True)
-        self.one, self.two = nn.Linear(8, 40), nn.Linear(40, 40)
-        self.again = nn.Linear(40, 40)
-        self.again.weight = self.two.weight
-        self.unused, self.frozen = nn.Linear(3, 3), nn.Linear(40, 40).requires_grad_(False)
-        self.last = nn.Linear(40, 30)
-
-    def forward(self, x):
-        x = torch.tanh(self.two(torch.tanh(self.one(self.words(x)))))
-        return self.last(self.frozen(torch.tanh(self.again(x))))
-
-
-def plain():
-    return nn.Sequential(nn.Linear(12, 50), nn.Tanh(), nn.Linear(50, 60), nn.ReLU(), nn.Linear(60, 5))
-
-
-def model(make=plain, seed=0):
-    torch.manual_seed(seed)
-    return make()
-
-
-def batch(step, parts=1, part=0, words=False):
-    """Part `part` of `parts` of the global batch of a step."""
-    random = torch.Generator().manual_seed(step)
-    x = torch.randint(30, (BATCH,), generator=random) if words else torch.randn(BATCH, 12, generator=random)
-    y = torch.randint(5, (BATCH,), generator=random)
-    return x[part::parts], y[part::parts]
-
-
-def loss(net, step, parts=1, part=0, words=False):
-    x, y = batch(step, parts, part, words)
-    device = next(net.parameters()).device
-    return nn.functional.cross_entropy(net(x.to(device)), y.to(device))
-
-
-def make(net, rule="sgd", schedule=0.1, cls=sparsecomm.DistributedOptimizer, parameters=None, **options):
-    settings = {k: options.pop(k) for k in tuple(options) if k in Config.__dataclass_fields__}
-    config = Config(**{"keep": 1.0, "exchange": "allgather", "bucket_mb": 0.005, **settings})
-    return cls(net.named_parameters() if parameters is None else parameters, rule, schedule, config=config, say=id, **options)
-
-
-def train(net, optimizer, steps, own=True, words=False):
-    for step in steps:
-        optimizer.zero_grad()
-        loss(net, step, *((SIZE, RANK) if own else (1, 0)), words).backward()
-        optimizer.step()
-    return flat(net)
-
-
-def flat(net):
-    return np.concatenate([p.detach().cpu().numpy().ravel() for p in net.parameters()])
-
-
-def close(a, b, room=3e-6):
-    return np.abs(a - b).max() < room
-
-
-def unsent(state):
-    """The residuals of a state, float64."""
-    return np.concatenate([x.double().numpy() for name, x in sorted(state["own"].items()) if name.endswith("residual")])
-
-
-def same_everywhere(net):
-    texts = COMM.allgather(flat(net).tobytes())
-    assert all(text == texts[0] for text in texts), "the ranks differ"
-
-
-def raises(words, call):
-    try:
-        call()
-    except UserError as error:
-        assert all(word in str(error) for word in words) and "\n" not in str(error), error
-    else:
-        raise AssertionError(f"no error with {words}")
 
 
 def check_trajectory():
@@ -216,10 +134,10 @@ def check_settings():
     net = model()
     pairs = list(net.named_parameters())
     raises(["wide.weight", "float32", "float64"], lambda: make(nn.ModuleDict({"wide": nn.Linear(2, 2).double()})))
-    turned = nn.Linear(3, 4)
-    turned.weight = nn.Parameter(torch.zeros(3, 4).T)
-    raises(["weight", "contiguous", "(1, 4)"], lambda: make(turned))
-    raises(["momentum", "is none of"], lambda: make(net, parameters=[{"params": pairs, "momentum": 0.9}]))
+    raises(["SGD has no momentum", "0.9"], lambda: make(net, parameters=[{"params": pairs, "momentum": 0.9}]))
+    raises(["needed a rule"], lambda: sparsecomm.DistributedOptimizer(net))
+    raises(["lr or schedule", "both"], lambda: make(net, "sgd", "constant:lr=0.1", lr=0.1))
+    assert sparsecomm.DistributedOptimizer(net, "adam", lr=0.25, say=id).param_groups[0]["lr"] == 0.25
     raises(["0.weight", "two groups"], lambda: make(net, parameters=[{"params": pairs}, {"params": pairs[:1]}]))
     raises(["name"], lambda: make(net, parameters=[("x", pairs[0][1]), ("x", pairs[1][1])]))
     raises(["no parameters"], lambda: make(net, parameters=[]))
@@ -330,7 +248,7 @@ def check_two_at_once():
     assert (SIZE > 1) == bool(one.hooks)
     one.close()
     loss(first, 0).backward()
-    assert not one.kept
+    assert not one.sent
 
 
 def check_autograd_notices():
@@ -346,8 +264,3 @@ def check_autograd_notices():
         assert "modified by an inplace operation" in str(error)
     else:
         raise AssertionError("the old graph still works")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    checks.run(globals(), checks.mpi(COMM), RANK, sys.argv[1:])
