@@ -21,7 +21,8 @@ class Config:
     keep: float = 0.01
     """Share of the gradient's elements that is sent at each step; 0.01 drops 99%."""
     compressor: str = "threshold"
-    """What is sent: threshold (the largest elements), none (everything), or your own class, MODULE.CLASS[:NAME=VALUE,…]."""
+    """What is sent: threshold (the largest elements), chunk-top-k (the k largest of every 4096), low-rank (PowerSGD), sign
+    (majority vote), none (everything), or your own class MODULE.CLASS; each with options, as low-rank:rank=4."""
     threshold: str = "sample"
     """How the threshold is found: from a sample, from a histogram of all, or exact."""
     scope: str = "local"
@@ -30,7 +31,8 @@ class Config:
     """sparse (allgather up to 4 ranks, else balanced), allgather, balanced (split by index range), dense (everything, by
     Allreduce), or auto: measured at the start, and dense where that is fastest."""
     index_code: str = "auto"
-    """Code of the indices: raw, bitmap, rice, or auto: the smallest."""
+    """Code of the indices: raw, bitmap, rice, local (12 bits in a chunk of 4096), or auto: the smallest, for chunk-top-k
+    local."""
     value_code: str = "float32"
     """Code of the values: float32, bfloat16, float16, int8, 1bit. What rounding loses stays in the residual."""
     momentum: float = 0.0
@@ -83,8 +85,9 @@ class Config:
                 raise UserError(f"{name} must be a whole number of steps, at least 0, got {value!r}")
         if self.combine == "local" and not self.average_every:
             raise UserError("combine local needs average_every: without averages the ranks drift apart; 500 is usual")
+        everything = self.compressor == "none" or (self.compressor == Config.compressor and self.exchange == "dense")
         for option, used in ("combine local", self.combine == "local"), ("momentum correction", self.momentum):
-            if used and (self.exchange == "dense" or self.compressor == "none"):
+            if used and everything:
                 raise UserError(f"{option} needs a sparse exchange: a dense one leaves nothing for it to do")
 
     def _number(self, name, low, high, low_open=False, high_open=False):

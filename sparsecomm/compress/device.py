@@ -64,6 +64,12 @@ class Device:
         total.zero_()
         total[indices] = values
 
+    def orthonormal(self, x):
+        return torch.linalg.qr(x.double())[0].float()
+
+    def largest_in_rows(self, x, k):
+        return abs(x).topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+
 
 class DeviceSelector:
     """As `selection.Selector`, from another sample."""

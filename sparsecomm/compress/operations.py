@@ -37,6 +37,28 @@ class Host:
         total[slice(None) if touched is None else touched] = 0
         total[indices] = values
 
+    @staticmethod
+    def orthonormal(x):
+        """float32[m, r]: an orthonormal basis whose first columns span those of x (m >= r), also where these are dependent.
+
+        In double precision: of nearly parallel columns, too, it is orthogonal to float32's precision.
+        """
+        return np.linalg.qr(x.astype(np.float64))[0].astype(np.float32)
+
+    @staticmethod
+    def largest_in_rows(x, k):
+        """int64[rows, k], ascending: places of the k largest magnitudes in each row of x (float32[rows, columns], finite).
+
+        Of equal magnitudes these are the first ones; on a device any.
+        """
+        magnitudes, columns = np.abs(x), x.shape[1]
+        least = np.partition(magnitudes, columns - k, axis=1)[:, columns - k, None]
+        chosen = magnitudes >= least
+        for row in np.flatnonzero(np.count_nonzero(chosen, axis=1) > k):
+            equal = np.flatnonzero(magnitudes[row] == least[row])
+            chosen[row, equal[equal.size - (np.count_nonzero(chosen[row]) - k):]] = False
+        return np.nonzero(chosen)[1].reshape(-1, k)
+
 
 class HostSelector:
     """`selection.Selector`, for the gradients of one bucket."""

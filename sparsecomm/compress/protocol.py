@@ -114,3 +114,8 @@ def put_back(flat, unsent: Payload | None):
         flat[unsent.indices] += unsent.values
     elif unsent is not None:
         flat += unsent.values
+
+
+def rounded_away(total: Sum):
+    """What did not arrive of this rank's payload without indices: as many values as the sum has."""
+    return total.values * 0 if total.unsent is None else total.unsent.values

@@ -3,10 +3,13 @@
 import functools
 
 from hogwild.training.registry import build
+from sparsecomm.compress.chunk_topk import ChunkTopK
 from sparsecomm.compress.keep_everything import KeepEverything
+from sparsecomm.compress.low_rank import LowRank
+from sparsecomm.compress.sign import Sign
 from sparsecomm.compress.threshold import Threshold
 
-COMPRESSORS = {"threshold": Threshold, "none": KeepEverything}
+COMPRESSORS = {"threshold": Threshold, "chunk-top-k": ChunkTopK, "low-rank": LowRank, "sign": Sign, "none": KeepEverything}
 
 
 @functools.cache
