@@ -18,33 +18,50 @@ def memory(bucket, decay=1.0) -> "Residual | NoMemory":
     return Velocity(bucket, kind) if bucket.config.momentum else kind
 
 
-class _Flat:
-    """Gradients of a bucket, end to end."""
+class _Laid:
+    """A flat array of a bucket, with views of its parts that are made once: a step has many small tensors."""
 
     def __init__(self, bucket):
-        self.names, self.shapes, self.parts = bucket.names, bucket.shapes, bucket.parts
-        self.operations = operations(bucket.device)
-        self.flat = self.operations.zeros((bucket.n,))
+        self.flat = operations(bucket.device).zeros((bucket.n,))
+        self.parts = [self.flat[part] for part in bucket.parts]
+        self.tensors = [part.reshape(shape) for part, shape in zip(self.parts, bucket.shapes)]
 
-    def _views(self, gradients):
-        return Gradients(self.flat, [None if g is None else self.flat[part].reshape(shape)
-                                     for part, shape, g in zip(self.parts, self.shapes, gradients)])
+    def live(self, gradients) -> Gradients:
+        """Its tensors, None where `gradients` has None."""
+        return Gradients(self.flat, [None if g is None else x for x, g in zip(self.tensors, gradients)])
 
-    def sent(self, indices):
-        pass
+    def accumulate(self, operations, old, gradients, m) -> int:
+        """Become m old + gradients, or old for tensors that are left alone; elements where that is not finite."""
+        bad = 0
+        for part, before, g in zip(self.parts, old.parts, gradients):
+            if g is None:
+                part[:] = before
+            else:
+                bad += operations.accumulate(before, g, m, part)
+        return bad
 
 
-class NoMemory(_Flat):
+class NoMemory:
     """The trivial twin: what is not sent is lost."""
+
+    def __init__(self, bucket):
+        self.operations, self.now = operations(bucket.device), _Laid(bucket)
+
+    @property
+    def flat(self):
+        return self.now.flat
 
     def compensate(self, gradients):
         bad = 0
-        for part, g in zip(self.parts, gradients):
+        for part, g in zip(self.now.parts, gradients):
             if g is None:
-                self.flat[part] = 0
+                part[:] = 0
             else:
-                bad += self.operations.copy_finite(g, self.flat[part])
-        return self._views(gradients), bad
+                bad += self.operations.copy_finite(g, part)
+        return self.now.live(gradients), bad
+
+    def sent(self, indices):
+        pass
 
     def growth(self):
         return self.flat
@@ -62,32 +79,39 @@ class NoMemory(_Flat):
         pass
 
 
-class Residual(_Flat):
+class Residual:
     """Error feedback (Aji & Heafield 2017): what was not sent, times `decay`, is added to the next gradient."""
 
     def __init__(self, bucket, decay=1.0):
-        super().__init__(bucket)
-        self.before, self.decay = self.operations.zeros((bucket.n,)), np.float32(decay)
+        self.bucket, self.operations, self.decay = bucket, operations(bucket.device), np.float32(decay)
+        self.now, self.before = _Laid(bucket), _Laid(bucket)
+
+    @property
+    def flat(self):
+        return self.now.flat
 
     def compensate(self, gradients):
-        self.flat, self.before = self.before, self.flat
-        bad = _accumulated(self.operations, self.parts, self.before, gradients, self.decay, self.flat)
-        return self._views(gradients), bad
+        self.now, self.before = self.before, self.now
+        bad = self.now.accumulate(self.operations, self.before, gradients, self.decay)
+        return self.now.live(gradients), bad
+
+    def sent(self, indices):
+        pass
 
     def growth(self):
-        return self.flat - self.before
+        return self.now.flat - self.before.flat
 
     def undo(self):
-        self.flat, self.before = self.before, self.flat
+        self.now, self.before = self.before, self.now
 
     def scale(self, factor):
-        self.flat *= factor
+        self.now.flat *= factor
 
     def state(self):
-        return by_tensor(self, "residual", self.flat)
+        return by_tensor(self.bucket, "residual", self.flat)
 
     def load(self, state):
-        fill(self, "residual", self.flat, state)
+        fill(self.bucket, "residual", self.flat, state)
 
 
 class Velocity:
@@ -97,18 +121,23 @@ class Velocity:
     """
 
     def __init__(self, bucket, memory):
-        self.memory, self.m, self.masking = memory, np.float32(bucket.config.momentum), bucket.config.masking
-        self.names, self.parts, self.operations = bucket.names, bucket.parts, operations(bucket.device)
-        self.velocity, self.before = (self.operations.zeros((bucket.n,)) for _ in range(2))
+        self.bucket, self.operations, self.memory = bucket, operations(bucket.device), memory
+        self.m, self.masking = np.float32(bucket.config.momentum), bucket.config.masking
+        self.now, self.before = _Laid(bucket), _Laid(bucket)
+
+    @property
+    def velocity(self):
+        """float32[n]."""
+        return self.now.flat
 
     @property
     def flat(self):
         return self.memory.flat
 
     def compensate(self, gradients):
-        self.velocity, self.before = self.before, self.velocity
-        bad = _accumulated(self.operations, self.parts, self.before, gradients, self.m, self.velocity)
-        velocities = [None if g is None else self.velocity[part] for part, g in zip(self.parts, gradients)]
+        self.now, self.before = self.before, self.now
+        bad = self.now.accumulate(self.operations, self.before, gradients, self.m)
+        velocities = [None if g is None else part for part, g in zip(self.now.parts, gradients)]
         compensated, more = self.memory.compensate(velocities)
         return compensated, bad + more
 
@@ -121,29 +150,18 @@ class Velocity:
 
     def undo(self):
         self.memory.undo()
-        self.velocity, self.before = self.before, self.velocity
+        self.now, self.before = self.before, self.now
 
     def scale(self, factor):
         self.memory.scale(factor)
-        self.velocity *= factor
+        self.now.flat *= factor
 
     def state(self):
-        return {**self.memory.state(), **by_tensor(self, "velocity", self.velocity)}
+        return {**self.memory.state(), **by_tensor(self.bucket, "velocity", self.velocity)}
 
     def load(self, state):
         self.memory.load(state)
-        fill(self, "velocity", self.velocity, state)
-
-
-def _accumulated(operations, parts, old, gradients, m, out) -> int:
-    """out = m old + gradients, tensor by tensor, old for those that are None; elements that are not finite."""
-    bad = 0
-    for part, g in zip(parts, gradients):
-        if g is None:
-            out[part] = old[part]
-        else:
-            bad += operations.accumulate(old[part], g, m, out[part])
-    return bad
+        fill(self.bucket, "velocity", self.velocity, state)
 
 
 def by_tensor(bucket, kind, flat) -> dict[str, np.ndarray]:
@@ -157,4 +175,4 @@ def fill(bucket, kind, flat, state):
     for name, part in zip(bucket.names, bucket.parts):
         x = state.get(f"{name}.{kind}")
         if x is not None:
-            flat[part] = bucket.operations.here(x)
+            flat[part] = operations(bucket.device).here(x)

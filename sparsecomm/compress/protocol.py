@@ -102,7 +102,7 @@ class Compressor(Protocol):
         """
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the next step depends on: host arrays by "TENSOR.kind"."""
+        """What the next step depends on: host arrays by "TENSOR.kind", from the start with the same names and shapes."""
 
     def load(self, state: dict[str, np.ndarray]):
         """Copy from a `state`; what it does not name stays as it is."""

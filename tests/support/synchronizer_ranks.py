@@ -126,6 +126,10 @@ def check_trajectory():
             expected = twin(rule, theirs, 20, 1e-3)
             assert np.abs(flat(sync.tensors) - expected).max() < 3e-6, (exchange, rule)
             same_everywhere(sync)
+    dense, everything = (make(SGD(), 1e-3, start(), **way) for way in ({"exchange": "dense"}, {"compressor": "none"}))
+    for sync in dense, everything:
+        assert all(feed(sync, step) for step in range(3))
+    assert np.array_equal(flat(dense.tensors), flat(everything.tensors))
 
 
 def check_settings():
