@@ -4,6 +4,7 @@ import lockstep
 import numpy as np
 import pytest
 import torch
+from mpi import SUPPORT, mpirun
 
 from sparsecomm.compress import chunk_topk, low_rank
 from sparsecomm.compress.chunk_topk import ChunkTopK
@@ -239,3 +240,9 @@ def test_signs_with_feedback_are_scaled_by_the_mean_magnitude():
         assert np.allclose(total, expected, rtol=1e-4, atol=1e-5)
         error, totals = left.astype(np.float64), totals + total
     assert np.abs(totals / 30 - flat).mean() < 0.2 * np.abs(flat).mean()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_between_ranks(n):
+    ended = mpirun(n, SUPPORT / "compressor_ranks.py", timeout=300)
+    assert ended.code == 0 and ended.out.endswith("passed\n") and not ended.left, ended.err[-6000:]
