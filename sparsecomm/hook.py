@@ -20,7 +20,7 @@ from sparsecomm.compress.operations import host
 from sparsecomm.compress.registry import options_of
 from sparsecomm.config import Config
 from sparsecomm.exchange.bucketed import Pipelines
-from sparsecomm.exchange.sparse import make_exchange
+from sparsecomm.exchange.choice import make_exchange
 from sparsecomm.faults.nonfinite import SKIPS_SCALED, demand_skippable, where
 from sparsecomm.wire.checksums import all_alike, check_equal
 from sparsecomm.wire.handshake import handshake

@@ -1,4 +1,4 @@
-"""Which exchange is fastest here: measure the network and this machine, predict a step of each with the α-β model, choose.
+"""The α-β model: what a step of each exchange takes on a network that is described, not measured.
 
 α: seconds of latency a message; β: seconds a byte. A step of each exchange, for n elements in B buckets, of which each of
 P ranks sends k, is predicted as
@@ -28,7 +28,7 @@ from hogwild.kernels.compression.value_codes import VALUES
 from sparsecomm.exchange.sparse import AGREE_EVERY, SAMPLES
 from sparsecomm.wire.message import HEADER, pack, unpack
 
-SMALL, LARGE = 8, 1 << 20  # bytes of the messages that are timed
+SMALL = 8  # dimension of a message without entries
 LEAST, MOST, SPENT = 3, 20, 0.05  # a timing is repeated so often, or until so many seconds are spent on it
 TRIAL = 1 << 20  # elements that the machine is measured with: 4 MB, as much as a bucket of the default size
 
@@ -74,22 +74,6 @@ def _slowest(comm, numbers) -> list[float]:
     most = np.array(numbers, np.float64)
     comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
     return most.tolist()
-
-
-def measure(comm) -> Link:
-    """Latency and bandwidth while every rank sends to its next one and receives from the one before, the slowest of all.
-
-    Called by all ranks, of which there are two at least; 4 to 21 MB go over each link.
-    """
-    size, rank = comm.Get_size(), comm.Get_rank()
-    out, came = np.zeros(LARGE, np.uint8), np.empty(LARGE, np.uint8)
-
-    def send(count):
-        comm.Sendrecv([out[:count], MPI.BYTE], (rank + 1) % size, 0, [came[:count], MPI.BYTE], (rank - 1) % size, 0)
-
-    alpha, large = _seconds(comm, lambda: send(SMALL)), _seconds(comm, lambda: send(LARGE))
-    alpha, large = _slowest(comm, [alpha, large])
-    return Link(alpha, max(large - alpha, 0.0) / LARGE)
 
 
 def rehearse(comm, config, n) -> Work:
@@ -149,37 +133,3 @@ def predict(link, work, ranks, n, k, buckets=1, value_code="float32") -> dict[st
                       + selected + k * work.encode + ranks * k * work.decode),
         "balanced": (twice + agree + 2 * k * away * work.entry * link.beta
                      + selected + k * (1 + 1 / ranks) * work.encode + 2 * k * work.decode)}
-
-
-def choose(link, work, ranks, n, k, buckets=1, value_code="float32", among=("dense", "allgather", "balanced")):
-    """(the fastest exchange of `among`, a line that says why, and whether dense float32 would be as fast)."""
-    seconds = predict(link, work, ranks, n, k, buckets, value_code)
-    plain = predict(link, work._replace(code=0.0), ranks, n, k, buckets)["dense"]
-    name = min(among, key=seconds.get)
-    order = [name, *(other for other in seconds if other != name)]
-    predicted = ", ".join(f"{each} {_milli(seconds[each])}" for each in order)
-    predicted += f", dense float32 {_milli(plain)}" if value_code != "float32" else ""
-    bandwidth = f"{1e-6 / link.beta:,.4g} MB/s" if link.beta else "no limit to bandwidth"
-    hopeless = "; compression will not help here" if plain <= seconds[name] else ""
-    return name, (f"exchange {name}{hopeless} (measured between {ranks} ranks: {link.alpha * 1e6:.3g} us a message, "
-                  f"{bandwidth}; predicted a step: {predicted})")
-
-
-def _milli(seconds):
-    return f"{seconds * 1e3:.3g} ms"
-
-
-def automatic(comm, config, n) -> tuple[str, str]:
-    """(name of the exchange, a line that says why), the same on all ranks, for n elements in all.
-
-    Where ranks combine what was sent with their own gradient, have a velocity of their own, or name another compressor than
-    the threshold, which a dense exchange replaces, only a sparse one will do.
-    """
-    sparse = config.combine == "local" or config.momentum or config.compressor != "threshold"
-    among = ("allgather", "balanced") if sparse else ("dense", "allgather", "balanced")
-    if comm.Get_size() == 1:
-        return among[0], f"exchange {among[0]}; compression will not help here (one rank, which exchanges nothing)"
-    buckets = 1 if config.scope == "global" else math.ceil(n * 4 / (config.bucket_mb * 2**20))
-    k = max(int(config.keep * n), 1)
-    work = rehearse(comm, config, n)
-    return choose(measure(comm), work, comm.Get_size(), n, k, buckets, config.value_code, among)

@@ -13,14 +13,11 @@ import copy
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 
 from hogwild.kernels.compression.momentum_correction import count_bad
 from hogwild.kernels.compression.sparse_sum import add_lists, largest, settle
-from sparsecomm.compress.registry import compressor
-from sparsecomm.config import Config
 from sparsecomm.exchange.protocol import Payload, Sum
 from sparsecomm.wire.message import Message, most_room, pack, unpack_all
 from sparsecomm.wire.mpi import LIMIT, Wire
@@ -248,20 +245,3 @@ FEW = 4  # ranks up to which all messages go to all of them; among more, balance
 def sparse(size) -> str:
     """Name of the exchange that is chosen without a measurement for `size` ranks."""
     return "allgather" if size <= FEW else "balanced"
-
-
-def make_exchange(comm, config, n) -> tuple[Exchange, Config, str]:
-    """(the exchange, the configuration with its name, a line that says which); "auto" is measured, for n elements in all.
-
-    comm: a communicator of its own, or a wire, for which nothing is measured. Called by all ranks.
-    """
-    size = comm.Get_size() if hasattr(comm, "Get_size") else comm.size
-    name, line = config.exchange, ""
-    if not compressor(config.compressor).sparse:
-        name = "dense" if name in ("auto", "sparse") else name
-    elif name == "auto" and hasattr(comm, "Get_size"):
-        from sparsecomm.exchange import alpha_beta  # imports MPI, which the hook of torch's DDP works without
-        name, line = alpha_beta.automatic(comm, config, n)
-    elif name in ("auto", "sparse"):
-        name = sparse(size)
-    return EXCHANGES[name](comm, config), replace(config, exchange=name), line or f"exchange {name} between {size} ranks"

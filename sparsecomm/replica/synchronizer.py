@@ -12,7 +12,7 @@ from hogwild.kernels.optim.steps import Clip
 from sparsecomm import guard
 from sparsecomm.config import Config
 from sparsecomm.exchange.bucketed import BucketedExchange, parts
-from sparsecomm.exchange.sparse import make_exchange
+from sparsecomm.exchange.choice import make_exchange
 from sparsecomm.faults.nonfinite import SKIPS, demand_skippable, where
 from sparsecomm.replica import state
 from sparsecomm.replica.replica import Group, Replica
