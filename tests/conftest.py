@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-KERNELS = Path(__file__).resolve().parent / "kernels"
+KERNELS, RANKS = (Path(__file__).resolve().parent / folder for folder in ("kernels", "sparsecomm"))
 
 # The first example of a test may compile a kernel, which takes longer than any deadline.
 settings.register_profile("kernels", deadline=None)
@@ -21,10 +21,23 @@ def pytest_report_header():
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
         if KERNELS in item.path.parents and not item.get_closest_marker("unchecked"):
             item.add_marker("checked")
+    if hasattr(config, "workerinput"):  # one of several processes, which get whole files in this order
+        order = mixed(list(dict.fromkeys(item.path for item in items)))
+        items.sort(key=lambda item: order[item.path])
+
+
+def mixed(files) -> dict:
+    """A number for each file, by which those that start ranks are spread evenly among the others: two processes that both
+    start ranks wait for each other's."""
+    order = {}
+    for starts_ranks in True, False:
+        some = [file for file in files if (RANKS in file.parents) == starts_ranks]
+        order |= {file: k / len(some) for k, file in enumerate(some)}
+    return order
 
 
 @pytest.fixture(scope="session")
