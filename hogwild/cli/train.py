@@ -25,7 +25,7 @@ from hogwild.training.stopping import Stop, Stopper
 
 # Options that a resumed run may change: they say where and how long, not what is computed.
 FREE = ("data", "test", "sample_weight", "model", "record", "config", "checkpoint", "checkpoint_seconds", "resume", "cache",
-        "epochs", "max_steps", "max_seconds", "retries", "workers")
+        "epochs", "max_steps", "max_seconds", "retries", "workers", "replicas")
 
 
 def reading(options) -> dict:
