@@ -9,7 +9,7 @@ import numpy as np
 from numba.extending import overload
 
 from hogwild.kernels.compiler.atomics import atomic_store
-from hogwild.kernels.compiler.jit import kernel
+from hogwild.kernels.compiler.jit import INLINE, kernel
 from hogwild.kernels.optim.lazy_l1 import flush, pending_penalty, tau_at
 from hogwild.kernels.sharing.examples import train_rows
 from hogwild.kernels.sharing.replicas import (
@@ -54,7 +54,7 @@ def train_examples(model, optimizer, worker, order, t, stride, tally):
     """
 
 
-@overload(train_examples, inline="always", strict=False)
+@overload(train_examples, strict=False, **INLINE)
 def _train_examples(model, optimizer, worker, order, t, stride, tally):
     return getattr(model.instance_class, "train_examples", train_rows)
 
