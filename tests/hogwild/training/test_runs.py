@@ -137,7 +137,7 @@ def test_a_row_that_explodes_is_named_by_its_line(tmp_path, capsys):
 def test_mistakes_in_the_new_options(tmp_path, capsys):
     data = svm(tmp_path / "a.svm")
     train = "train", "linear", data
-    assert "--mode must be one of wild" in fails(capsys, *train, "--mode", "tame")
+    assert "unknown mode 'tame': choose from wild" in fails(capsys, *train, "--mode", "tame")
     assert "--lr must be auto or a finite number" in fails(capsys, *train, "--lr", "fast")
     assert "--resume needs --checkpoint" in fails(capsys, *train, "--resume")
     assert "no metric 'speed'" in fails(capsys, *train, "--early-stopping", "speed")
