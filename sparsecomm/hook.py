@@ -36,14 +36,14 @@ class Pass:
     """One backward pass: which buckets it has exchanged so far."""
 
     def __init__(self, parameters):
-        self.names, self.settled, self.bad, self.some = set(), [], False, False
+        self.names, self.committed, self.bad, self.some = set(), [], False, False
         self.parameters, self.versions = parameters, [p._version for p in parameters]
 
-    def take_back(self):
+    def undo(self):
         """Where its step was skipped, nobody has used what the buckets have sent that were finite."""
-        for pipeline in self.settled if self.bad else ():
+        for pipeline in self.committed if self.bad else ():
             pipeline.undo()
-        self.settled = []
+        self.committed = []
 
     def unused(self) -> bool:
         """Whether no step has changed the parameters since."""
@@ -78,7 +78,7 @@ class GradientDropping:
         self.steps, self.skipped, self.in_a_row = dict.fromkeys(self.sizes, 0), 0, 0
         self.buckets = {}  # pipelines by the names in a bucket
         self.passes, self.scale, self.warned = [], None, False
-        self.wire, self.waiting, self.resting, self.failed = None, process_group, False, None
+        self.wire, self.waiting, self.suspended, self.failed = None, process_group, False, None
         if dist.is_initialized():
             self.start()
 
@@ -98,11 +98,11 @@ class GradientDropping:
     @contextmanager
     def paused(self):
         """Within it backward exchanges nothing, on all ranks: for gradients that the script will throw away."""
-        self.resting = True
+        self.suspended = True
         try:
             yield
         finally:
-            self.resting = False
+            self.suspended = False
 
     def mean(self, parameters, gradients, first=False):
         """Replace the gradients of a bucket by their mean over the ranks. first: it is the first one of a backward pass."""
@@ -128,7 +128,7 @@ class GradientDropping:
             self._skip(step, flats, names, now, bad)
         elif given:
             pipeline.commit()
-            now.settled.append(pipeline)
+            now.committed.append(pipeline)
         for g, part in zip(flats, pipeline.bucket.parts):
             g[:] = pipeline.total[part] * (1 / self.wire.size) if not bad and given else np.nan * bool(bad)
 
@@ -154,7 +154,7 @@ class GradientDropping:
                 if old.some and old.unused() and not self.warned and self.wire.rank == 0:
                     self.warned = True
                     warnings.warn(TWICE, stacklevel=2)
-            old.take_back()
+            old.undo()
             if old.names & names:
                 self.passes.remove(old)
         self._rescale(scale)
@@ -203,7 +203,7 @@ class GradientDropping:
         """What this rank has not sent, by parameter; each rank has its own. For torch.save."""
         self.start()
         for old in self.passes:
-            old.take_back()
+            old.undo()
         held = {name: {} for name in self.sizes}
         for key, x in self.exchanged.own().items():
             name, _, kind = key.rpartition(".")
@@ -238,7 +238,7 @@ def gradient_dropping(state, bucket) -> torch.futures.Future[torch.Tensor]:
     """
     buffer, parameters, first = bucket.buffer(), bucket.parameters(), bucket.index() == 0
     future = torch.futures.Future(devices=None if buffer.device.type == "cpu" else [buffer.device])
-    if state.resting:
+    if state.suspended:
         future.set_result(buffer)
         return future
     state.start()

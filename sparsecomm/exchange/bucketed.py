@@ -105,7 +105,7 @@ class BucketedExchange(Pipelines):
 
         for name, gradient in …:            # in any order; with a thread, the exchange of a full bucket starts at once
             bucketed.ready(name, gradient)
-        bucketed.reduce() -> elements that are not finite; then settle(), or undo it all by cancel()
+        bucketed.reduce() -> elements that are not finite; then commit(), or undo it all by cancel()
         bucketed.empty()
     """
 
@@ -128,28 +128,28 @@ class BucketedExchange(Pipelines):
     def empty(self):
         """Forget this step's gradients."""
         self.gradients = [[None] * len(bucket.names) for bucket in self.buckets]
-        self.wanting = [len(bucket.names) for bucket in self.buckets]
-        self.going = []  # a future, or the number of elements that are not finite, for each bucket that was sent off
+        self.incomplete = [len(bucket.names) for bucket in self.buckets]  # tensors without a gradient, of each
+        self.launched = []  # a future, or the number of elements that are not finite, for each bucket that was sent off
         self.bad = None  # the number in all, once every bucket has been exchanged
-        self.settled, self.replaced = False, {}  # whether the sums are final; gradients in place of exchanged ones
+        self.committed, self.replaced = False, {}  # whether the sums are final; gradients in place of exchanged ones
 
     def ready(self, name, gradient):
         """`gradient` (float32, flat) of tensor `name` is complete; it must stay as it is until the step has ended."""
         b, k = self.place[name]
-        self.wanting[b] -= self.gradients[b][k] is None
+        self.incomplete[b] -= self.gradients[b][k] is None
         self.gradients[b][k] = gradient
-        while self.thread and len(self.going) < len(self.buckets) and not self.wanting[len(self.going)]:
+        while self.thread and len(self.launched) < len(self.buckets) and not self.incomplete[len(self.launched)]:
             self._launch()
 
     def _launch(self):
         """Send off the next bucket. Where no tensor of it has a gradient there is nothing to send."""
-        bucket, gradients = self.buckets[len(self.going)], self.gradients[len(self.going)]
+        bucket, gradients = self.buckets[len(self.launched)], self.gradients[len(self.launched)]
         if all(g is None for g in gradients):
-            self.going.append(0)
+            self.launched.append(0)
         elif self.thread:
-            self.going.append(self.thread.submit(bucket.pipeline.reduce, self.round, gradients))
+            self.launched.append(self.thread.submit(bucket.pipeline.reduce, self.round, gradients))
         else:
-            self.going.append(bucket.pipeline.reduce(self.round, gradients))
+            self.launched.append(bucket.pipeline.reduce(self.round, gradients))
 
     def reduce(self, idle=frozenset()) -> int:
         """Finish the exchange: how many elements are not finite, on all ranks together.
@@ -163,7 +163,7 @@ class BucketedExchange(Pipelines):
                                 "need be")
             if self.config.clip_local:
                 self._clip_local()
-            while len(self.going) < len(self.buckets):
+            while len(self.launched) < len(self.buckets):
                 self._launch()
             self.bad = self._waited()
         return self.bad
@@ -171,29 +171,29 @@ class BucketedExchange(Pipelines):
     def _waited(self) -> int:
         """Wait for what was sent off; its elements that are not finite."""
         start = time.perf_counter()
-        bad = sum(going.result() if hasattr(going, "result") else going for going in self.going)
+        bad = sum(each.result() if hasattr(each, "result") else each for each in self.launched)
         if self.thread:
             self.seconds["wait"] += time.perf_counter() - start
         return int(bad)
 
     def reduced(self) -> list[Bucket]:
         """The buckets that were exchanged at this step."""
-        return [bucket for bucket, gradients, _ in zip(self.buckets, self.gradients, self.going)
+        return [bucket for bucket, gradients, _ in zip(self.buckets, self.gradients, self.launched)
                 if any(g is not None for g in gradients)]
 
-    def settle(self, idle=frozenset()) -> bool:
+    def commit(self, idle=frozenset()) -> bool:
         """Finish the exchange and make its sums final. False: some of it is not finite."""
-        if not self.reduce(idle) and not self.settled:
+        if not self.reduce(idle) and not self.committed:
             for bucket in self.reduced():
                 bucket.pipeline.commit()
-            self.settled = True
+            self.committed = True
         return not self.bad
 
     def cancel(self, count=0):
         """Forget this step's gradients, as if none had been given: the first `count` buckets, which some rank has sent off,
         are exchanged and undone. On all ranks alike.
         """
-        while len(self.going) < count:
+        while len(self.launched) < count:
             self._launch()
         self._waited()
         for bucket in self.reduced():
@@ -216,7 +216,7 @@ class BucketedExchange(Pipelines):
         return touched[first:last] - np.uint32(bucket.starts[k])
 
     def mean(self, name):
-        """The mean gradient (float32, flat, a copy) of a tensor after `settle`; None where no rank had one in its bucket."""
+        """The mean gradient (float32, flat, a copy) of a tensor after `commit`; None where no rank had one in its bucket."""
         if all(g is None for g in self.gradients[self.place[name][0]]):
             return None
         return self.total(name) * (1.0 / self.size)

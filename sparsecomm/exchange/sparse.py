@@ -76,7 +76,7 @@ class Exchange:
             values[0] = np.nan
         with self._clock("exchange"):
             self.wire.add(values)
-        return Sum(None, values, None, count_bad(values), *self.wire.taken())
+        return Sum(None, values, None, count_bad(values), *self.wire.traffic())
 
     def _sum_rounded(self, step, payload, bad) -> Sum:
         """Each rank adds up one part of the rounded values and sends the sums, rounded, to the others."""
@@ -102,7 +102,7 @@ class Exchange:
             raws = self.wire.gather(mine, [most_room(size) for size in sizes])
         with self._clock("decode"):
             total, _ = unpack_all(raws, step, sizes, dense=True)
-        return Sum(None, total.values, Payload(None, lost), every.bad + total.bad, *self.wire.taken())
+        return Sum(None, total.values, Payload(None, lost), every.bad + total.bad, *self.wire.traffic())
 
 
 class Allgather(Exchange):
@@ -117,7 +117,7 @@ class Allgather(Exchange):
             at, sums = add_lists(every.indices, every.values, ends)
             bad = every.bad + count_bad(sums)
         unsent = None if payload.value_code == "float32" else Payload(*payload[:2])
-        return Sum(at, sums, unsent, bad, *self.wire.taken())
+        return Sum(at, sums, unsent, bad, *self.wire.traffic())
 
 
 class Balanced(Exchange):
@@ -160,7 +160,7 @@ class Balanced(Exchange):
             if payload.value_code != "float32":
                 pairs = zip(unsent, (at + starts[self.rank], sums))
                 unsent = add_lists(*(np.concatenate(pair) for pair in pairs), [unsent[0].size, unsent[0].size + at.size])
-        return Sum(every.indices, every.values, Payload(*unsent), bad + every.bad, *self.wire.taken())
+        return Sum(every.indices, every.values, Payload(*unsent), bad + every.bad, *self.wire.traffic())
 
     def _add_own(self, step, sizes, starts, payload, bad):
         """(indices within the own range, the largest of their sums, non-finite elements of all ranks).

@@ -122,7 +122,7 @@ class GradientExchange:
         self._warn_of_edits()
         with guard.together(self.synchronizer.names, "synchronize"):
             idle = self._reduce("synchronize")
-            fine = self.synchronizer.settle(idle)
+            fine = self.synchronizer.commit(idle)
             for name, p in self.named.items():
                 if name not in idle:
                     deliver(p, self._tensor(self.synchronizer.mean(name)) if fine else torch.full_like(p, math.nan))
@@ -234,7 +234,7 @@ class GradientExchange:
 
     def _complete(self, agreed):
         """Give what is wanting in buckets that another rank has already sent."""
-        for bucket in self.synchronizer.buckets[len(self.synchronizer.going):agreed.most]:
+        for bucket in self.synchronizer.buckets[len(self.synchronizer.launched):agreed.most]:
             for name in bucket.names:
                 self._offer(name)
 
@@ -267,7 +267,7 @@ class GradientExchange:
         first = sync.size > 1 and not sync.round and not self.bound < math.inf and self.averaged is None
         own = self._fingerprint() if first else own
         present = np.array([p.grad is not None or name in self.sent for name, p in self.named.items()], bool)
-        agreed = agree(sync.comm, facts, present, len(sync.going), len(sync.buckets), own)
+        agreed = agree(sync.comm, facts, present, len(sync.launched), len(sync.buckets), own)
         if wrong:
             raise UserError(wrong)
         if first and own and agreed.same and sync.rank == 0:

@@ -84,7 +84,7 @@ class Synchronizer(BucketedExchange, Replica):
         `reduce`; norm: a bound on the norm of the mean gradient at this step. Raises UserError for what is not finite where
         the configuration says so, and after many such steps in a row.
         """
-        fine = self.settle(idle)
+        fine = self.commit(idle)
         self.round += 1
         if not fine:
             self._skip()

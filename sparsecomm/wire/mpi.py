@@ -29,7 +29,7 @@ class Wire:
         self.comm, self.rank, self.size, self.limit = comm, comm.Get_rank(), comm.Get_size(), limit
         self.sent, self.received = 0, 0
 
-    def taken(self) -> tuple[int, int]:
+    def traffic(self) -> tuple[int, int]:
         """(sent, received) since the last call."""
         counts, self.sent, self.received = (self.sent, self.received), 0, 0
         return counts

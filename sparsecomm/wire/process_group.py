@@ -14,7 +14,7 @@ class TorchWire:
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
         self.sent, self.received = 0, 0
 
-    def taken(self) -> tuple[int, int]:
+    def traffic(self) -> tuple[int, int]:
         """(sent, received) since the last call."""
         counts, self.sent, self.received = (self.sent, self.received), 0, 0
         return counts

@@ -270,11 +270,11 @@ def check_wire():
             wire = Wire(comm, limit)
             assert [part.tobytes() for part in wire.gather(as_array(text[RANK][0]), 999)] == [row[0] for row in text]
             lengths = 8 * (SIZE - 1)
-            assert wire.taken() == (lengths + sizes[RANK, 0] * (SIZE - 1), lengths + sizes[:, 0].sum() - sizes[RANK, 0])
+            assert wire.traffic() == (lengths + sizes[RANK, 0] * (SIZE - 1), lengths + sizes[:, 0].sum() - sizes[RANK, 0])
             came = wire.exchange([as_array(part) for part in text[RANK]], [999] * SIZE)
             assert [part.tobytes() for part in came] == [row[RANK] for row in text]
             own = lengths - sizes[RANK, RANK]
-            assert wire.taken() == (own + sizes[RANK].sum(), own + sizes[:, RANK].sum())
+            assert wire.traffic() == (own + sizes[RANK].sum(), own + sizes[:, RANK].sum())
             assert limit > 1 or SIZE == 1 or comm.calls >= sizes.sum() / SIZE
     assert Wire(COMM).numbers([RANK, -1]).tolist() == [[r, -1] for r in range(SIZE)]
 

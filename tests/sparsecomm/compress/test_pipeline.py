@@ -35,7 +35,7 @@ class Alone:
     def exchange(self, pieces, most):
         return pieces
 
-    def taken(self):
+    def traffic(self):
         return 7, 9
 
     def add(self, x):

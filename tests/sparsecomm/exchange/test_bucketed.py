@@ -1,4 +1,4 @@
-"""What a rank has not sent follows its tensor from bucket to bucket; buckets of one step are settled or undone together."""
+"""What a rank has not sent follows its tensor from bucket to bucket; buckets of one step are committed or undone together."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ class Alone:
     def gather(self, mine, most):
         return [mine]
 
-    def taken(self):
+    def traffic(self):
         return 0, 0
 
     def add(self, x):
@@ -71,7 +71,7 @@ def test_buckets_fill_from_the_last_tensor_on():
     assert parts([], SHAPES, config) == []
 
 
-def test_a_step_is_settled_or_undone_as_a_whole():
+def test_a_step_is_committed_or_undone_as_a_whole():
     one, other = make(), make()
     for bucketed in one, other:
         bucketed.fill(parts(list(SHAPES), SHAPES, bucketed.config), seed=0)
@@ -79,7 +79,7 @@ def test_a_step_is_settled_or_undone_as_a_whole():
         if step == 2:  # one of both also has a step that is cancelled, and one without all gradients
             for name, g in gradients(9).items():
                 one.ready(name, g)
-            assert one.reduce() == 0 and one.settle()
+            assert one.reduce() == 0 and one.commit()
             one.cancel(0)
             one.ready("a", gradients(9)["a"])
             with pytest.raises(UserError, match="no gradient for"):
@@ -89,7 +89,7 @@ def test_a_step_is_settled_or_undone_as_a_whole():
             for name, g in gradients(step).items():
                 if name != "b":
                     bucketed.ready(name, g)
-            assert bucketed.settle(idle={"b"}) and not bucketed.mean("b").any()
+            assert bucketed.commit(idle={"b"}) and not bucketed.mean("b").any()
             assert np.isclose(bucketed.norm(), np.linalg.norm(np.concatenate([bucketed.mean(name) for name in SHAPES])))
             touched = bucketed.touched("c")
             assert np.array_equal(np.flatnonzero(bucketed.total("c")), touched) and 10 < touched.size < 100
