@@ -57,8 +57,17 @@ class Device:
     def here(self, x):
         return torch.as_tensor(x, device=self.device)
 
-    def index(self, indices):
-        return self.here(indices.astype(np.int64))
+    def outgoing(self, payload):
+        indices = None if payload.indices is None else self.host(payload.indices).astype(np.uint32)
+        return payload._replace(indices=indices, values=self.host(payload.values))
+
+    def incoming(self, total):
+        unsent = total.unsent and total.unsent._replace(**self._arrays(total.unsent))
+        return total._replace(**self._arrays(total), unsent=unsent)
+
+    def _arrays(self, payload):
+        indices = None if payload.indices is None else self.here(payload.indices.astype(np.int64))
+        return {"indices": indices, "values": self.here(payload.values)}
 
     def scatter(self, total, touched, indices, values):
         total.zero_()

@@ -29,7 +29,7 @@ class Host:
         """x as a NumPy array."""
         return x
 
-    here = index = host
+    here = outgoing = incoming = host  # of arrays; of a Payload, for the exchange; of its Sum
 
     @staticmethod
     def scatter(total, touched, indices, values):

@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from sparsecomm.compress.memory import memory
 from sparsecomm.compress.operations import operations
 from sparsecomm.compress.protocol import Bucket
 from sparsecomm.compress.registry import options_of
-from sparsecomm.exchange.protocol import Payload, Sum
+from sparsecomm.exchange.protocol import Sum
 
 
 class Pipeline:
@@ -38,46 +37,44 @@ class Pipeline:
         A gradient None, on all ranks alike unless the compressor is sparse: its tensor is left alone, with its residual, and
         its sum is 0. Where elements are not finite, there is no sum.
         """
+        start = time.perf_counter()
         self.before = {name: x.copy() for name, x in self.compressor.state().items()}
-        with self._clock("select"):
-            compensated, bad = self.memory.compensate(gradients)
+        compensated, bad = self.memory.compensate(gradients)
         rounds, answer = self.compressor.rounds(step, compensated), None
         while True:
             try:
-                with self._clock("select"):
-                    payload = rounds.send(answer)
+                payload = rounds.send(answer)
             except StopIteration as end:
+                self.seconds["select"] += time.perf_counter() - start
                 self._put(end.value)
                 return 0
+            self.seconds["select"] += time.perf_counter() - start
             answer = self._sum(step, payload, bad)
             if answer.bad:
                 rounds.close()
                 return answer.bad
+            start = time.perf_counter()
 
     def _sum(self, step, payload, bad) -> Sum:
         """The sum of the ranks' payloads, its arrays where the gradients are."""
         if payload.indices is not None:
             self.memory.sent(payload.indices)
-        to = self.operations
-        indices = None if payload.indices is None else to.host(payload.indices).astype(np.uint32, copy=False)
-        total = self.exchange.sum(step, self.bucket.n, payload._replace(indices=indices, values=to.host(payload.values)), bad)
+        total = self.exchange.sum(step, self.bucket.n, self.operations.outgoing(payload), bad)
         self.counts.update(kept=payload.values.shape[0], sent=total.sent, received=total.received)
-        with self._clock("decode"):
-            return total._replace(**self._here(total), unsent=total.unsent and Payload(**self._here(total.unsent)))
-
-    def _here(self, sparse) -> dict:
-        to = self.operations
-        return {"indices": None if sparse.indices is None else to.index(sparse.indices), "values": to.here(sparse.values)}
+        start = time.perf_counter()
+        total = self.operations.incoming(total)
+        self.seconds["decode"] += time.perf_counter() - start
+        return total
 
     def _put(self, total):
         """Let `total` be what the compressor has returned."""
-        with self._clock("decode"):
-            if total.indices is None:
-                self.total, self.touched = total.values, None
-                return
-            self.operations.scatter(self.sums, self.touched, total.indices, total.values)
-            self.total = self.sums
-            self.touched = self.operations.host(total.indices).astype(np.uint32, copy=False)
+        if total.indices is None:
+            self.total, self.touched = total.values, None
+            return
+        start = time.perf_counter()
+        self.operations.scatter(self.sums, self.touched, total.indices, total.values)
+        self.total, self.touched = self.sums, self.operations.host(total.indices).astype(np.uint32, copy=False)
+        self.seconds["decode"] += time.perf_counter() - start
 
     def commit(self):
         """With combine local, the own gradient is added, less what was sent of it.
@@ -107,9 +104,3 @@ class Pipeline:
         self.compressor.load(state)
         prefix = f"{self.bucket.names[0]}."
         self.exchange.load({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
-
-    @contextmanager
-    def _clock(self, phase):
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - start
