@@ -3,6 +3,7 @@
     python -m hogwild.experiments advise --model-size 25M --ranks 16 --rate 1gbit --step-ms 120
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -151,7 +152,20 @@ def _said(advice, options, n, link, works):
     for keep in KEEPS:
         best = min((each for each in sparse if each.keep == keep), key=times.get)
         yield f"  {1 - keep:.1%} dropped: {_ms(times[best])} at best ({best.exchange}, {best.code})"
+    yield from _sizes(n, options.ranks, link)
     yield from _assumed(way, options, works)
+
+
+def _sizes(n, ranks, link):
+    """What each compressor sends of a model that is one square matrix."""
+    from hogwild.experiments.cost.message_sizes import bytes_per_step
+    from sparsecomm.compress.registry import COMPRESSORS
+    side = max(math.isqrt(n), 1)
+    yield f"bytes a step and rank, float32 values, and their time on the link, of a matrix of {side:,} by {side:,}:"
+    for name, options in COMPRESSORS.items():
+        sent = bytes_per_step(options(), [(side, side)], ranks)
+        given = ", ".join(f"{field}={value:g}" for field, value in zip(options._fields, options()))
+        yield f"  {name}{f' ({given})' if given else ''}: {sent:,.0f} bytes, {_ms(sent * link.beta)}"
 
 
 def _assumed(way, options, works):
