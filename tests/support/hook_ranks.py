@@ -39,6 +39,9 @@ def loss(net, step, parts=SIZE, part=RANK):
     return nn.functional.cross_entropy(net(x[part::parts].to(device)), y[part::parts].to(device))
 
 
+OTHERS = "chunk-top-k:k=20", "low-rank:rank=2", "sign:feedback=1"  # compressors
+
+
 def make(net, cls=GradientDropping, said=None, **options):
     """(DDP with several buckets, state of the hook, what each bucket held before the hook changed it)."""
     config = Config(**{"keep": 0.05, "exchange": "allgather", "threshold": "exact", **options})
@@ -110,10 +113,11 @@ def check_trajectory():
 def check_conservation():
     """What was delivered and all residuals are all gradients, also while torch builds its buckets anew."""
     cases = [("allgather", code) for code in ("float32", "bfloat16", "float16", "int8", "1bit")]
-    for exchange, code in [*cases, ("balanced", "float32"), ("balanced", "int8"), ("dense", "float16")]:
+    cases = [(*case, "threshold") for case in [*cases, ("balanced", "float32"), ("balanced", "int8"), ("dense", "float16")]]
+    for exchange, code, compressor in [*cases, *(("sparse", "float32", other) for other in OTHERS)]:
         for cls in GradientDropping, OnDevice:
             net = model()
-            ddp, state, given = make(net, cls, exchange=exchange, value_code=code)
+            ddp, state, given = make(net, cls, exchange=exchange, value_code=code, compressor=compressor)
             optimizer, delivered = sgd(net), {name: 0.0 for name, p in net.named_parameters()}
             for step in range(6):
                 train(ddp, optimizer, [step])
@@ -128,20 +132,21 @@ def check_conservation():
             for name in own:
                 all_given, all_kept = everyone(own[name]), everyone(kept[name])
                 room = 1e-4 * SIZE * max(np.abs(g).max() for _, gs in given for g in map(np.asarray, gs))
-                assert np.abs(delivered[name] + all_kept - all_given).max() < room, (exchange, code, name)
+                assert np.abs(delivered[name] + all_kept - all_given).max() < room, (exchange, code, compressor, name)
             assert exchange == "dense" or max(np.abs(x).max() for x in kept.values()) > 1e-3
             same_everywhere(flat(net))
 
 
 def check_device():
     """The operations of torch select and deliver what the kernels do."""
-    for options in {}, {"value_code": "bfloat16", "warmup": 4}, {"residual": False}, {"exchange": "dense"}:
+    for options in ({}, {"value_code": "bfloat16", "warmup": 4}, {"residual": False}, {"exchange": "dense"},
+                    *({"exchange": "sparse", "compressor": other} for other in OTHERS)):
         runs = []
         for cls in GradientDropping, OnDevice:
             net = model() if cls is GradientDropping else model().to(DEVICE)
             runs.append(train(make(net, cls, **options)[0], sgd(net), range(6)))
         # A GPU rounds otherwise, and what is at the threshold may go a step later.
-        share, room = (0.98, 1e-5) if DEVICE.type == "cuda" else (1, 0)
+        share, room = (0.98, 1e-5) if DEVICE.type == "cuda" or "compressor" in options else (1, 0)
         assert np.quantile(np.abs(runs[0] - runs[1]), share) <= room, options
 
 
@@ -198,7 +203,8 @@ def check_not_finite():
 
 def check_state():
     """Saved and loaded, through torch.save, a run goes on to the same bits; what does not fit is refused."""
-    for options in {}, {"momentum": 0.9, "value_code": "bfloat16"}, {"exchange": "dense", "value_code": "int8"}:
+    whole = {"exchange": "dense", "value_code": "int8"}, {"exchange": "sparse", "compressor": "low-rank:rank=2"}
+    for options in {}, {"momentum": 0.9, "value_code": "bfloat16"}, *whole:
         net = model()
         ddp, state, given = make(net, **options)
         train(ddp, sgd(net), range(3))
@@ -214,7 +220,7 @@ def check_state():
                 train(again, sgd(other), range(2))
             other.load_state_dict(saved["model"])
             state.load_state_dict(saved["state"])
-            if options.get("exchange") == "dense":  # which sums and rounds by bucket
+            if options in whole:  # which are summed and rounded by bucket
                 assert np.abs(train(again, sgd(other), range(3, 6)) - after).max() < 1e-3
             else:
                 assert np.array_equal(train(again, sgd(other), range(3, 6)), after), (options, first)

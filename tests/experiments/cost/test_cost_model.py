@@ -174,6 +174,7 @@ def test_advice_is_printed(capsys):
     assert "1,000,000 parameters, 16 ranks, 1,000 Mbit/s, 50 us a message (assumed)" in said
     assert "recommended: --exchange" in said and "--keep" in said and "times faster than dense float16" in said
     assert "select 1 ns" in said and "as given" in said
+    assert "low-rank (rank=4): 60,000 bytes, 0.48 ms" in said and "none: 7,500,000 bytes, 60 ms" in said
     said = advised(capsys, "--model-size", "1M", "--ranks", "4", "--rate", "400gbit", "--latency", "2us", "--step-ms", "500")
     assert "compression does not pay" in said and "recommended: --exchange dense" in said and "(given)" in said
 

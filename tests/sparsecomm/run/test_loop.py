@@ -89,6 +89,7 @@ def tensors(path):
 MORE = {"linear": ["--rule", "adam", "--lr", 0.05, "--schedule", "plateau:patience=0,threshold=0.5", "--warmup", 1],
         "mlp": ["--rule", "momentum", "--clip-norm", 1, "--early-stopping", "log_loss", "--l2", 1e-3],
         "lm": ["--clip-local", 1, "--schedule", "cosine"],
+        "low-rank": ["--compressor", "low-rank:rank=2"],
         "local": ["--combine", "local", "--average-every", 4, "--rule", "adagrad", "--exchange", "auto"]}
 
 
@@ -96,7 +97,7 @@ MORE = {"linear": ["--rule", "adam", "--lr", 0.05, "--schedule", "plateau:patien
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(files, tmp_path, n):
     runs = []
     for name, more in MORE.items():
-        run = train(files, "mlp" if name == "local" else name, "--epochs", 3, *more)
+        run = train(files, name if name in TASKS else "mlp", "--epochs", 3, *more)
         stopped = [*run, "--checkpoint", f"{name}.ckpt", "--model", f"{name}.broken"]
         runs += [[*run, "--model", f"{name}.whole"], [*stopped, "--max-steps", 7], [*stopped, "--max-steps", 9, "--resume"],
                  [*stopped, "--resume"], [*stopped, "--resume"]]
