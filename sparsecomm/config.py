@@ -73,7 +73,7 @@ class Config:
                 raise UserError(f"{field.name} must be true or false, got {value!r}")
         if self.compressor != Config.compressor:
             from sparsecomm.compress.registry import compressor  # which imports this file
-            compressor(self.compressor)
+            compressor(self)
         self._number("keep", 0, 1, low_open=True)
         self._number("momentum", 0, 1, high_open=True)
         self._number("bucket_mb", 0, float("inf"), low_open=True, high_open=True)

@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from sparsecomm.config import Config
 from sparsecomm.exchange.protocol import Payload, Sum
 
 
@@ -21,7 +20,7 @@ class Bucket(NamedTuple):
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    config: Config
+    config: object  # the sparsecomm.config.Config, which imports this package
     seed: int = 0  # the same on all ranks, another one for each bucket
     device: object = None  # the torch device of the gradients; None: NumPy arrays
     rank: int = 0  # this rank of so many, see `Pipeline`

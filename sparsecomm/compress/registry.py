@@ -12,10 +12,17 @@ from sparsecomm.compress.threshold import Threshold
 COMPRESSORS = {"threshold": Threshold, "chunk-top-k": ChunkTopK, "low-rank": LowRank, "sign": Sign, "none": KeepEverything}
 
 
-@functools.cache
-def compressor(text):
-    """The options that `text` names, or the NamedTuple itself. Raises UserError with what is known."""
-    return build(text, COMPRESSORS, "compressor", tried=_tried) if isinstance(text, str) else text
+def compressor(config):
+    """The options that a configuration's `compressor` names, or that it is. Raises UserError with what is known."""
+    return _named(config.compressor, type(config)) if isinstance(config.compressor, str) else config.compressor
+
+
+@functools.cache  # of texts alone: NamedTuples of different classes are equal where their numbers are
+def _named(text, configuration):
+    def tried(value, name, what):
+        from sparsecomm.compress import user_compressors
+        return user_compressors.tried(value, name, what, configuration())
+    return build(text, COMPRESSORS, "compressor", tried=tried)
 
 
 def options_of(config):
@@ -23,10 +30,5 @@ def options_of(config):
 
     A dense exchange moves what a threshold would drop at the same cost: nothing is dropped.
     """
-    options = compressor(config.compressor)
+    options = compressor(config)
     return KeepEverything() if config.exchange == "dense" and isinstance(options, Threshold) else options
-
-
-def _tried(value, name, what):
-    from sparsecomm.compress.user_compressors import tried
-    return tried(value, name, what)

@@ -5,7 +5,6 @@ import numpy as np
 from hogwild.errors import UserError
 from sparsecomm.compress.memory import NoMemory
 from sparsecomm.compress.protocol import Bucket, Payload
-from sparsecomm.config import Config
 from sparsecomm.exchange.protocol import Sum
 
 NEEDED = ("needed: a NamedTuple of numbers with sparse = True or False and compressor(bucket), whose result has lossless, "
@@ -18,11 +17,14 @@ class _Wrong(Exception):
     """What a compressor does that it should not."""
 
 
-def tried(options, name, what):
-    """`options`, whose compressors have kept the laws of `protocol.Compressor` for a few steps. Raises UserError."""
+def tried(options, name, what, config):
+    """`options`, whose compressors have kept the laws of `protocol.Compressor` for a few steps. Raises UserError.
+
+    config: the configuration of their buckets.
+    """
     try:
         _demand(isinstance(getattr(options, "sparse", None), bool), "sparse is not True or False")
-        buckets = [Bucket(("w", "b"), SHAPES, Config(), 0, None, rank, RANKS) for rank in range(RANKS)]
+        buckets = [Bucket(("w", "b"), SHAPES, config, 0, None, rank, RANKS) for rank in range(RANKS)]
         ranks = [options.compressor(bucket) for bucket in buckets]
         flats = [np.zeros(bucket.n, np.float32) for bucket in buckets]
         for step in range(STEPS):

@@ -25,7 +25,7 @@ def make_exchange(comm, config, n):
     """
     size = comm.Get_size() if hasattr(comm, "Get_size") else comm.size
     name, line = config.exchange, ""
-    if not compressor(config.compressor).sparse:
+    if not compressor(config).sparse:
         name = "dense" if name in ("auto", "sparse") else name
     elif name == "auto" and hasattr(comm, "Get_size"):
         name, line = fastest(comm, config, n)

@@ -6,7 +6,10 @@ from textwrap import dedent
 import pytest
 
 from hogwild.errors import UserError
+from sparsecomm.compress import registry
+from sparsecomm.compress.chunk_topk import ChunkTopK
 from sparsecomm.compress.keep_everything import KeepEverything
+from sparsecomm.compress.low_rank import LowRank
 from sparsecomm.compress.registry import COMPRESSORS, compressor, options_of
 from sparsecomm.compress.threshold import Threshold
 from sparsecomm.compress.user_compressors import tried
@@ -56,16 +59,19 @@ def own(tmp_path, monkeypatch):
         (tmp_path / "own_compressors.py").write_text(dedent(text))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    compressor.cache_clear()
+    registry._named.cache_clear()
     yield write
     sys.modules.pop("own_compressors", None)
-    compressor.cache_clear()
+    registry._named.cache_clear()
 
 
 def test_each_configuration_has_its_compressor():
     assert options_of(Config()) == options_of(Config(exchange="allgather")) == Threshold()
     assert isinstance(options_of(Config()), Threshold) and isinstance(options_of(Config(compressor="none")), KeepEverything)
     assert isinstance(options_of(Config(exchange="dense")), KeepEverything)
+    for options in LowRank(rank=7.0), ChunkTopK(k=7.0):  # equal tuples
+        assert type(options_of(Config(compressor=options))) is type(options)
+    assert compressor(Config(compressor="low-rank:rank=2")) == LowRank(rank=2.0)
     with pytest.raises(UserError, match="unknown compressor 'treshold'.*did you mean threshold"):
         Config(compressor="treshold")
     with pytest.raises(UserError, match="leaves nothing"):
@@ -74,13 +80,13 @@ def test_each_configuration_has_its_compressor():
 
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_ours_keep_the_laws_that_a_users_own_must_keep(name):
-    assert tried(COMPRESSORS[name](), name, "compressor") == COMPRESSORS[name]()
+    assert tried(COMPRESSORS[name](), name, "compressor", Config()) == COMPRESSORS[name]()
 
 
 def test_a_compressor_of_a_users_own(own):
     own()
     assert Config(compressor="own_compressors.Largest:k=3").compressor == "own_compressors.Largest:k=3"
-    assert compressor("own_compressors.Largest:k=3").k == 3
+    assert compressor(Config(compressor="own_compressors.Largest:k=3")).k == 3
     with pytest.raises(UserError, match="k must be a number in"):
         Config(compressor="own_compressors.Largest:k=0")
 
