@@ -91,5 +91,5 @@ def _signs(x, step):
     turn = x == 0
     turn[step % 2::2] = False
     signs = x * 0 + 1
-    signs[(x < 0) | turn] = -1
+    signs -= 2 * ((x < 0) | turn)
     return signs
