@@ -89,7 +89,9 @@ class _LowRank:
 
     def load(self, state):
         for name, q in self.q.items():
-            self.q[name] = np.array(state.get(f"{name}.q", host(q)), np.float32)
+            saved = state.get(f"{name}.q")
+            if saved is not None and saved.shape == tuple(q.shape):  # of another rank: a Q is found anew
+                self.q[name] = np.array(saved, np.float32)
 
 
 def _apart(flat, parts) -> list:
