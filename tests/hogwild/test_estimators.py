@@ -369,11 +369,6 @@ def test_learning_rate_auto(tumours):
     assert ours.partial_fit(X[:50], y[:50])._state.lr == found
 
 
-def test_one_worker_for_small_data():
-    ours = HogwildClassifier()
-    assert [ours._workers(n) for n in (1, 100, 3999)] == [1, 1, 1] and HogwildClassifier(workers=5)._workers(3) == 3
-
-
 @pytest.mark.parametrize("options, message", [
     ({"loss": "squared"}, "unknown loss 'squared': choose from logistic, hinge"), ({"rule": "adm"}, "did you mean adam"),
     ({"schedule": "slow"}, "unknown schedule"), ({"epochs": 0}, "epochs must be a whole number"), ({"lr": -1}, "lr must be"),
@@ -398,9 +393,3 @@ def test_mistakes_are_value_errors(small, options, message):
 def test_mistakes_in_calls(small, call, message):
     with pytest.raises(ValueError, match=message):
         call(*small)
-
-
-def test_without_sklearn_the_remedy_is_named():
-    code = "import sys; sys.modules['sklearn'] = None; import hogwild, hogwild.families.linear; import hogwild.estimators"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode and "need scikit-learn 1.6 or newer: pip install --upgrade scikit-learn" in ended.stderr

@@ -167,3 +167,14 @@ model.fit(X, y)
 assert not jit.when_missing"""
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stderr.count("compiling kernels") == lines and not ended.stdout
+
+
+def test_one_worker_for_small_data():
+    ours = HogwildClassifier()
+    assert [ours._workers(n) for n in (1, 100, 3999)] == [1, 1, 1] and HogwildClassifier(workers=5)._workers(3) == 3
+
+
+def test_without_sklearn_the_remedy_is_named():
+    code = "import sys; sys.modules['sklearn'] = None; import hogwild, hogwild.families.linear; import hogwild.estimators"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode and "need scikit-learn 1.6 or newer: pip install --upgrade scikit-learn" in ended.stderr
