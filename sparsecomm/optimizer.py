@@ -46,6 +46,9 @@ class DistributedOptimizer(GradientExchange, torch.optim.Optimizer):
     alone, as torch leaves it. buffers: "broadcast" rank 0's after each step, which is what DistributedDataParallel does
     before the next forward pass (the default, where the model is known), "average" them, or leave each rank its "own".
 
+    A GradScaler's scale is divided out at `step`, in float32, so float16 parameters work with it; its unscale_ refuses these,
+    so clip them by `clip`. It needs Config(overlap=False), the default.
+
     With `combine="local"` ranks differ until their parameters are averaged: save them after `average_parameters()`.
     `synchronizer` knows steps, skipped steps, phases and bytes. Raises UserError.
     """
