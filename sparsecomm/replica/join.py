@@ -78,6 +78,7 @@ class Join:
             self.met = True
             if call == "step":
                 optimizer.step()
+                optimizer.zero_grad()  # a wrapped optimizer leaves the mean in .grad
             elif call == "clip_grad_norm_":
                 optimizer.clip_grad_norm_(optimizer.bound)
             elif call:
