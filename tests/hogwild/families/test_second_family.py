@@ -153,3 +153,10 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
 def test_what_cannot_be_shared_so_is_said(mode, replicas, says):
     with pytest.raises(UserError, match=says):
         Factorization(low_rank(), 2, mode, replicas)
+
+
+def test_replicas_that_have_no_room_in_memory_are_refused(monkeypatch):
+    monkeypatch.setattr("hogwild.training.machine.memory", lambda: 10_000)
+    with pytest.raises(UserError, match="replicas of 100 rows with 6 float32 each, for 9 workers, .*; use replicas hot"):
+        Factorization(low_rank(), 9, "wild", "all")
+    assert Factorization(low_rank(), 9, "wild", "none").replicas == "none"
