@@ -57,7 +57,6 @@ class Problem:
     lockstep = False  # workers call the kernel together
     whole = False  # and each of them gets all examples of the call
     halt = None  # int64[8], where workers wait for each other in a kernel: not when halt[0] is 1, after one has failed
-    waits = False  # `work` itself waits for an order, at `doors` (kernels/sharing/parking.py), set before `private` is called
 
     def private(self, k) -> Any:
         """What worker k owns alone (buffers, replicas); passed back to `run`."""
@@ -73,13 +72,6 @@ class Problem:
 
     def end(self) -> None:
         """Called when all have stopped."""
-
-    def ended(self) -> bool:
-        """Whether there is nothing left to do for any worker, although its last call may not have returned.
-
-        To wait here for a moment takes less time than to wait for the workers' threads.
-        """
-        return False
 
     def pays(self) -> bool:
         """Whether several workers get on faster than one. Where not, all but the first leave before their next call."""
@@ -217,7 +209,6 @@ class Run:
 
     def _one_epoch(self):
         while True:
-            self.team.ready()
             order = self._order()
             if not len(order):
                 break
@@ -241,7 +232,7 @@ class Run:
 
     def _pass(self, order):
         """Workers on the order, until it is done or something stops them; `done` grows by what they did."""
-        self.team.rest()  # so that an interrupt before it begins counts nothing
+        self.team.reset()  # so that an interrupt before it begins counts nothing
         self.team.tally[:, :3] = 0  # sums over more than a pass would lose small losses behind a huge one
         start = time.perf_counter()
         try:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hogwild.errors import UserError
-from hogwild.kernels.compiler.atomics import Gate, reached
+from hogwild.kernels.compiler.atomics import Gate
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.lazy_l1 import Average, Lasso, Penalty
 from hogwild.kernels.optim.steps import aligned
@@ -17,7 +17,6 @@ from hogwild.kernels.sharing.examples import Rows as ExampleRows
 from hogwild.kernels.sharing.merging import CLOSED, OUT, ROUND, Layout, ReplicaGroup
 from hogwild.kernels.sharing.modes import Alone, Atomic, Locked, RoundRobin, Wild
 from hogwild.kernels.sharing.parameters import View, new_scratch, slot_of
-from hogwild.kernels.sharing.parking import DOOR
 from hogwild.kernels.sharing.replicas import Replica, put_back
 from hogwild.kernels.sharing.worker import Chunks, Worker, apply_pending, work
 from hogwild.kernels.sharing.workspace import Optimizer, Workspace
@@ -127,10 +126,9 @@ class ReplicatedProblem(Problem):
                  "round-robin": RoundRobin(np.zeros(8, np.int64), self.halt)}
         self.sharing = modes.get(self.mode, Wild() if several and self.mode == "wild" else Alone())
         self.shadow = Shadow(self.workers) if several and self.mode == "wild" and self.replicas != "all" else None
-        self.waits, self.doors = self.replicas == "all", aligned((DOOR * self.workers,), np.int64)
         self.plan = None if self.replicas == "none" else plan(touches, counts, self.tables.penalized)
         if self.plan is None:  # there is nothing to replicate
-            self.replicas, self.waits = "none", False
+            self.replicas = "none"
         width = self.tables.width if self.tables.width > 1 else None
         wholes = self._touched((self.workers, -(-self.shared.size // 16) * 16) if self.replicas == "all" else (0, 0))
         if self.replicas == "all":
@@ -233,7 +231,7 @@ class ReplicatedProblem(Problem):
         return Replica(k, self.group, local_rows, shared_rows, base, synced_round, ends, self.plan.free,
                        self.plan.spacing, due, merges, damped_at, state, self.share, self.most,
                        self.dense_coupling, self.plan.dense_blocks, self.sparse_coupling, self.mean_curvature,
-                       self.plan.mean_direction, self.doors)
+                       self.plan.mean_direction)
 
     # A round.
 
@@ -262,9 +260,6 @@ class ReplicatedProblem(Problem):
         if self.plan:
             none, t = np.zeros(0, np.int64), self.steps
             work(self.model, self._optimizer(rule, schedule), own[1], Chunks(none, t, 1, none, 0, False), np.zeros(0))
-
-    def ended(self):
-        return self.replicas == "all" and reached(self.group.gate, OUT, 1)
 
     def end(self):
         if self.plan and self.kept and not self.group.gate[OUT]:
@@ -295,7 +290,6 @@ class ReplicatedProblem(Problem):
                 return work(self.model, optimizer, counting, chunks, tally)
         if not len(order):  # compile these too
             self.leave(rule, schedule, own)
-            self.ended()
             self.end()
             work(self.model, optimizer, counting, chunks, tally) if counting else None
         return work(self.model, optimizer, worker, chunks, tally)

@@ -1,8 +1,8 @@
 """Lock-free workers: threads, of which the caller's is one, that run a problem's nogil kernel on chunk after chunk."""
 
-import contextlib
 import math
 import os
+import queue
 import threading
 import time
 import weakref
@@ -12,26 +12,11 @@ import numpy as np
 
 from hogwild.errors import UserError
 from hogwild.kernels.optim.steps import aligned
-from hogwild.kernels.sharing.parking import (
-    AT,
-    BELL,
-    DOOR,
-    EXPECTED,
-    FINISHED,
-    HEARD,
-    OVER,
-    OWN,
-    PATIENCE,
-    at_rest,
-    summon,
-    wait_at,
-)
-from hogwild.kernels.sharing.work_queue import BEGUN, CALLS, NEXT, ORDER, STOP, WORKERS
+from hogwild.kernels.sharing.work_queue import NEXT, STOP, WORKERS
 from hogwild.training.signals import Flag, Postponed
 
 CHUNK_SECONDS = 0.02  # a kernel call is bounded, so that stop flags and progress are seen within it
 WATCH_SECONDS = 0.05  # between two looks at how far all are
-LOOKS = 1 << 16  # for a call that was said to come soon: 1 to 4 ms
 TALLIES = 8  # float64 a worker: one cache line each: loss, examples, non-zeros (or what the work is counted in), …
 BAD = 3  # … and an example whose loss was not finite, its number + 1
 
@@ -44,69 +29,32 @@ def cores() -> int:
 class Order(NamedTuple):
     """What all workers are to do."""
 
-    number: int
     rule: tuple
     schedule: tuple
     examples: np.ndarray
 
 
 class Helper:
-    """A thread that works on each order that all are called to, and waits for it in the kernel itself where the problem does.
-
-    It refers to its Workers weakly: their end ends it.
-    """
+    """A thread that works on each order of its Workers, to which it refers weakly: their end ends it."""
 
     def __init__(self, team, k):
-        self.k, self.order, self.most, self.door = k, None, team.chunk[k], team.doors.reshape(-1, DOOR)[k]
-        self.door[OWN], self.door[BELL] = os.pipe()
-        self.door[HEARD] = self.door[FINISHED] = team.queue[CALLS]
-        self.door[PATIENCE] = LOOKS if team.count <= cores() else 0
-        args = team.problem, team.own[k], team.doors, team.queue, team.tally[k], weakref.ref(team)
-        self.thread = threading.Thread(target=self._until_over, args=args, name=f"worker {k}", daemon=True)
-        try:
-            _start(self.thread)
-        except BaseException:
-            self._close()
-            raise
-
-    def _close(self):
-        for end in (OWN, BELL):
-            with contextlib.suppress(OSError):  # whoever closes all of a process's files has closed these too
-                os.close(int(self.door[end]))
-
-    def _until_over(self, *args):
-        try:
-            self._serve(*args)
-        except BaseException as error:  # a thread has no caller to raise to
-            if workers := args[-1]():
-                workers.give_up(error)
-
-    def _serve(self, problem, own, doors, queue, tally, team):
-        door = self.door
-        while True:
-            order, over, error = self.order, None, None
-            door[AT], door[EXPECTED] = 1, order.number if order else OVER
-            if order and problem.waits:
-                try:
-                    over = problem.work(order.rule, order.schedule, own, order.examples, 0, queue, self.most, True, tally)
-                except BaseException as raised:  # a thread has no caller to raise to
-                    error = raised
-            if door[AT] == 1:  # the problem did not wait
-                wait_at(doors, self.k, queue, 0)
-            door[AT] = 0
-            if (called := door[EXPECTED]) == OVER:
-                return self._close()
-            if workers := team():
-                workers.helped(self, over if order and called == order.number else None, error)
-            del workers, order
-            door[FINISHED] = door[HEARD]
+        self.k, self.calls = k, queue.SimpleQueue()
+        args = self.calls, team.rested, weakref.ref(team), k
+        self.thread = threading.Thread(target=_serve, args=args, name=f"worker {k}", daemon=True)
+        _start(self.thread)
 
 
-def _dismiss(helpers, doors, queue, process):
-    """End the threads; not those of another process, of whose pipes a fork has copies."""
-    if helpers and os.getpid() == process:
-        queue[ORDER] = OVER
-        summon(doors, queue, 1)
+def _serve(calls, rested, team, k):
+    while calls.get():
+        if workers := team():
+            workers.work(k)
+        del workers
+        rested.release()
+
+
+def _dismiss(helpers):
+    for helper in helpers:
+        helper.calls.put(False)
 
 
 def _start(thread):
@@ -130,7 +78,6 @@ class Workers:
 
     def __init__(self, problem, count: int):
         self.problem, self.count = problem, count
-        self.doors = problem.doors = aligned((DOOR * count,), np.int64)
         self.own = [problem.private(k) for k in range(count)]
         self.tally = aligned((count, TALLIES), np.float64)
         self.chunk = [512] * count  # examples of a call
@@ -140,8 +87,8 @@ class Workers:
         self.halt = Flag(np.zeros(1, np.int64) if problem.halt is None else problem.halt, 0)
         self.signals = Postponed(self.stop)
         self.look = 0.0  # when `watch` is next to be called
-        self.helpers, self.order, self.paying = [], None, True
-        weakref.finalize(self, _dismiss, self.helpers, self.doors, self.queue, os.getpid()).atexit = False
+        self.helpers, self.order, self.rested, self.busy = [], None, threading.Semaphore(0), 0
+        weakref.finalize(self, _dismiss, self.helpers).atexit = False
 
     @property
     def done(self) -> int:
@@ -150,9 +97,7 @@ class Workers:
 
     def compile(self, rule, schedule, t):
         """Call the kernel, on no examples and into a tally that nobody reads, and start the threads; t: steps done before."""
-        wait_at(np.zeros(DOOR, np.int64), 0, self.queue, 0)  # before the threads come to it
         self._hire()
-        summon(self.doors, self.queue, 0)
         none, tally = np.zeros(0, np.int64), np.zeros(TALLIES)
         self.problem.begin(t)
         if self.problem.lockstep:
@@ -161,53 +106,37 @@ class Workers:
             self.problem.work(rule, schedule, self.own[0], none, t, np.zeros_like(self.queue), 1, True, tally)
         self.problem.end()
 
-    def ready(self):
-        """Soon there will be an order: have the helpers wake up, which takes as long as a short epoch."""
-        if self.problem.waits and self.count <= cores():
-            summon(self.doors, self.queue, 0)
-
-    def rest(self):
-        """Wait for those who were still leaving when all was done, before another order: of it, nothing is done yet."""
-        self.watch = None
-        self._rest()
-        self.queue[NEXT] = 0
-
     def run(self, rule, schedule, order, t, watch=lambda: None):
         """Work through `order`, whose example i is step t + i; `watch` is called every WATCH_SECONDS, and true ends the run.
 
         t: steps done before. Afterwards the first `done` examples are done. An exception in a worker stops all and is
         raised here; so is KeyboardInterrupt, within `signals`. No worker changes anything more when this returns or raises.
         """
-        self.rest()
         self.stop.clear()
         self.halt.clear()
         self.failure, self.watch = None, watch
-        self.queue[BEGUN], self.began = t, time.perf_counter()
-        self._say(rule, schedule, np.ascontiguousarray(order))
+        self.reset()
+        self.begun = t
+        self.order = Order(rule, schedule, np.ascontiguousarray(order))
         self.problem.begin(t)
         self.together = threading.Barrier(self.count, self._agree) if self.problem.lockstep else None
         self.signals.held = True
         try:
             self._all()
-            self.together = self.watch = None
+            self.together = None
             self.problem.end()
         finally:
             self.signals.let_go()
         if self.failure:
             raise self.failure
 
+    def reset(self):
+        """Of the next order, nothing is done yet."""
+        self.queue[NEXT] = 0
+
     def _hire(self):
         while len(self.helpers) < self.count - 1:
             self.helpers.append(Helper(self, len(self.helpers) + 1))
-
-    def _say(self, rule, schedule, examples):
-        """What the order is; the same as the one before where nothing but what its array holds is new, so that who waits for
-        it in the kernel need not leave it."""
-        last, paid, self.paying = self.order, self.paying, self.problem.pays()
-        same = last and last.rule is rule and last.schedule is schedule and last.examples is examples
-        if not same or paid != self.paying:
-            self.queue[ORDER] += 1
-            self.order = Order(int(self.queue[ORDER]), rule, schedule, examples)
 
     def _all(self):
         try:
@@ -215,25 +144,18 @@ class Workers:
         except BaseException as error:  # a thread that could not be started
             self.give_up(error)
         for helper in self.helpers:
-            helper.order = self.order
-        summon(self.doors, self.queue, 1)
-        self._work(0)
+            helper.calls.put(True)
+            self.busy += 1
+        self.work(0)
         self._look()
-        # What a helper still does when all examples are done and brought together does not matter to anyone, unless it may
-        # set `stop` again.
-        if self.stop.is_set() or not self.problem.ended():
-            self._rest()
-
-    def _rest(self):
-        """Until no helper is at work."""
-        pause = 1e-5
-        while not at_rest(self.doors, self.queue, len(self.helpers)):
+        while self.busy:
+            if self.rested.acquire(timeout=WATCH_SECONDS):
+                self.busy -= 1
+                continue
             self._look()
             for helper in self.helpers:
                 if not helper.thread.is_alive():  # of a fork, or one that was ended from outside
                     raise self.failure or RuntimeError(f"the thread of worker {helper.k} has ended before its work")
-            time.sleep(pause)
-            pause = min(2 * pause, 1e-3)
 
     def _look(self):
         """Ask whether to go on, every WATCH_SECONDS."""
@@ -257,11 +179,11 @@ class Workers:
         if self.together is not None:
             self.together.abort()
 
-    def _work(self, k, over=None):
-        """over: what a first call of the kernel has said."""
+    def work(self, k):
+        """What worker k does of the order."""
         try:
             if self.together is None:
-                self._by_itself(k, over)
+                self._by_itself(k)
             else:
                 self._in_step(k)
         except threading.BrokenBarrierError:
@@ -269,32 +191,21 @@ class Workers:
         except BaseException as error:  # a thread has no caller to raise to
             self.give_up(error)
 
-    def helped(self, helper, over, error):
-        """A helper has left its door; over, error: what the kernel has said there, None if it was not for this order."""
-        k = helper.k
-        if error:
-            return self.give_up(error)
-        if over is not None:  # it has done as many as it was to, and there are more
-            self._called(k, helper.most, self.began)
-        self._work(k, over)
-        helper.most = self.chunk[k] * bool(self.paying)  # another answer makes another order
-
-    def _by_itself(self, k, over):
+    def _by_itself(self, k):
         """Chunks from the queue until it is empty, or until others do better without this worker."""
-        own, tally, first, (_, rule, schedule, examples) = self.own[k], self.tally[k], over is None, self.order
+        own, tally, first, over, (rule, schedule, examples) = self.own[k], self.tally[k], True, False, self.order
         while not over:
             if k and not self.problem.pays():
                 return self.problem.leave(rule, schedule, own)
             done, begun = tally[1], time.perf_counter()
-            over = self.problem.work(rule, schedule, own, examples, int(self.queue[BEGUN]), self.queue, self.chunk[k], first,
-                                     tally)
+            over = self.problem.work(rule, schedule, own, examples, self.begun, self.queue, self.chunk[k], first, tally)
             if not over:
                 self._called(k, tally[1] - done, begun)
             first = False
 
     def _in_step(self, k):
         """Every count-th example of chunks that all agree on, or all of them."""
-        (_, rule, schedule, examples), t = self.order, int(self.queue[BEGUN])
+        (rule, schedule, examples), t = self.order, self.begun
         first, stride = (0, 1) if self.problem.whole else (k, self.count)
         self.problem.enter(self.own[k])
         while bounds := self._next():

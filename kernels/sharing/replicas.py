@@ -38,7 +38,6 @@ from hogwild.kernels.sharing.merging import (
     sum_up,
 )
 from hogwild.kernels.sharing.parameters import columns_of, row_width
-from hogwild.kernels.sharing.parking import back_at, wait_at
 
 NEVER = 2.0**62
 MEASURE = 256.0  # examples between two looks at how far a step goes
@@ -71,7 +70,6 @@ class Replica(NamedTuple):
     sparse_coupling: float  # `dense_coupling` of the others
     mean_curvature: float  # how much a step turns the worker's own next gradients, along `mean_direction`
     mean_direction: np.ndarray  # float32[m]: what all rows have in common, of length 1 in each block
-    doors: np.ndarray  # int64[8 W] of all workers, see kernels/sharing/parking.py
 
 
 def pause(replica):
@@ -274,28 +272,6 @@ def _opened(replica, k, first, last, size, new):
     return True
 
 
-def awaited(replica, queue, t):
-    """Steps done before the order; a worker that is at its door waits there for it, and -1 has it go back: see `wait_at`."""
-
-
-@overload(awaited, **LOOP)
-def _awaited(replica, queue, t):
-    if isinstance(replica, types.NoneType):
-        return lambda replica, queue, t: t
-    return lambda replica, queue, t: wait_at(replica.doors, replica.number, queue, t)
-
-
-def waits_again(replica):
-    """Whether the worker goes back to its door, from which it had come."""
-
-
-@overload(waits_again, **LOOP)
-def _waits_again(replica):
-    if isinstance(replica, types.NoneType):
-        return lambda replica: False
-    return lambda replica: back_at(replica.doors, replica.number)
-
-
 def replicated(replica):
     """Whether the worker has replicas of all parameters, and has come to this round."""
 
@@ -376,8 +352,6 @@ def end_round(replica, flat, layout, penalty, early):
     if atomic_add(group.gate, SUMMED, 1) == group.last_round.size - 1:
         put_back(replica, penalty, layout)
         atomic_store(group.gate, OUT, 1)
-    if group.replicas.size and not early and replica.number == 0:
-        reached(group.gate, OUT, 1)  # or the caller would have to ask for it in Python
 
 
 @kernel(once=True)

@@ -4,9 +4,8 @@ from hogwild.kernels.compiler.atomics import atomic_load, compare_swap
 from hogwild.kernels.compiler.jit import kernel
 
 LEAST = 64  # examples of a chunk, if there are so many
-# Places in a queue, int64[16] on two cache lines: the next example, whether to stop, workers, steps done before the order,
-# its number, and how often all were called (kernels/sharing/parking.py).
-NEXT, STOP, WORKERS, BEGUN, ORDER, CALLS = 0, 8, 9, 10, 11, 12
+# Places in a queue, int64[16] on two cache lines: the next example, whether to stop, workers.
+NEXT, STOP, WORKERS = 0, 8, 9
 
 
 @kernel

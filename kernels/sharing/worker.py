@@ -13,13 +13,11 @@ from hogwild.kernels.compiler.jit import INLINE, kernel
 from hogwild.kernels.optim.lazy_l1 import flush, pending_penalty, tau_at
 from hogwild.kernels.sharing.examples import train_rows
 from hogwild.kernels.sharing.replicas import (
-    awaited,
     end_round,
     layout_of,
     post_unpaid_l1,
     replicated,
     start_round,
-    waits_again,
 )
 from hogwild.kernels.sharing.work_queue import STOP, claim
 from hogwild.kernels.sharing.workspace import BAD
@@ -63,30 +61,25 @@ def _train_examples(model, optimizer, worker, order, t, stride, tally):
 def work(model, optimizer, worker, chunks, tally):
     """`train_examples` on chunk after chunk; whether none is left.
 
-    A worker's replicas begin a round as the shared parameters and are merged at its end. A worker that was parked is parked
-    again behind an order (kernels/sharing/parking.py): it needs the GIL only for another order, or after `most` examples.
+    A worker's replicas begin a round as the shared parameters and are merged at its end.
     """
-    order, _, stride, queue, most, first = chunks
-    while True:
-        t, done, over, new = awaited(worker.replica, queue, chunks.t), 0, most == 0, first
-        if t < 0:
-            return True
-        while done < most:
-            start, stop = claim(queue, order.shape[0], most - done)
-            if start == stop:
-                t, over = t + start * stride, True
-                break
-            if new:
-                start_round(worker.replica, worker.space.params.flat)
-                new = False
-            train_examples(model, optimizer, worker, order[start:stop], t + start * stride, stride, tally)
-            if tally[BAD] > 0:
-                atomic_store(queue, STOP, 1)
-            done += stop - start
-        if over:
-            leave_round(optimizer, worker, t, most == 0)
-        if not over or not waits_again(worker.replica):
-            return over
+    order, t, stride, queue, most, first = chunks
+    done, over = 0, most == 0
+    while done < most:
+        start, stop = claim(queue, order.shape[0], most - done)
+        if start == stop:
+            t, over = t + start * stride, True
+            break
+        if first:
+            start_round(worker.replica, worker.space.params.flat)
+            first = False
+        train_examples(model, optimizer, worker, order[start:stop], t + start * stride, stride, tally)
+        if tally[BAD] > 0:
+            atomic_store(queue, STOP, 1)
+        done += stop - start
+    if over:
+        leave_round(optimizer, worker, t, most == 0)
+    return over
 
 
 @kernel(once=True)

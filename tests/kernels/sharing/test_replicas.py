@@ -262,7 +262,7 @@ def test_toning_down_is_a_projection(data):
                          np.zeros(workers, np.int64), np.zeros(0), np.zeros(8, np.int64))
     state, zero = np.array([8 + 2 * n, 0, 0, 0.3, 5.0, 0, 0, 0]), np.zeros(1, np.int64)
     replica = Replica(0, group, names, names, seen.ravel(), zero, np.array([rows]), zero, np.full(1, 2.0), np.zeros(1),
-                      np.zeros(1), np.array([8.0]), state, 1.0, 1.0, 1.0, 1, 1.0, pull, along, np.zeros(8, np.int64))
+                      np.zeros(1), np.array([8.0]), state, 1.0, 1.0, 1.0, 1, 1.0, pull, along)
     want, kappa = flat.copy(), n * pull * 0.3 / 5
     share = 1 - (1 - np.exp(-workers * kappa)) / (workers * (1 - np.exp(-kappa)))
     back = share * np.einsum("h,g,go->ho", along, along, flat[names, :, 0] - seen[..., 0])
