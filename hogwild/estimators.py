@@ -5,13 +5,11 @@ import math
 import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from hogwild.cli import train
 from hogwild.data import dataset, features
 from hogwild.data.sample_weights import SMALLEST, for_kernel
 from hogwild.errors import UserError
@@ -23,7 +21,9 @@ from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.rules import RULES
 from hogwild.kernels.optim.schedules import rate
 from hogwild.training import default_rates, lr_search, preflight
+from hogwild.training.closing import close
 from hogwild.training.loop import Run
+from hogwild.training.options import Optimization, Span, penalties, schedule_of
 from hogwild.training.record import Report, tell_of_compiling
 from hogwild.training.registry import build
 from hogwild.training.stopping import Stop, Stopper
@@ -131,7 +131,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
             whole, rows, held = dataset.from_arrays(X, y, "X"), None, None
             if self.early_stopping and not once:
                 rows, out = _split(y if classes else None, len(y), self.validation_fraction, seed)
-                held = dataset.take(whole, out)
+                held = dataset.select(whole, out)
             whole = widened(whole, begin[0])
             if old:
                 old.demand(whole.width, predictions.outputs_of(self._loss(), classes))
@@ -156,7 +156,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         # The weights are those of the best epoch, or of the last; so must be the step that the average is taken at.
         problem.steps = first + sum(epoch.examples for epoch in run.history[:run.stopper.best_epoch])
         if not once:
-            train.close(problem, run.stopper.stop.metric, run.report)
+            close(problem, run.stopper.stop.metric, run.report)
         self.n_iter_ = len(run.history)
         if run.report:
             run.report.close()
@@ -180,13 +180,14 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         first = old.steps if old else 0
         metric = (self.metric or ("accuracy" if classes else "rmse")) if held else None
         # A schedule spans the steps done and those of `epochs` more, so that it has not ended before they begin.
-        options = SimpleNamespace(**{**self.get_params(deep=False), "warmup": None, "early_stopping": metric,
-                                     "epochs": first / length + self._epochs(length)})
+        span = Span(first / length + self._epochs(length), length)
+        steps = Optimization(self.rule, None, self.schedule, None, self.l2, self.weight_decay, self.clip_norm,
+                             self.clip_value)
         rule = build(self.rule, RULES, "rule")
         sizes = default_rates.sizes_of(whole, rows, weights)
         sizes = old.sizes.joined(sizes) if old else sizes
         default = default_rates.default_lr(rule, loss, sizes)
-        decay, clip = train.penalties(options)
+        decay, clip = penalties(steps)
         average, workers = self._average_from(old, first, examples), self._workers(examples)
         units = units_of(loss, known.targets, self.fit_intercept)
 
@@ -201,7 +202,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
                                                                 workers, seed)[0]
         if not isinstance(lr, Real):
             raise ValueError(f"lr must be a number, None or 'auto', got {lr!r}")
-        schedule = checked(train.schedule_of(options, rule, length, lr, metric or "loss"))
+        schedule = checked(schedule_of(steps, rule, span, lr, metric or "loss"))
         problem = make(rows, workers, self.mode, self.replicas)
         if old:
             old.put(problem, 1 + len(rule.start()) if same else 1)

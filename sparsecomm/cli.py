@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from hogwild.cli.arguments import defaults, parsed
 from hogwild.errors import UserError
 from hogwild.training import console
+from hogwild.training.options import Optimization, Output, Stopping, at_least, not_negative
 from hogwild.training.record import tell_of_compiling
 from sparsecomm import guard
 from sparsecomm.config import Config
@@ -19,8 +20,8 @@ from sparsecomm.tasks.registry import TASKS
 from sparsecomm.wire import launch
 
 
-@dataclass
-class Training:
+@dataclass(frozen=True)
+class Training(Stopping, Optimization):
     """How the model is trained: as by `hogwild train`, but a step is one for the batches of all ranks."""
 
     rule: str | None = None
@@ -28,39 +29,22 @@ class Training:
     own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6. Default: adagrad; lm: adam."""
     lr: float | None = None
     """Learning rate; default: what suits the rule and the task (linear: and the rows' length)."""
-    schedule: str = "constant"
-    """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
-    triangular, triangular2, exp-range, onecycle, plateau (of the held-out metric, or of the training loss).
-    Parameters follow, durations in steps or epochs: step:gamma=0.8,every=1epoch."""
-    warmup: float | None = None
-    """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
-    l2: float = 0.0
-    """L2 penalty l2/2 |w|^2 on the mean loss, added to the gradient (coupled)."""
-    weight_decay: float | None = None
-    """Decoupled weight decay; default 0 (AdamW: 0.01)."""
     clip_norm: float | None = None
     """Clip the mean gradient of all ranks to this L2 norm."""
-    clip_value: float | None = None
-    """Clip each component of the gradient to this size."""
     epochs: int | None = None
     """Passes over the training data; default: 5; linear: those over 50,000 examples, at least 5, at most 200."""
     evaluate_every: int | None = None
     """Evaluate after every so many steps too, for the record and for --target."""
     early_stopping: str | None = None
-    """Metric whose best epoch is kept, and training stopped --patience epochs after it: accuracy, f1, log_loss, …;
+    """Metric whose best epoch is the result, and training stopped --patience epochs after it: accuracy, f1, log_loss, …;
     lm: perplexity."""
-    patience: int = 3
-    """Epochs in a row without improvement before --early-stopping or --tol ends the run."""
-    min_delta: float = 0.0
-    """What counts as an improvement of the metric."""
-    target: float | None = None
-    """Stop once the metric of --early-stopping has reached this."""
-    tol: float | None = None
-    """Stop when the training loss has not fallen by this for --patience epochs."""
     max_steps: int | None = None
     """Stop after so many steps."""
-    max_seconds: float | None = None
-    """Stop after so many seconds of training."""
+
+    def check(self):
+        """Raises UserError for a value outside its range."""
+        at_least(self, epochs=1, evaluate_every=1)
+        not_negative(self, "warmup")
 
 
 @dataclass(frozen=True)
@@ -82,36 +66,34 @@ class Exchange(Config):
         """Config itself is made once the steps of an epoch are known, and checks then."""
 
 
-@dataclass
-class Running:
-    """Where the run's results go, and what happens when it is cut short."""
+@dataclass(frozen=True)
+class Running(Output):
+    """Where the run's results are written, and what happens when it is cut short."""
 
-    model: Path | None = None
-    """Where the model is saved (safetensors)."""
-    record: Path | None = None
-    """File to which the run's JSON lines are appended."""
     checkpoint: Path | None = None
-    """File for checkpoints, with what each rank has not sent: written while it runs, and on Ctrl-C and SIGTERM."""
-    checkpoint_seconds: float = 30.0
-    """Seconds between two checkpoints."""
+    """File for checkpoints, with each rank's residual: written while it runs, and on Ctrl-C and SIGTERM."""
     resume: bool = False
-    """Go on from --checkpoint, where there is one; with the same number of ranks as if never interrupted."""
+    """Resume from --checkpoint, where there is one; with the same number of ranks as if never interrupted."""
     timeout: float | None = None
     """End the job when a rank has neither answered nor computed for so many seconds; default: SPARSECOMM_PATIENCE, else 20
     for a process that is stopped or gone, 600 for another."""
     on_failure: str = "stop"
-    """What the death of a rank does: stop ends the job; shrink lets the others go on (Open MPI, mpiexec --with-ft ulfm)."""
-    config: Path | None = None
-    """TOML file with any of these options; the command line goes on top."""
+    """What the death of a rank does: stop ends the job; shrink: the others continue (Open MPI, mpiexec --with-ft ulfm)."""
+
+    def check(self):
+        if self.on_failure not in ("stop", "shrink"):
+            raise UserError(f"--on-failure must be stop or shrink, got '{self.on_failure}'")
+        super().check()
 
 
 def command_options(task) -> type:
     """The dataclass of `sparsecomm train TASK`: its groups of options in the order of --help."""
     groups = {"task": TASKS[task].options, "training": Training, "exchange": Exchange, "running": Running}
-    return make_dataclass(f"Train_{task}", [(name, kind, field(default_factory=kind)) for name, kind in groups.items()])
+    return make_dataclass(f"Train_{task}", [(name, kind, field(default_factory=kind)) for name, kind in groups.items()],
+                          frozen=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Evaluate:
     """Measure a saved mlp, cnn or lm: accuracy, F1 and log-loss on images, perplexity on a text.
 

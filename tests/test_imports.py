@@ -53,7 +53,7 @@ def test_the_search_finds_a_circle():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}] * 3
     assert circles({"a": {"b"}, "b": set(), "d": {"a", "b"}}) == []
     edges = graph()
-    assert "hogwild.kernels.optim.rules" in edges["hogwild.families.linear"] | edges["hogwild.cli.train"] and len(edges) > 100
+    assert "hogwild.cli.train" in edges["hogwild.cli.main"] and len(edges) > 100  # imported inside a function
 
 
 def test_no_modules_import_each_other():

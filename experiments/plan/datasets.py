@@ -57,7 +57,7 @@ def kddcup99(path, seed=0, share=0.2):
     numbers /= np.maximum(numbers[order[held:]].max(axis=0), 1e-30)
     parts = [scipy.sparse.csr_matrix(numbers)] + [_one_hot(table[str(k)]) for k in WORDS[:3]]
     whole = dataset.from_arrays(scipy.sparse.hstack(parts, format="csr", dtype=np.float32), labels, str(path))
-    return dataset.take(whole, order[held:]), dataset.take(whole, order[:held])
+    return dataset.select(whole, order[held:]), dataset.select(whole, order[:held])
 
 
 def _one_hot(words):

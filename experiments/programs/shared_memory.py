@@ -119,7 +119,7 @@ def copies(options, report):
     else:
         whole, _ = synthetic.rcv1_like(options.rows * 10 // 9, options.seed)
     order, held = np.random.default_rng(options.seed).permutation(whole.rows), whole.rows // 10
-    data_set, test = dataset.take(whole, np.sort(order[held:])), dataset.take(whole, np.sort(order[:held]))
+    data_set, test = dataset.select(whole, np.sort(order[held:])), dataset.select(whole, np.sort(order[:held]))
     classes = np.unique(whole.labels)
     _alone(data_set.subset(0, 2000), test, classes, rule, schedule, 1, 1, 0)  # compiles
     report.start(workers=options.workers, rule=str(rule), data={"rows": data_set.rows, "nonzeros": data_set.nnz})

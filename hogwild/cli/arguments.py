@@ -18,6 +18,15 @@ NO_NUMBER = re.compile(r"Error parsing (\S+): (?:no type matching \S*\b|invalid 
                        r"(int|float)\b.*?\[?(['\"].*['\"])\]?\.?", re.IGNORECASE)
 
 
+def flat(options) -> dict:
+    """Values of a dataclass by name, those of nested ones beside the others."""
+    values = {}
+    for field in fields(options):
+        value = getattr(options, field.name)
+        values |= flat(value) if is_dataclass(value) else {field.name: value}
+    return values
+
+
 def defaults(cls, arguments):
     """A `cls` with what the TOML file of --config says, where options of nested dataclasses stand beside the others."""
     path = None

@@ -6,38 +6,52 @@ import sys
 from hogwild.cli import options
 from hogwild.cli.arguments import defaults, parsed
 from hogwild.errors import Terminated, UserError
+from hogwild.families import registry
 from hogwild.training import console
 
-
-def _parse(arguments):
-    """The options as one of options' dataclasses; --help and unknown options end here."""
-    app = {"evaluate": options.Evaluate, "predict": options.Predict, "inspect": options.Inspect}
-    command = arguments[0] if arguments else "--help"
-    if command in app:
-        return parsed(f"hogwild {command}", app[command], arguments[1:])
-    if command == "train" and arguments[1:2] == ["linear"]:
-        return parsed("hogwild train linear", options.TrainLinear, arguments[2:],
-                      default=defaults(options.TrainLinear, arguments[2:]), description=inspect.getdoc(options.TrainLinear))
-    if command in ("-h", "--help") or (command == "train" and set(arguments[1:]) & {"-h", "--help"}):
-        print(OVERVIEW)
-        sys.exit(0 if arguments else 2)
-    if command == "train":
-        family = arguments[1] if len(arguments) > 1 else ""
-        raise UserError(f"train needs a problem family, got '{family}': hogwild train linear [DATA]")
-    raise UserError(f"unknown command '{command}': use train, evaluate, predict or inspect (hogwild --help)")
-
+COMMANDS = {"evaluate": options.Evaluate, "predict": options.Predict, "inspect": options.Inspect}
 
 OVERVIEW = """usage: hogwild COMMAND …
 
 Lock-free (Hogwild) training of sparse models.
 
-  hogwild train linear [DATA]      train a sparse linear model (no DATA: on synthetic data)
+{families}
   hogwild evaluate MODEL DATA      measure a saved model
   hogwild predict MODEL DATA       print predictions
   hogwild inspect DATA             describe a data file
 
 hogwild COMMAND --help lists the options; for training: hogwild train linear --help.
 Exit codes: 2 after a mistake, 130 after Ctrl-C, 143 after SIGTERM (training first saves what was learnt)."""
+
+
+def _do(arguments):
+    """What the arguments ask for; --help ends here. Raises UserError."""
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help") or (command == "train" and arguments[1:2] in (["-h"], ["--help"])):
+        print(OVERVIEW.format(families="\n".join(
+            f"  {f'hogwild train {name} {entry.data}':<32} {entry.summary}" for name, entry in registry.FAMILIES.items())))
+        sys.exit(0 if arguments else 2)
+    if command == "train":
+        _train(arguments[1:])
+    elif command in COMMANDS:
+        given = parsed(f"hogwild {command}", COMMANDS[command], arguments[1:])
+        from hogwild.cli import commands  # with it come the kernels
+        getattr(commands, command)(given)
+    else:
+        raise UserError(f"unknown command '{command}': use train, evaluate, predict or inspect (hogwild --help)")
+
+
+def _train(arguments):
+    """hogwild train FAMILY …"""
+    name = arguments[0] if arguments else ""
+    if name not in registry.FAMILIES:
+        raise UserError(f"train needs a problem family, one of {', '.join(registry.FAMILIES)}, got '{name}': "
+                        "hogwild train linear [DATA]")
+    family = registry.family(name)
+    given = parsed(f"hogwild train {name}", family.options, arguments[1:],
+                   default=defaults(family.options, arguments[1:]), description=inspect.getdoc(family.options))
+    from hogwild.cli import train
+    train.train_family(family, given)
 
 
 def command():
@@ -55,10 +69,9 @@ def command():
 
 def main(arguments=None):
     """What the command does with `arguments`, by default those of the process."""
-    from hogwild.cli import commands
     try:
         with console.output():
-            commands.run(_parse(list(sys.argv[1:] if arguments is None else arguments)))
+            _do(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         sys.exit(_fail(error))
     except MemoryError as error:

@@ -1,4 +1,4 @@
-"""The one form of all data, CSR with labels: read from files through a cache of memory maps, or taken from arrays."""
+"""The one form of all data, CSR with labels: read from files through a cache of memory maps, or made from arrays."""
 
 from dataclasses import dataclass, replace
 
@@ -80,7 +80,7 @@ class Dataset:
             start = stop
 
 
-def take(dataset, rows) -> Dataset:
+def select(dataset, rows) -> Dataset:
     """Copy of the given rows (int array), in that order."""
     starts, lengths = dataset.indptr[rows], dataset.indptr[rows + 1] - dataset.indptr[rows]
     indptr = np.concatenate(([0], np.cumsum(lengths)))

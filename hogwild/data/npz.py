@@ -50,7 +50,7 @@ class Member:
                             f"needed one dimension of {KINDS[kinds]}; {WRITE}")
         self.size = int(shape[0]) if shape else 1
 
-    def take(self, count=None):
+    def read(self, count=None):
         """The next `count` items, by default all."""
         count = self.size if count is None else count
         data = self.file.read(count * self.dtype.itemsize)
@@ -75,11 +75,11 @@ def read(source, file, known=None):
 
 def _chunks(path, archive, labelled):
     if "format.npy" in archive.namelist():
-        layout = Member(path, archive, "format", "SU").take()
+        layout = Member(path, archive, "format", "SU").read()
         if layout.size != 1 or layout[0] not in (b"csr", "csr"):
             raise UserError(f"{place(path)}: got sparse format {excerpt(layout.tolist())}, needed CSR; {WRITE}")
-    indptr, shape = Member(path, archive, "indptr").take(), Member(path, archive, "shape").take()
-    y = Member(path, archive, "y", "iufbSU").take() if labelled else np.zeros(max(indptr.size - 1, 0))
+    indptr, shape = Member(path, archive, "indptr").read(), Member(path, archive, "shape").read()
+    y = Member(path, archive, "y", "iufbSU").read() if labelled else np.zeros(max(indptr.size - 1, 0))
     indices, data = Member(path, archive, "indices"), Member(path, archive, "data", "iufb")
     rows = indptr.size - 1
     if shape.size != 2 or not rows == shape[0] == y.size or not indices.size == data.size == indptr[-1]:
@@ -94,8 +94,8 @@ def _chunks(path, archive, labelled):
     while start < rows:
         stop = max(np.searchsorted(indptr, indptr[start] + files.CHUNK_BYTES // 8, "right") - 1, start + 1)
         count = int(indptr[stop] - indptr[start])
-        chunk = checked(place(path), start, y[start:stop], indptr[start:stop + 1] - indptr[start], indices.take(count),
-                        data.take(count), width)
+        chunk = checked(place(path), start, y[start:stop], indptr[start:stop + 1] - indptr[start], indices.read(count),
+                        data.read(count), width)
         yield chunk if labelled else chunk._replace(labels=np.full(stop - start, np.nan))
         start = stop
 

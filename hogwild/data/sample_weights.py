@@ -20,10 +20,13 @@ def for_kernel(weights):
     return weights.astype(np.float32)
 
 
-def example_weights(options, dataset, rows):
-    """float32[rows of dataset]: --class-weight times --sample-weight; None where neither is given. rows: int64[n], those to
-    train on, None for all. Raises UserError."""
-    by_class, by_row = _of_classes(options.class_weight, dataset, rows), _of_rows(options.sample_weight, dataset)
+def example_weights(class_weight, sample_weight, dataset, rows):
+    """float32[rows of dataset]: the weight of each row's class times its own; None where neither is given.
+
+    class_weight: "balanced", LABEL=WEIGHT,… or None; sample_weight: a file or None, as of the options of these names; rows:
+    int64[n], those to train on, None for all. Raises UserError.
+    """
+    by_class, by_row = _of_classes(class_weight, dataset, rows), _of_rows(sample_weight, dataset)
     if by_class is None or by_row is None:
         weights = by_row if by_class is None else by_class
     else:

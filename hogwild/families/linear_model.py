@@ -7,9 +7,8 @@ import numpy as np
 from hogwild.data import dataset, features, transforms
 from hogwild.data.schema import Schema
 from hogwild.errors import UserError, demand, sound
-from hogwild.families import predictions
+from hogwild.families import prediction_lines, predictions
 from hogwild.kernels.losses import LOSSES
-from hogwild.training import model_files
 from hogwild.training.registry import build
 from hogwild.training.workers import cores
 
@@ -55,6 +54,22 @@ class LinearModel:
         """float64[rows] or [rows, K]."""
         return predictions.scores(self.weights, dataset, cores())
 
+    def measure(self, data):
+        """(metrics by name, lines for the user) of data that `read` gave. Raises UserError where they have no labels."""
+        labels = predictions.targets(data, self.classes, self.weights.ndim)
+        unknown = predictions.unknown_line(data, self.classes)
+        return predictions.measure(self.scores(data), labels, self.loss), [unknown] if unknown else []
+
+    def check_probabilities(self):
+        """Raise UserError where the loss gives no probabilities."""
+        if predictions.probabilities(np.zeros((1, 2)), self.loss) is None:
+            raise UserError(f"--probabilities: {self.path} has none, its loss is {type(self.loss).__name__}; train with "
+                            "--loss logistic or softmax")
+
+    def predict(self, data, probabilities=False):
+        """Text in whole lines, see hogwild/families/prediction_lines.py."""
+        return prediction_lines.lines(self, self.scores(data), probabilities)
+
 
 def _contradictions(schema, read, zero_based):
     """Lines on where a file was read, as an option said, otherwise than the training file."""
@@ -75,11 +90,8 @@ def contents(weights, dataset, loss, transform, state, classes, **more):
     return {"weights": np.ascontiguousarray(weights), **state, **ids}, header
 
 
-def load(path) -> LinearModel:
-    """The model at `path`. Raises UserError."""
-    tensors, header = model_files.load(path)
-    if header.get("family") != "linear":
-        raise UserError(f"{path}: is a model of family {header.get('family')!r}, this command knows linear")
+def load(path, tensors, header) -> LinearModel:
+    """The model at `path`, with this content. Raises UserError."""
     with sound(path, "linear model", "train again, or restore the file"):
         weights, ids = tensors.pop("weights"), tensors.pop("ids", None)
         schema, classes = header.get("schema"), header["classes"]

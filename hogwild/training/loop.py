@@ -99,6 +99,17 @@ class Problem:
         """The example whose step has made a parameter infinite, though its loss was finite."""
         return "an example"
 
+    def said(self) -> str:
+        """How its workers share the parameters, for the line at the start of a run."""
+        return "shared memory"
+
+    closed = None  # parameters in place of the trained ones, see `close`
+
+    def close(self) -> tuple[int, int] | None:
+        """End the training as a penalty wants it: `closed` parameters, of which some are 0; (how many were not 0 before,
+        how many are not 0 now), or None where there is nothing to do."""
+        return None
+
 
 @dataclass
 class Epoch:

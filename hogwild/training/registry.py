@@ -38,6 +38,13 @@ def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, tried=Non
     return (tried or _tried)(value, name, what) if own else value
 
 
+def text_of(value) -> str:
+    """A NamedTuple of hyper-parameters, or one of these, as people write it."""
+    if hasattr(value, "_fields"):
+        return f"{type(value).__name__}({', '.join(f'{k}={text_of(v)}' for k, v in zip(value._fields, value))})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _imported(name, what):
     from hogwild.training import user_objects  # with it comes all of the kernels
     return user_objects.imported(name, what)

@@ -1,8 +1,37 @@
-"""Ctrl-C and SIGTERM while workers are at work."""
+"""Ctrl-C and SIGTERM: what they raise in a run, and when, while workers compute."""
 
+import contextlib
 import signal
 import threading
 from functools import partial
+
+from hogwild.errors import Terminated
+
+
+def interrupt(number):
+    """What Ctrl-C or, by its number, SIGTERM raises."""
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stop_on_signals(first=interrupt):
+    """The first Ctrl-C or SIGTERM raises, between two chunks, or calls `first`; the second one ends the process at once."""
+    def stop(number, frame):
+        for each in old:
+            signal.signal(each, signal.SIG_DFL)
+        first(number)
+    old = {}
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(each) is not signal.SIG_IGN:  # as in a background job
+                old[each] = signal.signal(each, stop)
+    except ValueError:  # not the main thread: no signals arrive here
+        pass
+    try:
+        yield
+    finally:
+        for each, handler in old.items():
+            signal.signal(each, handler)
 
 
 class Flag:

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from hogwild.cli.train import interrupt, signals
 from hogwild.errors import demand, sound
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.schedules import rate
 from hogwild.training import checkpoint
 from hogwild.training.loop import plain, rebuilt
+from hogwild.training.signals import interrupt, stop_on_signals
 from hogwild.training.stopping import Stop, Stopper
 from sparsecomm.config import Config
 from sparsecomm.replica.replica import Group
@@ -85,7 +85,7 @@ def train(job, comm, report, saved=None, recover=None) -> "Run":
     and KeyboardInterrupt raised, with the Run as its `run`.
     """
     run = Run(job, comm, report, saved)
-    with signals(lambda number: run.signalled(number)):
+    with stop_on_signals(lambda number: run.signalled(number)):
         while True:
             try:
                 run.go()

@@ -6,12 +6,12 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 from mpi4py import MPI
 
-from hogwild.cli.train import FREE, penalties, said, schedule_of, stop_of
 from hogwild.errors import UserError
 from hogwild.kernels.optim.rules import RULES
 from hogwild.training import checkpoint, model_files
+from hogwild.training.options import FREE_ON_RESUME, Span, check_schedule, penalties, schedule_of
 from hogwild.training.record import Report, versions
-from hogwild.training.registry import build
+from hogwild.training.registry import build, text_of
 from sparsecomm import guard
 from sparsecomm.config import Config
 from sparsecomm.faults import shrink
@@ -22,7 +22,7 @@ from sparsecomm.wire.gather import gathered, on_root, told
 from sparsecomm.wire.handshake import handshake
 
 MAY_DIFFER = {"data", "test", "labels", "test_labels", "model", "record", "config", "cache"}  # from rank to rank
-MAY_CHANGE = {*FREE, *MAY_DIFFER, "check_every", "evaluate_every", "timeout", "on_failure"}  # in a resumed run
+MAY_CHANGE = {*FREE_ON_RESUME, *MAY_DIFFER, "check_every", "evaluate_every", "timeout", "on_failure"}  # in a resumed run
 
 
 def train(name, options):
@@ -31,7 +31,7 @@ def train(name, options):
     report = Report(quiet=comm.rank > 0, unit="steps")
     if running.timeout is not None:
         guard.patience(running.timeout)
-    on_root(comm, lambda: _check(running))
+    on_root(comm, running.check)
     if running.on_failure == "shrink":
         shrink.enable()
     make = _maker(name, options)
@@ -52,17 +52,6 @@ def _without(names, options) -> dict:
             if name not in names}
 
 
-def _check(running):
-    """What can be said about the files before the data are read."""
-    if running.on_failure not in ("stop", "shrink"):
-        raise UserError(f"--on-failure must be stop or shrink, got '{running.on_failure}'")
-    if running.resume and not running.checkpoint:
-        raise UserError("--resume needs --checkpoint FILE: what to resume from")
-    for path in (running.model, running.checkpoint):
-        if path:
-            model_files.check_writable(path)
-
-
 def _maker(name, options):
     """A function of (rank, ranks) that gives the task: read once, and then dealt out anew."""
     made = []
@@ -81,25 +70,20 @@ def _job(name, options, make, say) -> loop.Job:
     entry = registry.entry(name)
     chosen = replace(options.training, rule=options.training.rule or entry.rule)
     rule = build(chosen.rule, RULES, "rule")
-    if chosen.epochs is not None and chosen.epochs < 1:
-        raise UserError(f"--epochs must be at least 1, got {chosen.epochs}")
-    if chosen.evaluate_every is not None and chosen.evaluate_every < 1:
-        raise UserError(f"--evaluate-every must be at least 1 step, got {chosen.evaluate_every}")
-    if chosen.warmup is not None and not 0 <= chosen.warmup < float("inf"):
-        raise UserError(f"--warmup must be a finite number, not negative, got {chosen.warmup:g}")
+    chosen.check()
 
     def schedule(task):
         lr = chosen.lr if chosen.lr is not None else entry.lr_factor * task.default_lr(rule)
         watched = (stop.metric or task.metric) if task.facts["held_out"] else "loss"
-        return schedule_of(replace(chosen, epochs=chosen.epochs or task.default_epochs), rule, task.steps, lr, watched)
+        return schedule_of(chosen, rule, Span(chosen.epochs or task.default_epochs, task.steps), lr, watched)
 
     def config(steps):
         values = {f.name: getattr(options.exchange, f.name) for f in fields(Config)}
         if not 0 <= options.exchange.warmup < float("inf"):
             raise UserError(f"--drop-warmup must be a finite number, not negative, got {options.exchange.warmup:g}")
         return Config(**{**values, "warmup": round(options.exchange.warmup * steps)})
-    stop, (decay, clip), running = stop_of(chosen), penalties(chosen), options.running
-    schedule_of(replace(chosen, epochs=chosen.epochs or 1), rule, 1 << 30, 1.0, "accuracy"), config(1)
+    stop, (decay, clip), running = chosen.criteria(), penalties(chosen), options.running
+    check_schedule(chosen, rule, chosen.epochs), config(1)
     writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds, say=say) if running.checkpoint else None
     return loop.Job(make, rule, schedule,
                         lambda task: config(task.steps), decay, clip, chosen.epochs, stop, options.task.seed, writer,
@@ -113,7 +97,7 @@ def _introduced(task, job, comm) -> str:
                         if isinstance(number, int) and number and name != "held_out")
     held = f"; held out: {facts['held_out']:,}" if facts["held_out"] else ""
     notes = "".join(f"{note}\n" for note in task.notes)
-    return (f"{notes}{facts['source']}: {numbers}{held}\n{task.name}, {said(job.rule)}, {said(job.schedule(task))}, "
+    return (f"{notes}{facts['source']}: {numbers}{held}\n{task.name}, {text_of(job.rule)}, {text_of(job.schedule(task))}, "
             f"{job.epochs} epoch{'s' * (job.epochs > 1)}, "
             f"{size} rank{'s' * (size > 1)} x batch {task.options.batch}: {task.steps:,} steps an epoch")
 
@@ -143,7 +127,7 @@ def _run(options, report, comm, job, saved, task):
     on_root(comm, lambda: report.open(running.record))
     hosts = [bytes(x["host"]).decode() for x in gathered(comm, {"host": _bytes(MPI.Get_processor_name())})]
     report.start(task=task.name, options=asdict(options), versions=_versions(), ranks=comm.size, hosts=hosts,
-                 rule=said(job.rule), schedule=said(job.schedule(task)), data=task.facts)
+                 rule=text_of(job.rule), schedule=text_of(job.schedule(task)), data=task.facts)
     try:
         run = loop.train(job, comm, report, saved, _recovery(report, running) if running.on_failure == "shrink" else None)
     except KeyboardInterrupt as stop:
@@ -161,7 +145,7 @@ def _run(options, report, comm, job, saved, task):
     report.say(summary.shown(table)) if table else None
     if running.model:
         tensors, header = task.export()
-        header |= {"rule": said(job.rule), "schedule": said(run.schedule), "versions": _versions(), "ranks": comm.size}
+        header |= {"rule": text_of(job.rule), "schedule": text_of(run.schedule), "versions": _versions(), "ranks": comm.size}
         kept = on_root(comm, lambda: model_files.Rescue(running.model, tensors, header, running.checkpoint))
         report.say(f"model saved: {kept.where}") if kept and kept.where else None
     report.close(interrupted=interrupted is not None, metrics=metrics, **(table or {}))

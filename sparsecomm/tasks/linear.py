@@ -4,10 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hogwild.cli import train
-from hogwild.data import transforms
-from hogwild.data.sample_weights import example_weights
-from hogwild.families import constant, linear, linear_model, predictions
+from hogwild.families import constant, linear, linear_examples, linear_model, predictions
 from hogwild.kernels.families import linear as kernel
 from hogwild.kernels.families.linear_gradient import add_gradient
 from hogwild.kernels.losses import LOSSES
@@ -25,20 +22,13 @@ class LinearTask(Task):
 
     def __init__(self, name, options, rank, size):
         super().__init__(name, options, rank, size)
-        self.loss, self.transform = build(options.loss, LOSSES, "loss"), transforms.parse(options.transform)
-        whole, self.rows, held, planted = train.datasets(options)
-        self.weights = example_weights(options, whole, self.rows)
-        self.fitted = transforms.fit(self.transform, whole, self.rows)
-        self.train = transforms.apply(self.transform, self.fitted, whole)
-        self.test = None if held is None else transforms.apply(self.transform, self.fitted, held)
-        self.examples, d = whole.rows if self.rows is None else len(self.rows), whole.n_features
-        regression = self.loss.task == "regression"
-        self.metric = "rmse" if regression else "accuracy"
-        self.classes = None if regression else predictions.classes_of(whole)
-        self.count = predictions.outputs_of(self.loss, 0 if regression else len(self.classes))
+        self.loss = build(options.loss, LOSSES, "loss")
+        self.data = linear_examples.read(options, (self.loss, options.intercept), options.seed)
+        self.train, self.rows, self.test, _, self.weights, self.classes, self.units = self.data[:7]
+        self.examples, d, self.notes = self.data.count, self.train.n_features, self.data.notes
+        self.metric = "rmse" if self.classes is None else "accuracy"
+        self.count = predictions.outputs_of(self.loss, 0 if self.classes is None else len(self.classes))
         linear.demand_room(d, 2 * self.count)  # weights and their gradient
-        self.units = train.units(self.loss, self.train, self.rows, self.weights, options.intercept)  # all ranks' alike
-        self.notes = train.notes(whole, held, self.classes)
         targets = predictions.targets(self.train, self.classes, 1 + (self.count > 1))
         self.test_labels = predictions.targets(self.test, self.classes, 1 + (self.count > 1)) if self.test else None
         self.flat, self.gradient = aligned(((d + 1) * self.count,)), aligned(((d + 1) * self.count,))
@@ -46,12 +36,11 @@ class LinearTask(Task):
         self.model = kernel.Model(self.units.loss(self.loss), self.train.csr,
                                   linear.float32(self.units.targets(targets), self.train), self.weights, None,
                                   float(options.intercept))
-        self.facts = {"source": whole.source, "examples": self.examples, "held_out": self.test.rows if self.test else 0,
+        self.facts = {"source": self.train.source, "examples": self.examples, "held_out": self.test.rows if self.test else 0,
                       "features": d, "classes": len(self.classes) if self.classes is not None else 0,
                       "parameters": (d + options.intercept) * self.count}
-        if planted is not None:
-            z = predictions.scores(planted.astype(np.float32), self.test)  # no model can be expected to do better
-            self.facts["best_accuracy"] = float(np.mean((z > 0) == (self.test_labels > 0)))
+        best = self.data.best_accuracy()
+        self.facts |= {} if best is None else {"best_accuracy": best}
         self._add(np.zeros(0, np.int64), 1.0)  # compiles before the clock starts
 
     def _named(self, flat):
@@ -109,10 +98,8 @@ class LinearTask(Task):
         return predictions.measure(z[:, 0] if self.count == 1 else z, self.test_labels, self.loss)
 
     def arrays(self):
-        rows = np.zeros(0, np.int64) if self.rows is None else self.rows
-        weights = {"weights": self.weights} if self.options.sample_weight else {}
-        return {**self.train.content(), "rows": rows, **weights}
+        return self.data.content() | ({"weights": self.weights} if self.options.sample_weight else {})
 
     def export(self):
-        return linear_model.contents(self.w.copy(), self.train, self.options.loss, self.transform, self.fitted, self.classes,
-                                     versions=versions())
+        return linear_model.contents(self.w.copy(), self.train, self.options.loss, self.data.transform,
+                                     self.data.state, self.classes, versions=versions())

@@ -6,9 +6,11 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from hogwild.errors import UserError
+from hogwild.families.linear_options import LinearData, LinearModelOptions
+from hogwild.training.options import at_least
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Options:
     """What every task has."""
 
@@ -24,42 +26,15 @@ class _Options:
     """Seed of the first weights, the permutations and the held-out share."""
 
 
-@dataclass
-class LinearOptions(_Options):
-    """The ground floor's sparse linear models."""
+@dataclass(frozen=True)
+class LinearOptions(LinearModelOptions, LinearData, _Options):
+    """The sparse linear models of `hogwild train linear`."""
 
     data: Positional[Path | None] = None
     """svmlight/libsvm text or .csv (plain, .gz, .bz2, .xz), .parquet or .npz; nothing: synthetic data of RCV1's shape."""
-    transform: str = "none"
-    """Transforms in order: log (log(1+x)), binary, tfidf, l2 (unit rows), scale (by each feature's largest |x|), none. For
-    raw counts: log,l2; for columns of different units: scale."""
-    loss: str = "logistic"
-    """logistic, hinge, squared-hinge, modified-huber, perceptron, softmax (classes; more than two: each against the rest,
-    or softmax);
-    squared, huber[:delta=1.35], epsilon-insensitive[:epsilon=0.1] and squared-epsilon-insensitive (real targets)."""
-    intercept: bool = True
-    """Train without an intercept."""
-    class_weight: str | None = None
-    """Factors of the classes' losses: balanced, or LABEL=WEIGHT,… (spam=2,ham=1)."""
-    sample_weight: Path | None = None
-    """Text file with a factor of each row's loss, one a line in the order of DATA's rows (plain, .gz, .bz2, .xz)."""
-    features: int | None = None
-    """Number of features: a larger index in DATA is a mistake; default: the largest index in DATA."""
-    zero_based: bool = False
-    """svmlight indices start at 0."""
-    label: str | None = None
-    """Label column of a table (CSV, Parquet), by name or number from 0; default: the last."""
-    header: str = "auto"
-    """Whether the first line of a CSV names the columns: auto (told from the lines below it), yes or no."""
-    categorical: str | None = None
-    """Columns of a table, by name or number, each of whose values becomes a feature: COLUMN,…; text is taken so by itself."""
-    cache: bool = True
-    """Do not keep the parsed file, with which the next run starts at once."""
-    rows: int = 200_000
-    """Rows of the synthetic training data."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _ImageOptions(_Options):
     """Labelled images."""
 
@@ -72,7 +47,7 @@ class _ImageOptions(_Options):
     """The same for --test."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class MlpOptions(_ImageOptions):
     """Three fully connected layers and a softmax, on images."""
 
@@ -84,7 +59,7 @@ class MlpOptions(_ImageOptions):
     """Normalize each layer: its gradients are then of a like scale, as one threshold over all layers wants it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class CnnOptions(_ImageOptions):
     """Two convolutions and two linear layers, on images."""
 
@@ -92,7 +67,7 @@ class CnnOptions(_ImageOptions):
     """Planes of the first convolution; the second has twice as many."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LmOptions(_Options):
     """LSTM language model on the words of a text."""
 
@@ -118,10 +93,7 @@ SHARES = ("holdout", "dropout")
 
 def check(options):
     """Everything about a task's options that can be said before the data are read. Raises UserError."""
-    for name, low in LOWEST.items():
-        value = getattr(options, name, None)
-        if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
+    at_least(options, **{name: low for name, low in LOWEST.items() if hasattr(options, name)})
     for name in SHARES:
         if not 0 <= getattr(options, name, 0.0) < 1:
             raise UserError(f"--{name} must be a share in [0, 1), got {getattr(options, name):g}")

@@ -118,8 +118,8 @@ def test_subset_take_and_blocks():
     assert_holds(part, X[5:17].toarray(), np.arange(5, 17))
     assert np.shares_memory(part.values, data_set.values) and np.shares_memory(part.indices, data_set.indices)
     order = np.array([7, 7, 39, 0])
-    assert_holds(dataset.take(data_set, order), X[order].toarray(), order)
-    assert_holds(dataset.take(data_set, order[:0]), np.empty((0, 30)), [])
+    assert_holds(dataset.select(data_set, order), X[order].toarray(), order)
+    assert_holds(dataset.select(data_set, order[:0]), np.empty((0, 30)), [])
     for entries in (1, 13, 10**6):
         starts, stops = zip(*data_set.blocks(entries))
         assert starts == (0, *stops[:-1]) and stops[-1] == 40
@@ -221,7 +221,7 @@ def test_transforms_learn_from_the_training_rows_alone(monkeypatch, name):
     monkeypatch.setattr(transforms, "BLOCK", 50)
     _, whole = random_dataset()
     rows = np.array([2, 3, 17, 39])
-    learnt, wanted = transforms.fit((name,), whole, rows), transforms.fit((name,), dataset.take(whole, rows))
+    learnt, wanted = transforms.fit((name,), whole, rows), transforms.fit((name,), dataset.select(whole, rows))
     assert all(np.array_equal(learnt[key], wanted[key]) for key in wanted) and len(wanted) == 1
 
 

@@ -72,32 +72,25 @@ def test_a_dataset_of_text_labels(tmp_path, monkeypatch):
     for use in (True, True, False):
         found = dataset.read("x", cache=use)
         assert found.names == ("1", "2", "9007199254740993", "spam") and found.labels.tolist() == [1, 0, 1, 3, 2, 3]
-    part = dataset.take(found.subset(2, 6), np.array([1, 0]))
+    part = dataset.select(found.subset(2, 6), np.array([1, 0]))
     assert [part.names[int(code)] for code in part.labels] == ["spam", "2"]
     classes = predictions.classes_of(found)
     assert classes.tolist() == list(found.names) and predictions.classes_of(found, np.array([0, 3])).tolist() == ["2", "spam"]
     assert predictions.numbers(found, classes).tolist() == [1, 0, 1, 3, 2, 3]
     with pytest.raises(UserError, match="has the label 'spam', which is text, and this loss needs numbers"):
         predictions.targets(found, None, 1)
-    weights = example_weights(Options("spam=2,+1=0.5"), found, None)
+    weights = example_weights("spam=2,+1=0.5", None, found, None)
     assert weights.tolist() == [1, 0.5, 1, 2, 1, 2]
     with pytest.raises(UserError, match="has label ham, which no row of x has; its labels are 1, 2, 9007199254740993, spam"):
-        example_weights(Options("ham=2"), found, None)
+        example_weights("ham=2", None, found, None)
     monkeypatch.setattr(formats, "source", reader(["9007199254740993", "3"]))
     assert predictions.targets(dataset.read("x", cache=False), None, 1).tolist() == [9007199254740992, 3]
-
-
-class Options:
-    sample_weight = None
-
-    def __init__(self, class_weight):
-        self.class_weight = class_weight
 
 
 @pytest.mark.parametrize("text", ["spam", "spam=", "=2", "spam=x", "spam=-1", "spam=inf", "spam=nan", ""])
 def test_mistakes_in_class_weights(text):
     with pytest.raises(UserError, match="must be balanced or LABEL=WEIGHT"):
-        example_weights(Options(text), from_arrays(np.eye(2), [0, 1]), None)
+        example_weights(text, None, from_arrays(np.eye(2), [0, 1]), None)
 
 
 def test_large_codes_of_classes_and_targets_stay_apart():

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from command import ROOT, fails, run
 
-from hogwild.cli import print_predictions
 from hogwild.data.dataset import from_arrays
 from hogwild.errors import UserError
-from hogwild.families import linear_model
+from hogwild.families import linear_model, prediction_lines
 from hogwild.training import checkpoint, model_files
 
 X = np.array([[1.0, 0], [0, 2], [3, 0.1]])
@@ -84,7 +83,7 @@ def test_losses_without_probabilities(capsys):
 def test_many_rows_are_printed_in_parts(monkeypatch, capsys):
     paths = saved([1, -1, 0.5], classes=np.array([-1.0, 1.0]))
     whole = printed(capsys, *paths)
-    monkeypatch.setattr(print_predictions, "ROWS", 1)
+    monkeypatch.setattr(prediction_lines, "ROWS", 1)
     assert printed(capsys, *paths) == whole and len(whole) == 3
 
 

@@ -152,7 +152,7 @@ checkpoint.Writer.save = save
 BEFORE = """
 import signal, time
 from hogwild.families import linear
-from hogwild.cli.train import checkpoint
+from hogwild.training import checkpoint
 from hogwild.training.loop import Run
 from hogwild.kernels.sharing.work_queue import STOP
 signal.signal(signal.SIGINT, signal.default_int_handler)

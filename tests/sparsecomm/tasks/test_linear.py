@@ -8,8 +8,8 @@ import pytest
 import scipy.sparse
 from sklearn import metrics as theirs
 
-from hogwild.cli import main, train
-from hogwild.data import synthetic, transforms
+from hogwild.cli import main
+from hogwild.data import splits, synthetic, transforms
 from hogwild.kernels.optim.steps import Clip, Decay
 from hogwild.training import model_files
 from sparsecomm.tasks.options import LinearOptions
@@ -46,7 +46,7 @@ def test_learns_and_its_model_is_hogwilds(tmp_path, name, capsys):
 def test_data_are_those_of_hogwild(tmp_path, name):
     """The same rows are trained on and held out, with the same transforms."""
     task = jobs.made(name, tmp_path, seed=5)
-    whole, rows, held, _ = train.datasets(task.options)
+    whole, rows, held, _ = splits.read(task.options, task.options.seed)
     log = transforms.apply(("log",), {}, held)
     assert np.array_equal(task.rows, rows) and task.examples == len(rows)
     assert np.array_equal(task.test.values, log.values) and np.array_equal(task.test.labels, held.labels)
@@ -135,7 +135,7 @@ def test_names_and_ids_are_those_of_hogwild(tmp_path, capsys):
     assert wide.train.n_features == 12 and np.array_equal(wide.train.indices, narrow.train.indices)
     assert [note.partition(": ")[2] for note in wide.notes] == [
         "feature 4000000001 that training had not, in 1 entries, ignored",
-        "of 4,000,000,000 features 12 occur, and these alone take memory",
+        "of 4,000,000,000 features 12 occur, and only these need memory",
         "1 of 2 rows have a label that training had not (7); they count as wrong, and not at all in log-loss and AUC"]
     assert wide.export()[0]["ids"].tolist() == (ids - 1).tolist()
 
