@@ -31,6 +31,6 @@ def load(path):
     """The FittedModel in a model file, which names its family. Raises UserError."""
     tensors, header = model_files.load(path)
     name = header.get("family")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{path}: is a model of family {name!r}, this command knows {', '.join(FAMILIES)}")
     return family(name).load(path, tensors, header)

@@ -23,7 +23,7 @@ def measured(path, data, labels=None, comm=None) -> tuple[str, dict[str, float]]
     tensors, header = model_files.load(path)
     family = header.get("family")
     known = [name for name, task in registry.TASKS.items() if task.evaluated_by == "sparsecomm"]
-    if family in registry.TASKS and family not in known:
+    if isinstance(family, str) and family in registry.TASKS and family not in known:
         raise UserError(f"{path}: is a {family} model, which {registry.TASKS[family].evaluated_by} evaluate measures")
     if family not in known:
         raise UserError(f"{path}: is a model of family {family!r}, this command knows {', '.join(known)}")
