@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tempfile
 import time
 import zlib
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hogwild.data import features, formats, labels
+from hogwild.data import features, files, labels
 from hogwild.errors import UserError
 from hogwild.kernels.compiler.cache_folders import own_folder, remove_stale, user_cache
 
@@ -24,29 +23,23 @@ SETTLED_NS = 2 * 10**9  # a file younger than this may change again within one t
 PIECE = 1 << 26  # bytes whose checksum is taken at once: Ctrl-C is seen between two
 
 
-def parsed(path, options, cache=True):
-    """(arrays by name, what is known of them) of a file, read with `options` of formats.source, by way of the cache.
+def parsed(source, cache=True):
+    """(arrays by name, what is known of them) of a Source, by way of the cache.
 
     cache=False: the arrays are maps of temporary files, which vanish with them. Raises UserError and OSError.
     """
-    try:
-        before = os.stat(path)
-        cache = cache and stat.S_ISREG(before.st_mode)
-    except (OSError, ValueError):
-        cache = False  # the reader says what is wrong
-    return _cached(path, before, options) if cache else _parse(path, options, None)
+    before = source.status() if cache else None
+    return _cached(source, before) if before else _parse(source, None)
 
 
-def _cached(path, before, options):
+def _cached(source, before):
     try:
         root = own_folder(user_cache() / "data")
     except OSError as error:
         raise UserError(f"{error}; or pass --no-cache (cache=False)") from None
-    content = _content_hash(root, path, before)
-    schema = options.get("schema")
-    parts = {"content": content, "version": FORMAT_VERSION, "kind": formats.kind(path), **options,
-             "schema": schema and schema.to_json()}
-    folder = root / hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    content = _content_hash(root, source.path, before)
+    key = {"content": content, "version": FORMAT_VERSION, "kind": source.kind, **source.asked}
+    folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     found = _opened(folder)
     if found is not None:
         with contextlib.suppress(OSError):
@@ -57,10 +50,11 @@ def _cached(path, before, options):
     def verify():
         with contextlib.suppress(OSError):  # it is gone
             # Within a tick of its times a file may change unseen: only its content tells.
-            if _identity(os.stat(path)) == _identity(before) and (_settled(before) or _hash(path) == content):
+            if _identity(os.stat(source.path)) == _identity(before) and (
+                    _settled(before) or _hash(source.path) == content):
                 return
-        raise UserError(f"{formats.place(path)}: changed while it was read; wait until it is complete, then try again")
-    return _parse(path, options, folder, verify)
+        raise UserError(f"{source.name}: changed while it was read; wait until it is complete, then try again")
+    return _parse(source, folder, verify)
 
 
 def _identity(status) -> str:
@@ -73,7 +67,7 @@ def _settled(status):
 
 
 def _hash(path):
-    with formats.opened(path) as file:
+    with files.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -100,9 +94,9 @@ def _write_text(path, text):
     os.replace(fresh.name, path)
 
 
-def _parse(path, options, folder, verify=lambda: None):
-    """Parse into a temporary folder and map it; then `verify`, and rename it to `folder`, or delete it if that is None."""
-    source = formats.source(path, **options)
+def _parse(source, folder, verify=lambda: None):
+    """Parse a Source into a temporary folder and map it; then `verify`, and rename the folder to `folder`, or delete it if
+    that is None."""
     where = Path(tempfile.gettempdir()) if folder is None else folder.parent
     remedy = "set TMPDIR" if folder is None else "set XDG_CACHE_HOME to another disk, or pass --no-cache"
     temporary = None
@@ -139,15 +133,15 @@ def _write(source, folder):
     and the text."""
     coder, nnz, width = labels.Coder(), 0, 0
     with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context(open(folder / name, "wb")) for name in ARRAYS}
-        files["indptr"].write(np.zeros(1, np.int64))
+        out = {name: stack.enter_context(open(folder / name, "wb")) for name in ARRAYS}
+        out["indptr"].write(np.zeros(1, np.int64))
         for chunk in source.chunks():
             ends = nnz + np.cumsum(chunk.lengths, dtype=np.int64)
             nnz = int(ends[-1]) if ends.size else nnz
             width = max(width, chunk.width, int(chunk.indices.max()) + 1 if chunk.indices.size else 0)
             for name, array in (("indptr", ends), ("indices", chunk.indices), ("values", chunk.values),
                                 ("labels", coder(np.asarray(chunk.labels)))):
-                files[name].write(np.ascontiguousarray(array, ARRAYS[name]))
+                out[name].write(np.ascontiguousarray(array, ARRAYS[name]))
     names = coder.finished(_map(folder / "labels", np.float64, "r+"))
     ids = features.narrowed(_map(folder / "indices", np.uint32, "r+"), width)
     if ids is not None:

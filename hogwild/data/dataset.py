@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hogwild.data import cache as store
-from hogwild.data import features, formats
+from hogwild.data import features, formats, npz
 from hogwild.data.cache import ARRAYS
 from hogwild.data.labels import Coder
 from hogwild.data.schema import Schema
@@ -126,7 +126,7 @@ def from_arrays(X, y, source="array", narrow=True) -> Dataset:
                               coder.finished(labels), ids, X.shape[1])
         good = csr.check(dataset.csr, dataset.n_features)[0] == csr.OK and np.isfinite(dataset.labels).all()
     if not good:
-        formats.checked(source, 0, y, indptr, indices, values, X.shape[1])  # raises, and names the row
+        npz.checked(source, 0, y, indptr, indices, values, X.shape[1])  # raises, and names the row
     return dataset
 
 
@@ -152,34 +152,35 @@ def read(path, *, n_features=None, cache=True, **options) -> Dataset:
     n_features: most features, by default what the file tells. cache=False: the parsed copy is a temporary file that
     vanishes with the dataset. Raises UserError.
     """
+    source = formats.source(path, **options)
     try:
-        arrays, known = store.parsed(path, options, cache)
+        arrays, known = store.parsed(source, cache)
     except OSError as error:
-        raise UserError(f"{formats.place(path)}: cannot be read ({error.strerror or error}); try again") from None
+        raise UserError(f"{source.name}: cannot be read ({error.strerror or error}); try again") from None
     names = known["names"]
-    dataset = Dataset(**arrays, n_features=known["n_features"], source=formats.place(path), names=names and tuple(names),
+    dataset = Dataset(**arrays, n_features=known["n_features"], source=source.name, names=names and tuple(names),
                       width=known["width"], schema=Schema.from_json(known["schema"]), labelled=known["labelled"],
-                      notes=tuple(f"{formats.place(path)}: {note}" for note in known["notes"]))
+                      notes=tuple(f"{source.name}: {note}" for note in known["notes"]))
     if n_features is None:
         return dataset
     if dataset.width > n_features:
-        _refuse_width(path, dataset, n_features)
+        _refuse_width(source, dataset, n_features)
     # Of those that no row has there are none to be learnt: arrays of them would only cost.
     own = dataset.n_features if dataset.ids is not None or features.too_wide(n_features, dataset.n_features) else n_features
     return replace(dataset, width=n_features, n_features=own)
 
 
-def _refuse_width(path, dataset, n_features):
+def _refuse_width(source, dataset, n_features):
     """Raise the UserError for a file with more than n_features features; of text, at the first line that shows it."""
     say = "raise the number of features or leave it out"
     if dataset.schema.kind != "svmlight":
-        raise UserError(f"{formats.place(path)}: got {dataset.width} features, needed at most {n_features}; {say}")
+        raise UserError(f"{source.name}: got {dataset.width} features, needed at most {n_features}; {say}")
     ids = dataset.ids
     first = n_features if ids is None else int(np.searchsorted(ids, n_features))
     over = (start + np.flatnonzero(dataset.indices[start:start + SCAN] >= first) for start in range(0, dataset.nnz, SCAN))
     entry = next(found[0] for found in over if found.size)
     row = int(np.searchsorted(dataset.indptr, entry, "right")) - 1
-    where = formats.where(path, row)
+    where = formats.where(source.path, row)
     base, index = 0 if dataset.schema.zero_based else 1, int(dataset.indices[entry])
     got, top = (index if ids is None else int(ids[index])) + base, n_features - 1 + base
     raise UserError(f"{where}: got index {got}, needed at most {top}; {say}")

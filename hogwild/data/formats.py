@@ -10,12 +10,11 @@ from pathlib import Path
 from hogwild.data import csv_tables, files, foreign_formats, npz, parquet_tables, svmlight
 from hogwild.data.class_names import count_words, numeric
 from hogwild.data.files import excerpt, opened, place, unpacked
-from hogwild.data.npz import checked, save_npz
-from hogwild.data.schema import Chunk, Schema, Source
+from hogwild.data.npz import save_npz
+from hogwild.data.schema import Schema, Source
 from hogwild.errors import UserError
 
-__all__ = ["Chunk", "checked", "excerpt", "kind", "numeric", "opened", "place", "save_npz", "source",
-           "unpacked", "where"]
+__all__ = ["kind", "save_npz", "source", "where"]
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
 HEADER = ("auto", "yes", "no")
 LOOK = 20  # lines from which CSV is told from svmlight text
@@ -33,7 +32,7 @@ def _named(path):
 
 
 def source(path, *, zero_based=None, label=None, header="auto", categorical=None, schema=None) -> Source:
-    """The file at `path`, or standard input for -, as a Source.
+    """The file at `path`, or standard input for -, as a Source. It is not opened yet.
 
     zero_based: of svmlight, whether indices count from 0; label: of a table, the label column's name or number; header: of a
     CSV, whether the first line names the columns (auto, yes or no); categorical: names or numbers of a table's columns, a
@@ -45,9 +44,12 @@ def source(path, *, zero_based=None, label=None, header="auto", categorical=None
         raise UserError(f"--header must be one of {', '.join(HEADER)}, got {excerpt(header)}")
     if zero_based is None:
         zero_based = schema is not None and schema.zero_based
-    asked = categorical.split(",") if isinstance(categorical, str) else list(categorical or ())
+    columns = categorical.split(",") if isinstance(categorical, str) else list(categorical or ())
+    columns = [str(column).strip() for column in columns]
     found = Schema(kind(path), zero_based=zero_based, label=None if label is None else str(label))
-    return Source(path, found, lambda source: _rows(source, header, [str(column).strip() for column in asked], schema))
+    asked = {"zero_based": zero_based, "label": found.label, "header": header, "categorical": columns,
+             "schema": schema and schema.to_json()}
+    return Source(path, found, lambda source: _rows(source, header, columns, schema), asked)
 
 
 def _rows(source, header, asked, known):

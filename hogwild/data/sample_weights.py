@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hogwild.data import formats
+from hogwild.data import files
 from hogwild.data.class_names import number_text, numeric
 from hogwild.data.labels import canonical, shown
 from hogwild.errors import UserError
@@ -72,17 +72,17 @@ def _of_rows(path, dataset):
     """float64[n] from a text file, packed or not, with a number a line, in the order of the rows."""
     if path is None:
         return None
-    with formats.opened(path) as file:
-        lines = b"".join(formats.unpacked(path, file)).rstrip().split(b"\n")
-    numbers = (formats.numeric(line.decode("latin-1")) for line in lines)
+    with files.opened(path) as file:
+        lines = b"".join(files.unpacked(path, file)).rstrip().split(b"\n")
+    numbers = (numeric(line.decode("latin-1")) for line in lines)
     with np.errstate(over="ignore"):
         weights = np.fromiter((-1.0 if number is None else number for number in numbers), np.float64)
     valid = (weights >= 0) & (weights <= np.finfo(np.float32).max)
     if not valid.all():
         line = int(valid.argmin())
-        raise UserError(f"{formats.place(path, line + 1)}: needed a finite number, not negative, got "
-                        f"{formats.excerpt(lines[line])}; give a weight a line, one for each row of the data")
+        raise UserError(f"{files.place(path, line + 1)}: needed a finite number, not negative, got "
+                        f"{files.excerpt(lines[line])}; give a weight a line, one for each row of the data")
     if len(weights) != dataset.rows:
-        raise UserError(f"{formats.place(path)}: holds {len(weights):,} weights, {dataset.source} {dataset.rows:,} rows; "
+        raise UserError(f"{files.place(path)}: holds {len(weights):,} weights, {dataset.source} {dataset.rows:,} rows; "
                         "needed one a line for each row, in the same order")
     return weights

@@ -1,10 +1,14 @@
 """What a reader of a file yields (Chunk), how the file was read (Schema), and both together (Source)."""
 
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+
+from hogwild.data.files import place
 
 
 class Chunk(NamedTuple):
@@ -44,13 +48,34 @@ class Schema:
 
 @dataclass
 class Source:
-    """An opened file. Its schema, notes and labelled are complete once the last chunk was taken."""
+    """A data file: its name, its kind, how it is to be read, and what tells it from others. `chunks` opens it, once; schema,
+    notes and labelled are complete after the last chunk."""
 
     path: object
     schema: Schema
     reader: Callable  # reader(source) yields Chunks and fills in schema and notes
+    asked: dict = field(default_factory=dict)  # how the user wants it read, in what json can write
     notes: list[str] = field(default_factory=list)  # lines for the user, about the file, without its name
     labelled: bool = True  # False: a table without its label column, all labels NaN
+
+    @property
+    def name(self) -> str:
+        """The file as messages name it."""
+        return place(self.path)
+
+    @property
+    def kind(self) -> str:
+        """svmlight, csv, parquet or npz: by the file's name, until the first chunk tells it by the content."""
+        return self.schema.kind
+
+    def status(self) -> os.stat_result | None:
+        """Of a regular file, which may be read again; None of what can be read once, and where the reader will say what is
+        wrong."""
+        try:
+            found = os.stat(self.path)
+        except (OSError, ValueError):
+            return None
+        return found if stat.S_ISREG(found.st_mode) else None
 
     def chunks(self):
         """Yield the rows as Chunks, once. Raises UserError with one line: file, line, what was got and needed, what to do."""

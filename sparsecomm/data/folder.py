@@ -3,7 +3,7 @@
 from fnmatch import fnmatch
 from pathlib import Path
 
-from hogwild.data.formats import place
+from hogwild.data.files import place
 from hogwild.errors import UserError
 
 

@@ -47,7 +47,7 @@ def assert_read(dataset):
 
 def test_second_read_neither_parses_nor_hashes(cache, path, monkeypatch):
     assert_read(dataset.read(path))
-    monkeypatch.setattr(formats, "source", never)
+    monkeypatch.setattr(formats.Source, "chunks", never)
     monkeypatch.setattr(store.hashlib, "file_digest", never)
     monkeypatch.setattr(store, "_checksums", never)  # of files that have not changed since they were verified
     assert_read(dataset.read(path))
@@ -58,7 +58,7 @@ def test_second_read_neither_parses_nor_hashes(cache, path, monkeypatch):
 def test_same_content_elsewhere_is_not_parsed_again(cache, path, tmp_path, monkeypatch):
     dataset.read(path)
     (tmp_path / "copy").write_bytes(TEXT)
-    monkeypatch.setattr(formats, "source", never)
+    monkeypatch.setattr(formats.Source, "chunks", never)
     assert dataset.read(tmp_path / "copy").source == str(tmp_path / "copy")
     (tmp_path / "copy.csv").write_bytes(TEXT)  # the same bytes, another format
     with pytest.raises(AssertionError):
@@ -85,13 +85,12 @@ def test_a_file_that_changes_while_it_is_read_is_not_published(cache, path, sett
     monkeypatch.setattr(store, "SETTLED_NS", -1 if settled else 2 * 10**9)
     if not settled:
         monkeypatch.setattr(store, "_identity", lambda status: "as before")
-    read = formats.source
+    chunks = formats.Source.chunks
 
-    def changes(*arguments, **options):
-        found = read(*arguments, **options)
+    def changes(source):
         path.write_bytes(TEXT.replace(b"0.5", b"4.5"))
-        return found
-    monkeypatch.setattr(formats, "source", changes)
+        return chunks(source)
+    monkeypatch.setattr(formats.Source, "chunks", changes)
     published = []
     monkeypatch.setattr(store, "_publish", lambda *_: published.append(1))
     with pytest.raises(UserError, match="changed while it was read"):
