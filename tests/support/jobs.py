@@ -87,7 +87,7 @@ def dense(task):
     for i in range(task.train.rows):
         own = slice(*task.train.indptr[i:i + 2])
         x[i, task.train.indices[own]] = task.train.values[own]
-    return x[task.rows], task.labels[task.rows]
+    return x[task.rows], task.model.labels[task.rows]
 
 
 class Together:
