@@ -40,7 +40,7 @@ class List:
 
 
 @dataclass
-class Run:
+class RunOptions:
     """Run experiments. Finished cells are kept; what failed, or was cut short, is run again.
 
     Examples:
@@ -64,7 +64,7 @@ def run(arguments) -> int:
     """`experiments run`; the exit code."""
     from hogwild.experiments.plan import grid
     from hogwild.experiments.run.cells import run
-    options = parsed("python -m hogwild.experiments run", Run, arguments, description=inspect.getdoc(Run))
+    options = parsed("python -m hogwild.experiments run", RunOptions, arguments, description=inspect.getdoc(RunOptions))
     if not options.names:
         raise UserError(f"run needs the name of an experiment: {', '.join(grid.names())}")
     if options.seeds is not None and options.seeds < 1:

@@ -56,7 +56,7 @@ class Rows(NamedTuple):
     l2: float
 
 
-class Run(NamedTuple):
+class Fit(NamedTuple):
     seconds: float
     gap: float  # of the objective, relative
     accuracy: float
@@ -82,7 +82,7 @@ class Judge:
         return float(np.mean((self.T @ np.asarray(w, np.float64) + float(np.ravel(b)[0]) > 0) == self.t))
 
     def __call__(self, seconds, w, b):
-        return Run(seconds, self.objective(w, b) / self.best - 1, self.correct(w, b))
+        return Fit(seconds, self.objective(w, b) / self.best - 1, self.correct(w, b))
 
     def reached(self, run, slack=1.0):
         """The targets that a run has reached, or is as near to as `slack` says: how many times as far off it may be."""
@@ -153,7 +153,7 @@ def ladders(C):
 
 
 def climb(trainer, rows, judge, repeats, limit):
-    """{target: (Run of medians, rung, fit)}: the shortest fit of a trainer's ladders that reaches it."""
+    """{target: (Fit of medians, rung, fit)}: the shortest fit of a trainer's ladders that reaches it."""
     found = {}
     for rungs in trainer.values():
         here = set()
@@ -161,7 +161,7 @@ def climb(trainer, rows, judge, repeats, limit):
             runs = [judge(*fit(rows, 0))]
             if judge.reached(runs[0], 2.0) - here:  # near enough for the median to be on either side
                 runs += [judge(*fit(rows, seed)) for seed in range(1, repeats)]
-            middle = Run(*(statistics.median(numbers) for numbers in zip(*runs)))
+            middle = Fit(*(statistics.median(numbers) for numbers in zip(*runs)))
             for target in judge.reached(middle) - here:
                 here.add(target)
                 if target not in found or middle.seconds < found[target][0].seconds:

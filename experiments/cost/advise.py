@@ -24,7 +24,7 @@ PROCESSED = ("select", "encode", "decode", "add", "code")
 
 
 @dataclass
-class Options:
+class AdviseOptions:
     """Recommend how to exchange gradients, by the α-β model of sparsecomm/exchange/alpha_beta.py.
 
     Example: python -m hogwild.experiments advise --model-size 25M --ranks 16 --rate 1gbit --step-ms 120
@@ -74,7 +74,8 @@ def quantity(option, text, units, low=0.0) -> float:
 
 def main(arguments):
     """python -m hogwild.experiments advise …"""
-    options = parsed("python -m hogwild.experiments advise", Options, arguments, description=Options.__doc__)
+    options = parsed("python -m hogwild.experiments advise", AdviseOptions, arguments,
+                     description=AdviseOptions.__doc__)
     n, link = int(quantity("--model-size", options.model_size, SIZES)), _link(options)
     _check(options, n)
     works = measured(options, n)

@@ -43,7 +43,7 @@ class Way(NamedTuple):
         return f"{sent}, {self.code}"
 
 
-class Run(NamedTuple):
+class Measured(NamedTuple):
     """What a cell has measured; seconds are those of a step."""
 
     task: str
@@ -150,16 +150,16 @@ def links_of(cells) -> dict[tuple[str, int], tuple[Link, float]]:
     return links
 
 
-def runs_of(cells) -> list[Run]:
+def runs_of(cells) -> list[Measured]:
     """What the finished cells of `sparsecomm train` have measured, the median over the seeds where there are several."""
     found = {}
     for cell in cells:
         run = _run(cell) if cell.finished else None
         if run:
             found.setdefault((*run[:8],), []).append(run)
-    return [Run(*key, median(run.seconds for run in each),
-                {name: median(run.phases.get(name, 0.0) for run in each) for name in each[0].phases},
-                median(run.bytes for run in each)) for key, each in found.items()]
+    return [Measured(*key, median(run.seconds for run in each),
+                     {name: median(run.phases.get(name, 0.0) for run in each) for name in each[0].phases},
+                     median(run.bytes for run in each)) for key, each in found.items()]
 
 
 def _run(cell):
@@ -173,8 +173,8 @@ def _run(cell):
     way = Way(end["exchange"], 1.0 if dense else config["keep"], config["value_code"])
     phases = {name: sum(ranks) / len(ranks) / steps for name, ranks in end["phases"].items()}
     buckets = end.get("buckets") or buckets_of(n, config["bucket_mb"])
-    return Run(start["task"], way, end["ranks"], cell.axes.get("link", ""), n, buckets, config["overlap"],
-               cores_of(cell.machine) >= 2 * end["ranks"], sum(spent) / steps, phases, end["bytes_per_step"])
+    return Measured(start["task"], way, end["ranks"], cell.axes.get("link", ""), n, buckets, config["overlap"],
+                    cores_of(cell.machine) >= 2 * end["ranks"], sum(spent) / steps, phases, end["bytes_per_step"])
 
 
 def calibrated(runs, local) -> Machine | None:
@@ -262,7 +262,7 @@ def predicted(run, machine, link) -> float | None:
 class Model(NamedTuple):
     """All that the cells of an experiment tell about costs."""
 
-    runs: list[Run]
+    runs: list[Measured]
     links: dict[tuple[str, int], tuple[Link, float]]
     machine: Machine | None
 

@@ -355,7 +355,7 @@ def _mpiexec() -> tuple[str, bool]:
 
 
 @dataclass
-class Options:
+class NetworkOptions:
     """Run a command on the hosts of an emulated network, then print what each of them has sent and received.
 
     Examples:
@@ -377,7 +377,8 @@ def main(arguments) -> int:
     """`python -m hogwild.experiments network`: the exit code of the run. Raises UserError."""
     arguments = list(arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = parsed("python -m hogwild.experiments network", Options, arguments[:end], description=Options.__doc__)
+    options = parsed("python -m hogwild.experiments network", NetworkOptions, arguments[:end],
+                     description=NetworkOptions.__doc__)
     command = arguments[end + 1:]
     if not command:
         raise UserError("what is to run is missing: python -m hogwild.experiments network [OPTION …] -- COMMAND …")

@@ -25,7 +25,7 @@ LEAST, MOST = 3, 300  # round trips of a size
 
 
 @dataclass
-class Options:
+class PingPongOptions:
     """Time messages in pairs of ranks: the seconds one way (half a round trip), and while both send at once."""
 
     record: Path | None = None
@@ -70,7 +70,8 @@ def sweep(comm, largest, seconds):
 def main():
     if launch.rank():  # only rank 0 speaks
         sys.stdout = open("/dev/null", "w")
-    options = parsed("python -m hogwild.experiments.lab.pingpong", Options, sys.argv[1:], description=Options.__doc__)
+    options = parsed("python -m hogwild.experiments.lab.pingpong", PingPongOptions, sys.argv[1:],
+                     description=PingPongOptions.__doc__)
     if options.largest < 1:
         raise UserError(f"--largest must be at least 1 byte, got {options.largest}")
     comm = launch.world()

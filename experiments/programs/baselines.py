@@ -105,7 +105,7 @@ def main(arguments=None):
     comm = launch.world()
     import torch.distributed as dist
     join(comm)
-    Run(name, options, comm).go()
+    PeerRun(name, options, comm).go()
     dist.destroy_process_group()  # not where this rank fails: the others would fail for that, and hide why
 
 
@@ -167,7 +167,7 @@ def optimizer(rule, parameters, lr):
     return optim.SGD(parameters, lr, momentum=0.0 if rule == "sgd" else 0.9, nesterov=rule == "nesterov", fused=True)
 
 
-class Run:
+class PeerRun:
     """One rank's part of a run."""
 
     def __init__(self, name, options, comm):

@@ -29,7 +29,7 @@ QUICK = "From the quick form, which is smaller than the experiment: an indicatio
 
 
 @dataclass
-class Options:
+class ReportOptions:
     """Write the results of experiments as one HTML page, with figures as SVG and PDF and tables as CSV beside it."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -46,7 +46,7 @@ class Options:
 
 def main(arguments):
     """The command. Raises UserError for what cannot be used."""
-    options = parsed("python -m hogwild.experiments report", Options, arguments)
+    options = parsed("python -m hogwild.experiments report", ReportOptions, arguments)
     demand("matplotlib", "plotly", "jinja2")
     if options.svg:
         for path in write_svg(options):
