@@ -1,5 +1,6 @@
 """The version of both packages, looked up when it is asked for: that takes longer than to import them."""
 
+import functools
 from importlib import metadata
 
 
@@ -7,6 +8,11 @@ def attribute(package, name):
     """`__getattr__` of a package: its version. Raises AttributeError for any other name."""
     if name != "__version__":
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return _version()
+
+
+@functools.cache
+def _version():
     try:
         return metadata.version("hogwild-sparsecomm")
     except metadata.PackageNotFoundError:

@@ -9,11 +9,11 @@ import torch
 from hogwild.errors import UserError
 from hogwild.kernels.optim.rules import SGD
 from hogwild.kernels.optim.schedules import Constant
-from sparsecomm.optimizer import DistributedOptimizer
 from sparsecomm.replica import param_groups
 from sparsecomm.replica.gradient_exchange import deliver
 from sparsecomm.replica.replica import Group
 from sparsecomm.replica.torch_stepped import TorchStepped
+from sparsecomm.rule_optimizer import DistributedOptimizer
 from sparsecomm.wire.handshake import handshake
 
 
