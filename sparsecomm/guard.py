@@ -23,7 +23,7 @@ import traceback
 
 from hogwild.errors import Terminated, UserError
 from sparsecomm.faults import leftovers, watch
-from sparsecomm.faults.watch import SETTLE_SECONDS, Failure, Guard
+from sparsecomm.faults.watch import COLLECT_SECONDS, Failure, Guard
 from sparsecomm.wire import launch
 from sparsecomm.wire.launch import say
 
@@ -97,14 +97,14 @@ def together(names, what):
     Where one of them ends without it, or they wait for one for long, a line says so.
     """
     group, guard = " ".join(map(str, names)), _watching(names)
-    if guard is None or group in guard.inside:
+    if guard is None or group in guard.open_calls:
         yield
         return
-    guard.enter(group, what)
+    guard.begin_call(group, what)
     try:
         yield
     finally:
-        guard.leave(group)
+        guard.end_call(group)
 
 
 def collective(what):
@@ -122,7 +122,7 @@ def patience(seconds):
     """Give a rank up after `seconds` without an answer, unless it computes. Raises UserError below 5 s."""
     watch.patience(seconds)
     for guard in _guards():
-        guard.give(seconds)
+        guard.set_patience(seconds)
 
 
 def uncaught(error):
@@ -229,7 +229,7 @@ def _quit(failure):
         _say(failure)
         time.sleep(launch.FLUSH_SECONDS if launch.size() > 1 else 0)
     elif launch.has_launcher():
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(COLLECT_SECONDS)
         _say(failure, f"rank {launch.rank()}: ")
     launch.goodbye()
     launch.abort_launcher(failure.code)

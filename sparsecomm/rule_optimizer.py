@@ -9,7 +9,7 @@ import torch
 from hogwild.errors import UserError
 from sparsecomm.config import Config
 from sparsecomm.replica import param_groups
-from sparsecomm.replica.buffers import Buffers, broadcast
+from sparsecomm.replica.buffers import Buffers, broadcast_tensors
 from sparsecomm.replica.gradient_exchange import GradientExchange
 from sparsecomm.replica.master_weights import MasterWeights, steppable
 from sparsecomm.replica.replica import Group
@@ -79,7 +79,7 @@ class DistributedOptimizer(GradientExchange, torch.optim.Optimizer):
         self.buffers = Buffers(modules, buffers, comm)
         dtypes = [str(p.dtype) for p in self.named.values()]
         handshake(comm, {"the size of all buffers": self.buffers.size(), "the dtypes": zlib.crc32(repr(dtypes).encode())})
-        broadcast(comm, rest)
+        broadcast_tensors(comm, rest)
         self.masters.push()
         self.buffers.equalize()
         self._begin_exchange()
@@ -152,7 +152,7 @@ class DistributedOptimizer(GradientExchange, torch.optim.Optimizer):
         self._append(param_group)
         tensors, groups, rest = self._adopted(self.param_groups[count:])
         self._add(tensors, groups)
-        broadcast(self.synchronizer.comm, rest)
+        broadcast_tensors(self.synchronizer.comm, rest)
 
     def _append(self, param_group):
         for group in param_groups.groups_of([param_group], self.param_groups):

@@ -107,7 +107,7 @@ def rule_of(options):
     if options.rule not in RULES:
         raise UserError(f"--rule must be one of {', '.join(RULES)}, got '{options.rule}'")
     rule = RULES[options.rule]
-    return rule, Constant(default_rates.UNIT[type(rule).__name__])
+    return rule, Constant(default_rates.UNIT[type(rule)])
 
 
 def copies(options, report):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from hogwild.kernels.data.csr import CSR
+from hogwild.kernels.losses import SoftmaxCrossEntropy
 from hogwild.training.divergence import Reference, known
 
 LEAST = 1e-12  # share of a class
@@ -53,7 +54,7 @@ def of_classes(loss, shares) -> tuple[Reference, np.ndarray]:
     The constants that are tried for an output are the optima of the logistic, squared hinge, hinge and perceptron losses.
     """
     shares = np.asarray(shares, np.float64) / np.sum(shares)
-    if type(loss).__name__ == "SoftmaxCrossEntropy":
+    if isinstance(loss, SoftmaxCrossEntropy):
         logs = np.log(np.maximum(shares, LEAST))
         return Reference(float(-(shares * logs).sum()), math.log(len(shares))), logs
 

@@ -6,11 +6,13 @@ from hogwild.data.class_names import number_text, numeric
 from hogwild.data.labels import named, shown
 from hogwild.errors import UserError
 from hogwild.kernels.families import linear as kernel
+from hogwild.kernels.losses import Logistic, ModifiedHuber, SoftmaxCrossEntropy
 from hogwild.training import metrics
 from hogwild.training.workers import spread
 
 MOST_CLASSES = 1000
 SEVERAL = 20  # labels with fractions that may be classes, such as ratings by half stars
+LOG_ODDS = Logistic, SoftmaxCrossEntropy  # losses whose scores are log-odds
 SCORED = 1 << 20  # products of a call: a few ms, between which Ctrl-C is seen
 
 
@@ -88,7 +90,7 @@ def targets(data, classes, outputs_ndim) -> np.ndarray:
 
 def outputs_of(loss, classes) -> int:
     """Scores of a row under `loss`: one a class (of a number `classes`), or a single one for two classes or a target."""
-    return classes if classes > 2 or type(loss).__name__ == "SoftmaxCrossEntropy" else 1
+    return classes if classes > 2 or isinstance(loss, SoftmaxCrossEntropy) else 1
 
 
 def scores(w, data, workers=1) -> np.ndarray:
@@ -116,16 +118,16 @@ def probabilities(z, loss) -> np.ndarray | None:
 
     One against the rest: each class's own, scaled to a sum of 1, as scikit-learn does.
     """
-    z, name = np.asarray(z, np.float64), type(loss).__name__
-    if name == "ModifiedHuber":  # (clip(z, -1, 1) + 1) / 2, Zhang 2004; classes that all have 0 are as likely as each other
+    z = np.asarray(z, np.float64)
+    if isinstance(loss, ModifiedHuber):  # Zhang 2004; of a row whose classes all have 0, all are equally likely
         p = (np.clip(z, -1, 1) + 1) / 2
         if z.ndim == 1:
             return np.stack([1 - p, p], axis=1)
         p[~p.any(axis=1)] = 1
         return p / p.sum(axis=1, keepdims=True)
-    if name not in ("SoftmaxCrossEntropy", "Logistic"):
+    if not isinstance(loss, LOG_ODDS):
         return None
-    logs = z if name == "SoftmaxCrossEntropy" else -np.logaddexp(0, -z)
+    logs = z if isinstance(loss, SoftmaxCrossEntropy) else -np.logaddexp(0, -z)
     if z.ndim == 1:
         return np.stack([1 - np.exp(logs), np.exp(logs)], axis=1)
     e = np.exp(logs - logs.max(axis=1, keepdims=True))
@@ -140,7 +142,6 @@ def measure(z, labels, loss) -> dict[str, float]:
     """
     if loss.task == "regression":
         return metrics.regression(z, labels)
-    name = type(loss).__name__
     known = labels < (z.shape[1] if z.ndim == 2 else 2)
     if not known.all():
         result = measure(z[known], labels[known], loss)
@@ -149,9 +150,9 @@ def measure(z, labels, loss) -> dict[str, float]:
         right = known & ((z > 0) == (labels > 0))
         return result | {"accuracy": float(right.mean()), "f1": metrics.f1(z, np.where(known, labels, -1))}
     if z.ndim == 2:
-        return metrics.multiclass(z, labels.astype(np.int64), name in ("SoftmaxCrossEntropy", "Logistic"),
-                                  each=name == "Logistic")
+        return metrics.multiclass(z, labels.astype(np.int64), isinstance(loss, LOG_ODDS),
+                                  each=isinstance(loss, Logistic))
     result = metrics.classification(z, labels)
-    if name != "Logistic":
+    if not isinstance(loss, Logistic):
         result.pop("log_loss", None)
     return result

@@ -1,22 +1,36 @@
-"""Learning rates and epochs for those who name none, and what the sizes of rows and columns say about a rate."""
+"""Default learning rates and epochs, and hints on a rate that does not suit the lengths of rows and the scales of columns."""
 
 from typing import NamedTuple
 
 import numpy as np
 
+from hogwild.kernels.optim.rules import (
+    SGD,
+    AdaBelief,
+    AdaGrad,
+    Adam,
+    AdamW,
+    Apollo,
+    Momentum,
+    Nadam,
+    Nesterov,
+    RAdam,
+    RMSProp,
+)
+
 # For rows of unit length, which want larger steps than dense networks; chosen on imdb, 20newsgroups, a9a and RCV1's sample.
-UNIT = {"AdaGrad": 0.1, "SGD": 0.5, "Momentum": 0.05, "Nesterov": 0.05, "Apollo": 0.01} | dict.fromkeys(
-    ("RMSProp", "Adam", "AdamW", "Nadam", "RAdam", "AdaBelief"), 3e-3)
-PLAIN = {"SGD", "Momentum", "Nesterov"}
+UNIT = {AdaGrad: 0.1, SGD: 0.5, Momentum: 0.05, Nesterov: 0.05, Apollo: 0.01} | dict.fromkeys(
+    (RMSProp, Adam, AdamW, Nadam, RAdam, AdaBelief), 3e-3)
+PLAIN = SGD, Momentum, Nesterov  # rules whose step is linear in the gradient
 STEPS = 50_000
 SAMPLE = 2000  # rows
-OFTEN = 0.01  # of the rows, that a column has an entry in to count among the scales
-APART = 100.0  # ratio of columns' scales, or of rows' lengths, from which it is said
-# Lengths of rows between which the rate of rules that scale their steps follows them up to 1, where below it the intercept
-# would feel more, and from where above it these rules no longer make up for what is too large by themselves.
+OFTEN = 0.01  # share of the rows in which a column needs an entry for its scale to count
+APART = 100.0  # ratio of columns' scales, or of rows' lengths, from which a hint is printed
+# Row lengths that bound the rate of adaptive rules. Up to length 1 the rate is proportional to the length, but not below
+# SHORT: the intercept would learn too slowly. Above LONG, adaptive rules no longer correct a rate that is too large.
 SHORT, LONG = 0.1, 4.0
 MOST = 1e30  # a rate that float32 holds
-BEYOND, FEW = 1e6, 0.01  # times the median of what a row counts by, that such a share of rows has who do not count at all
+BEYOND, FEW = 1e6, 0.01  # outliers: rows above BEYOND times the median curvature, ignored where they are at most a share FEW
 
 
 def default_epochs(examples) -> int:
@@ -26,22 +40,22 @@ def default_epochs(examples) -> int:
 
 def is_plain(rule) -> bool:
     """Whether the rule's step grows with the gradient."""
-    return type(rule).__name__ in PLAIN
+    return isinstance(rule, PLAIN)
 
 
 class Sizes(NamedTuple):
-    """Of a sample of the rows that have entries and weight."""
+    """Statistics of a sample of the rows, without rows that have no entry or no weight."""
 
     rows: int
     typical: float  # median length
     square: float  # mean of weight times squared length
-    steep: float  # the same, each row counted by it: what decides whether steps are stable on average
+    steep: float  # mean of weight times squared length, weighted by itself: it bounds the rates that are stable on average
     strongest: float  # the largest mean square of a column, times the mean weight
-    longest: float  # length of the longest row, of the typical one's
-    scales: np.ndarray  # root mean squares of the columns' entries, of those columns that have them often
+    longest: float  # length of the longest row over the median length
+    scales: np.ndarray  # float64[columns]: root mean square of the entries of each column with entries in OFTEN of the rows
 
     def joined(self, other):
-        """Those of both samples together, with what is only hinted at of the other."""
+        """The statistics of both samples; `longest` and `scales`, which only hints read, are those of `other`."""
         rows = self.rows + other.rows
         if not self.rows or not other.rows:
             return self if self.rows else other
@@ -77,19 +91,20 @@ def sizes_of(data, rows=None, weights=None) -> Sizes:
 
 
 def steepness(loss, sizes) -> float:
-    """Up to 1 / which steps of plain SGD are stable on average; the intercept counts as a column as strong as any."""
+    """Mean curvature; SGD is stable on average below a rate of 1 / steepness. The intercept counts as the strongest column."""
     return min(getattr(loss, "curvature", 1.0), 1.0) * (sizes.steep + sizes.strongest)
 
 
 def default_lr(rule, loss, sizes) -> float:
-    """The rate of a rule for rows of these sizes: that for unit length, as if the data were divided by their rows' length.
+    """The default learning rate of a rule for rows of these sizes: its rate for rows of unit length, scaled by their length.
 
-    What a step of plain rules changes in a score grows with the square of the length, of the others with the length.
+    A step of a plain rule changes the score of a row by the square of the row's length, a step of an adaptive rule by the
+    length. A rule of the user's own has its attribute `default_lr`, else 0.01.
     """
-    unit = UNIT.get(type(rule).__name__)
+    unit = UNIT.get(type(rule))
     if unit is None:  # a rule of the user's own
         return float(getattr(rule, "default_lr", 0.01))
-    if type(rule).__name__ == "Apollo":  # while its B is below sigma = 0.01 it is SGD at 100 times the rate, with momentum
+    if isinstance(rule, Apollo):  # while its B is below sigma = 0.01 it is SGD at 100 times the rate, with momentum
         return unit / max(sizes.square, 2 * steepness(loss, sizes), 1.0)
     if not is_plain(rule):
         return unit / max(min(sizes.typical, 1.0), sizes.typical / LONG, SHORT)
@@ -97,7 +112,7 @@ def default_lr(rule, loss, sizes) -> float:
 
 
 def hint(rule, loss, sizes, lr) -> str | None:
-    """What speaks against a rule at the rate lr on such data, in a line; None: nothing does."""
+    """A line on why a rule at learning rate lr does not suit such data, and what to do; None: it does."""
     scaled = "scale the columns (--transform scale, scikit-learn's MaxAbsScaler)"
     long = "bring the rows to unit length (--transform l2, scikit-learn's Normalizer)"
     if sizes.typical < SHORT:
@@ -109,7 +124,7 @@ def hint(rule, loss, sizes, lr) -> str | None:
         return (f"the columns' scales differ {apart:,.0f} times, and rule {type(rule).__name__.lower()} hardly learns the "
                 f"weights of small ones: {scaled}, or use rule adagrad")
     good = default_lr(rule, loss, sizes)
-    if lr > 4 * UNIT[type(rule).__name__] / max(steepness(loss, sizes), 1 / MOST) and lr > 4 * good:
+    if lr > 4 * UNIT[type(rule)] / max(steepness(loss, sizes), 1 / MOST) and lr > 4 * good:
         return (f"learning rate {lr:g} may be too large for rows as long as these (about {sizes.typical:.3g}): {long}, or "
                 f"use one of about {good:.2g}")
     if sizes.longest > APART:

@@ -117,7 +117,7 @@ class BucketedExchange(Pipelines):
         self.empty()
 
     def fill(self, made, seed):
-        """Make a bucket of each list of names, as of `parts`, between two steps."""
+        """Make a bucket of each list of names, as of `bucket_names`, between two steps."""
         for names in made:
             sizes, b = [math.prod(self.shapes[name]) for name in names], len(self.buckets)
             pipeline = self.make(names, seed * len(made) + b)
@@ -250,7 +250,7 @@ class BucketedExchange(Pipelines):
         return [g for bucket in self.gradients for g in bucket if g is not None]
 
 
-def parts(names, shapes, config) -> list[list]:
+def bucket_names(names, shapes, config) -> list[list]:
     """The names of each bucket, from the last tensor on: the order in which backward completes them."""
     room = math.inf if config.scope == "global" else config.bucket_mb * 2**20 / 4
     found, size = [], math.inf

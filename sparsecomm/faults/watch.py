@@ -24,7 +24,7 @@ HUNG = 600.0  # … and one that is idle, or on another host
 LEAST = 5.0 * TIME_SCALE
 BEAT_SECONDS, POLL_SECONDS = 1.0 * TIME_SCALE, 0.1 * TIME_SCALE
 PAUSE_SECONDS = 5.0 * TIME_SCALE  # a watcher that did not run for so long, as in a suspended job, starts its count anew
-SETTLE_SECONDS = 1.0 * TIME_SCALE  # ranks that fail alike do so within this; one line then names them all
+COLLECT_SECONDS = 1.0 * TIME_SCALE  # between the first failure and the report: ranks that fail alike then share one line
 WAIT_SECONDS = 2.0 * TIME_SCALE  # a rank that has waited for so long for others tells rank 0
 FAIL_SECONDS = 5.0 * TIME_SCALE  # a rank that fails ends the job itself, where rank 0 has not within this
 MOST = 1 << 20  # bytes of a message between guards that are read
@@ -42,14 +42,14 @@ class Failure(NamedTuple):
     named: bool = False  # the cause says itself which rank it is about
 
 
-class Part(NamedTuple):
-    """The last thing that a rank did, or waits to do, together with all others of a group."""
+class Call(NamedTuple):
+    """A collective call of a group of ranks: the last one that a rank has ended, or the one that it is in."""
 
-    count: int  # how many such things there were before, the same on all ranks
+    count: int  # number of the call in its group, from 1, the same on all ranks; 0: none yet
     what: str  # "step 8"
 
 
-NOTHING = Part(0, "nothing")
+NO_CALL = Call(0, "nothing")
 
 
 def patience(text):
@@ -82,30 +82,30 @@ class Guard:
         self.members = frozenset(process.rank for process in self.processes)
         self.patience, self.hung = patience(os.environ.get("SPARSECOMM_PATIENCE"))
         self.tolerant, self.bereaved = tolerant, False
-        self.failure, self.failures = None, {}  # of this rank; on rank 0, of all that have told
-        self.parts, self.inside = {}, {}  # by group: what this rank did last; what it is in, and since when
-        self.told = {}  # by group: the count that rank 0 knows this rank to wait in
-        self.waits, self.ended, self.warned = {}, {}, set()  # on rank 0: {(rank, group): (Part, since)}; {rank: parts}
-        self.sends, self.barrier, self.settled = [], None, 0.0
-        self.done = self.left = self.gone = self.over = False  # done; said goodbye; heard goodbye; the thread may end
-        self.wake, self.beaten, self.peered = threading.Event(), 0.0, 0.0
-        self.looked = time.monotonic()
-        self.watch.answered(self.looked)
+        self.failure, self.failures = None, {}  # of this rank; on rank 0, of all ranks that have reported one
+        self.ended_calls, self.open_calls = {}, {}  # by group: the last Call that this rank has ended; (Call, since) it is in
+        self.reported = {}  # by group: the count of the Call that this rank has reported to rank 0 as waiting
+        self.waits, self.ended, self.warned = {}, {}, set()  # on rank 0: {(rank, group): (Call, since)}; {rank: ended_calls}
+        self.sends, self.barrier, self.report_at = [], None, 0.0
+        self.done = self.bye_sent = self.bye_received = self.over = False  # over: the thread may end
+        self.wake, self.last_beat, self.last_look = threading.Event(), 0.0, 0.0
+        self.last_run = time.monotonic()
+        self.watch.answered(self.last_run)
         self.thread = threading.Thread(target=self._watch, name="guard", daemon=True)
         self.thread.start()
 
-    def give(self, seconds):
-        """Give a rank up after `seconds` without an answer, whatever its process is at, unless it computes."""
+    def set_patience(self, seconds):
+        """Seconds without an answer after which a rank that does not compute is given up, whatever its process does."""
         self.patience, self.hung = patience(seconds)
 
-    def enter(self, group, what):
-        """This rank begins something that needs all ranks of `group`, a text with their ranks in COMM_WORLD."""
-        count = self.parts[group].count + 1 if group in self.parts else 1
-        self.inside[group] = Part(count, what), time.monotonic()
+    def begin_call(self, group, what):
+        """This rank begins a collective call of `group`, a text with the group's ranks in COMM_WORLD."""
+        count = self.ended_calls[group].count + 1 if group in self.ended_calls else 1
+        self.open_calls[group] = Call(count, what), time.monotonic()
 
-    def leave(self, group):
-        """It is done, or has failed."""
-        self.parts[group], _ = self.inside.pop(group)
+    def end_call(self, group):
+        """This rank has ended the call, or has failed in it."""
+        self.ended_calls[group], _ = self.open_calls.pop(group)
 
     def finish(self):
         """Wait until all ranks are done; they are watched until then. Collective."""
@@ -130,7 +130,7 @@ class Guard:
         self.failure = failure._replace(cause=failure.cause.removeprefix(own))
         self.wake.set()
         time.sleep(FAIL_SECONDS)
-        self._end(self._said({self.rank: self.failure}), failure.code)  # rank 0 cannot be reached
+        self._end(self._failure_lines({self.rank: self.failure}), failure.code)  # rank 0 cannot be reached
 
     def _watch(self):
         while not self.over:
@@ -146,28 +146,28 @@ class Guard:
             self.wake.clear()
 
     def _look(self, now):
-        if now - self.looked > PAUSE_SECONDS:
+        if now - self.last_run > PAUSE_SECONDS:
             self.watch.answered(now)
-        self.looked = now
+        self.last_run = now
         self._receive(now)
         self.sends = [request for request in self.sends if not request.Test()]
         if self.failure and self.rank not in self.failures:
             self.failures[self.rank] = self.failure
-            self._tell(self.failure, FAIL)
-        if now - self.beaten > BEAT_SECONDS and not self.sends and not self.left:
-            self.beaten = now
+            self._report(self.failure, FAIL)
+        if now - self.last_beat > BEAT_SECONDS and not self.sends and not self.bye_sent:
+            self.last_beat = now
             self._send(b"", self.after, BEAT)
-        if not self.gone and now - self.watch.alive > 3 * BEAT_SECONDS and now - self.peered > BEAT_SECONDS:
-            self.peered, state = now, self.watch.look(now)
+        if not self.bye_received and now - self.watch.alive > 3 * BEAT_SECONDS and now - self.last_look > BEAT_SECONDS:
+            self.last_look, state = now, self.watch.look(now)
             if now - self.watch.alive > (self.hung if state in ("idle", "far") else self.patience):
                 self._silent()
         if self.failures and not self.rank:
-            self._settle(now)
-        self._tell_waits(now)
+            self._report_failures(now)
+        self._report_waits(now)
         if not self.rank:
-            self._judge(now)
+            self._check_waits(now)
         if self.done:
-            self._leave()
+            self._sign_off()
 
     def _receive(self, now):
         status = self.MPI.Status()
@@ -177,11 +177,11 @@ class Guard:
             self.comm.Recv([raw, self.MPI.BYTE], source, tag)
             if tag in (BEAT, BYE) and source == self.before:
                 self.watch.answered(now)
-                self.gone = tag == BYE
+                self.bye_received = tag == BYE
             elif tag in (FAIL, WAIT, DONE):
-                self._hear(source, tag, raw, now)
+                self._read_report(source, tag, raw, now)
 
-    def _hear(self, source, tag, raw, now):
+    def _read_report(self, source, tag, raw, now):
         """What a rank has told rank 0; what cannot be read is no reason to stop watching."""
         try:
             told = json.loads(raw[:MOST])
@@ -192,64 +192,64 @@ class Guard:
                 group, count, what = told
                 self.waits.pop((source, str(group)), None)
                 if what:
-                    self.waits[source, str(group)] = Part(int(count), str(what)), now
+                    self.waits[source, str(group)] = Call(int(count), str(what)), now
             else:
-                self.ended[source] = {str(group): Part(int(count), str(what)) for group, (count, what) in told.items()}
+                self.ended[source] = {str(group): Call(int(count), str(what)) for group, (count, what) in told.items()}
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             say(f"sparsecomm: rank {self.processes[source].rank} sent its guard a message that cannot be read ({error})\n")
 
     def _send(self, raw, to, tag):
         self.sends.append(self.comm.Isend([raw, self.MPI.BYTE], to, tag))
 
-    def _tell(self, what, tag):
+    def _report(self, what, tag):
         """Tell rank 0."""
         raw = json.dumps(what).encode()
         if self.rank:
             self._send(raw, 0, tag)
         elif tag != FAIL:
-            self._hear(0, tag, raw, time.monotonic())
+            self._read_report(0, tag, raw, time.monotonic())
 
-    def _tell_waits(self, now):
+    def _report_waits(self, now):
         """Tell rank 0 what this rank waits in, and when it no longer does."""
-        for group, (part, since) in list(self.inside.items()):
-            if now - since > WAIT_SECONDS and self.told.get(group) != part.count:
-                self.told[group] = part.count
-                self._tell([group, *part], WAIT)
-        for group in [group for group in self.told if group not in self.inside]:
-            del self.told[group]
-            self._tell([group, 0, ""], WAIT)
+        for group, (call, since) in list(self.open_calls.items()):
+            if now - since > WAIT_SECONDS and self.reported.get(group) != call.count:
+                self.reported[group] = call.count
+                self._report([group, *call], WAIT)
+        for group in [group for group in self.reported if group not in self.open_calls]:
+            del self.reported[group]
+            self._report([group, 0, ""], WAIT)
 
-    def _judge(self, now):
+    def _check_waits(self, now):
         """End the job where a rank waits for one that has ended; say it where one waits for long."""
-        for (rank, group), (part, since) in list(self.waits.items()):
+        for (rank, group), (call, since) in list(self.waits.items()):
             name, ranks = self.processes[rank].rank, set(map(int, group.split()))
             missing = {process.rank: r for r, process in enumerate(self.processes) if process.rank in ranks
-                       and self.waits.get((r, group), (NOTHING, 0))[0].count < part.count}
+                       and self.waits.get((r, group), (NO_CALL, 0))[0].count < call.count}
             for late, r in missing.items():
-                last = self.ended[r].get(group, NOTHING) if r in self.ended else part
-                if last.count < part.count:
-                    self._end(f"sparsecomm: rank {late} has ended, but rank {name} waits for it in {part.what}; the last "
+                last = self.ended[r].get(group, NO_CALL) if r in self.ended else call
+                if last.count < call.count:
+                    self._end(f"sparsecomm: rank {late} has ended, but rank {name} waits for it in {call.what}; the last "
                               f"that rank {late} took part in is {last.what}: all ranks must make equally many steps, or "
                               "make them within optimizer.join()\n", 2)
-            if missing and now - since > self.patience - WAIT_SECONDS and (group, part.count) not in self.warned:
-                self.warned.add((group, part.count))
-                say(f"sparsecomm: rank {name} has waited {now - since + WAIT_SECONDS:.0f} s in {part.what} for rank "
+            if missing and now - since > self.patience - WAIT_SECONDS and (group, call.count) not in self.warned:
+                self.warned.add((group, call.count))
+                say(f"sparsecomm: rank {name} has waited {now - since + WAIT_SECONDS:.0f} s in {call.what} for rank "
                     f"{', '.join(map(str, missing))}, and goes on waiting\n")
 
-    def _settle(self, now):
-        self.settled = self.settled or now + SETTLE_SECONDS
-        if now >= self.settled or len(self.failures) == self.size:
-            self._end(self._said(self.failures), self.failures[min(self.failures)].code)
+    def _report_failures(self, now):
+        self.report_at = self.report_at or now + COLLECT_SECONDS
+        if now >= self.report_at or len(self.failures) == self.size:
+            self._end(self._failure_lines(self.failures), self.failures[min(self.failures)].code)
 
-    def _leave(self):
+    def _sign_off(self):
         """Say goodbye once all ranks are done, and end once the rank before has said it."""
         if self.barrier is None:
             self.barrier = self.comm.Ibarrier()
-            self._tell(self.parts, DONE)
-        if not self.left and self.barrier.Test():
-            self.left = True
+            self._report(self.ended_calls, DONE)
+        if not self.bye_sent and self.barrier.Test():
+            self.bye_sent = True
             self._send(b"", self.after, BYE)
-        self.over = self.left and self.gone and not self.sends
+        self.over = self.bye_sent and self.bye_received and not self.sends
 
     def _silent(self):
         """The rank before this one has not answered."""
@@ -263,7 +263,7 @@ class Guard:
             os.kill(pid, signal.SIGKILL)
         self.watch.answered(time.monotonic())
 
-    def _said(self, failures) -> str:
+    def _failure_lines(self, failures) -> str:
         """A line for each cause, which names its ranks unless all have it; after it the traceback, if there is one."""
         alike = {}
         for rank in sorted(failures):

@@ -37,7 +37,7 @@ class Buffers:
         if self.how == "average":
             self._average([b for b in buffers if b.is_floating_point()])
             buffers = [b for b in buffers if not b.is_floating_point()]
-        broadcast(self.comm, buffers, self.root)
+        broadcast_tensors(self.comm, buffers, self.root)
 
     @torch.no_grad()
     def _average(self, buffers):
@@ -52,7 +52,7 @@ class Buffers:
 
 
 @torch.no_grad()
-def broadcast(comm, tensors, root=0):
+def broadcast_tensors(comm, tensors, root=0):
     """Give all ranks the values of rank `root`, of dense tensors of any dtype."""
     if not tensors:
         return

@@ -36,7 +36,7 @@ class Join:
             if kind is None:
                 optimizer.zero_grad()
                 self.ended = True
-                while self._take_part():
+                while self._step_without_batch():
                     pass
         finally:
             optimizer.joined, optimizer.buffers.root = None, 0
@@ -70,7 +70,7 @@ class Join:
                     _set(group, key, value)
         return call
 
-    def _take_part(self) -> bool:
+    def _step_without_batch(self) -> bool:
         """Do with no gradient what the others do; False: all have ended."""
         optimizer, sync = self.optimizer, self.optimizer.synchronizer
         with guard.together(sync.names, f"step {sync.round + 1}, of which it has no batch"):

@@ -56,7 +56,7 @@ class Replica:
         self.groups |= {name: checked_group(of.get(name, self.default)) for name in tensors}
         handshake(self.comm, self._facts(tensors))
         for w in tensors.values():
-            self._broadcast(w)
+            self._broadcast_from_0(w)
         self.tensors = {**self.tensors, **tensors}
         return [name for name in tensors if name not in self.groups[name].asleep]
 
@@ -106,10 +106,10 @@ class Replica:
                     self.comm.Allreduce(launch.mpi().IN_PLACE, values[start:start + CHUNK])
                 self.arrays.put(w, values)
 
-    def _broadcast(self, w, root=0):
+    def _broadcast_from_0(self, w):
         array = self.arrays.host(w)
         for start in range(0, array.size, CHUNK):
-            self.comm.Bcast(array[start:start + CHUNK], root)
+            self.comm.Bcast(array[start:start + CHUNK], 0)
         self.arrays.put(w, array)
 
     def common(self) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.steps import Clip
 from sparsecomm import guard
 from sparsecomm.config import Config
-from sparsecomm.exchange.bucketed import BucketedExchange, parts
+from sparsecomm.exchange.bucketed import BucketedExchange, bucket_names
 from sparsecomm.exchange.choice import make_exchange
 from sparsecomm.faults.nonfinite import SKIPS, demand_skippable, where
 from sparsecomm.replica import state
@@ -47,7 +47,7 @@ class Synchronizer(BucketedExchange, Replica):
         Replica.__init__(self, comm, names, Group((), rule, schedule, decay), (config, self.clip))
         self.say = say if self.rank == 0 else lambda line: None
         awake, shapes = self.adopt(tensors, groups), shapes_of(tensors, shapes)
-        made = parts(awake, shapes, config)
+        made = bucket_names(awake, shapes, config)
         ahead = self._ahead(len(made), config)
         self.lane = self.comm.Dup() if ahead else self.comm
         exchange, config, line = make_exchange(self.lane, config, sum(len(w) for w in self.tensors.values()))
@@ -63,7 +63,7 @@ class Synchronizer(BucketedExchange, Replica):
 
     def wake(self, names):
         """Let those of the tensors move that were asleep, in buckets of their own. On all ranks alike."""
-        self._fill(parts([name for name in names if name not in self.place], self.shapes, self.config))
+        self._fill(bucket_names([name for name in names if name not in self.place], self.shapes, self.config))
 
     def _fill(self, made):
         if made:

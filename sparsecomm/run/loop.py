@@ -21,7 +21,7 @@ from sparsecomm.replica.state import reshared
 from sparsecomm.replica.synchronizer import Synchronizer
 from sparsecomm.tasks.base import Task
 from sparsecomm.wire import nic_counters
-from sparsecomm.wire.gather import broadcast, gathered, on_root, scattered, told
+from sparsecomm.wire.gather import broadcast_arrays, gathered, on_root, scattered, told
 
 CHECKPOINT = "the checkpoint", "state of a run", "start again with another --checkpoint"
 ASK = 0.1  # seconds between two agreements on signals, budgets of time, and checkpoints
@@ -286,7 +286,7 @@ class Run:
         """This run on the ranks of `comm`, fewer than before: from where its rank 0 is, with what these have not sent."""
         self.sync.end()
         saved = self.position(comm)
-        state, common = told(comm, saved.state), broadcast(comm, saved.common)
+        state, common = told(comm, saved.state), broadcast_arrays(comm, saved.common)
         run = Run(self.job, comm, self.report, Saved(state, common, _without_task(saved.own)))
         run.seen = self.seen
         return run
@@ -329,7 +329,7 @@ def load(comm, path, say) -> Saved:
     owns = [_part(tensors, f"rank{r}.") for r in range(state["ranks"])]
     if comm.rank == 0 and comm.size != state["ranks"]:
         owns = _shared_out(owns, comm.size)
-    common = broadcast(comm, {name: x for name, x in tensors.items() if not name.startswith("rank")})
+    common = broadcast_arrays(comm, {name: x for name, x in tensors.items() if not name.startswith("rank")})
     return Saved(state, common, scattered(comm, owns))
 
 

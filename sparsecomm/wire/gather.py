@@ -48,7 +48,7 @@ def scattered(comm, states) -> dict[str, np.ndarray]:
     return states[0]
 
 
-def broadcast(comm, arrays) -> dict[str, np.ndarray]:
+def broadcast_arrays(comm, arrays) -> dict[str, np.ndarray]:
     """The arrays of rank 0, on all ranks."""
     raw = flat(arrays) if comm.rank == 0 else None
     size = np.array([0 if raw is None else raw.size], np.int64)
@@ -62,7 +62,7 @@ def broadcast(comm, arrays) -> dict[str, np.ndarray]:
 def told(comm, value):
     """What JSON can write of rank 0, on all ranks."""
     text = json.dumps(value).encode() if comm.rank == 0 else b""
-    return json.loads(broadcast(comm, {"json": np.frombuffer(text, np.uint8)})["json"].tobytes())
+    return json.loads(broadcast_arrays(comm, {"json": np.frombuffer(text, np.uint8)})["json"].tobytes())
 
 
 def on_root(comm, work):

@@ -57,8 +57,8 @@ class Wire:
         else:
             pieces[self.rank][:] = mine
             for root, piece in enumerate(pieces):
-                for part in self._parts(piece):
-                    self.comm.Bcast([part, BYTE], root)
+                for chunk in self._chunks(piece):
+                    self.comm.Bcast([chunk, BYTE], root)
         self._count(mine.size * (self.size - 1), every.size - mine.size)
         return pieces
 
@@ -73,8 +73,8 @@ class Wire:
         came = [piece if r == self.rank else np.empty(size, np.uint8) for r, (piece, size) in enumerate(zip(pieces, sizes))]
         # Nearest first, so that not all ranks send to the same one at once. Two messages of a pair never overtake.
         near = [(self.rank + k) % self.size for k in range(1, self.size)]
-        requests = [self.comm.Irecv([part, BYTE], r) for r in reversed(near) for part in self._parts(came[r])]
-        requests += [self.comm.Isend([part, BYTE], r) for r in near for part in self._parts(pieces[r])]
+        requests = [self.comm.Irecv([chunk, BYTE], r) for r in reversed(near) for chunk in self._chunks(came[r])]
+        requests += [self.comm.Isend([chunk, BYTE], r) for r in near for chunk in self._chunks(pieces[r])]
         for request in requests:
             request.Wait()
         self._count(*(sum(8 + array.size for r, array in enumerate(arrays) if r != self.rank) for arrays in (pieces, came)))
@@ -87,5 +87,5 @@ class Wire:
             self.comm.Allreduce(MPI.IN_PLACE, x[start:start + max(self.limit // 4, 1)])
         self._count(*[2 * x.nbytes * (self.size - 1) // self.size] * 2)  # as the algorithms for long vectors do
 
-    def _parts(self, array):
+    def _chunks(self, array):
         return [array[start:start + self.limit] for start in range(0, array.size, self.limit)]

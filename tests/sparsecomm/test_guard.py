@@ -255,7 +255,7 @@ def test_own_process_is_seen():
 def test_a_bad_message_is_its_senders_fault():
     failed = guard._failure(MessageError("step 3: rank 1 sent a message that cannot be used"))
     guards = SimpleNamespace(size=3, processes=[liveness.Process(r, 0, "", "") for r in range(3)])
-    assert watch.Guard._said(guards, {0: failed, 2: failed}) == f"sparsecomm: {failed.cause}\n"
+    assert watch.Guard._failure_lines(guards, {0: failed, 2: failed}) == f"sparsecomm: {failed.cause}\n"
 
 
 @pytest.mark.parametrize("arguments, line", [

@@ -51,7 +51,7 @@ def test_scores_do_not_depend_on_the_scale_of_the_rows(rule, scales):
 def test_rows_of_unit_length_have_the_rates_that_were_chosen_on_them(name):
     data = from_arrays(np.eye(200), np.arange(200) % 2)
     sizes = default_rates.sizes_of(data)
-    assert default_rates.default_lr(RULES[name](), Logistic(), sizes) == default_rates.UNIT[RULES[name].__name__]
+    assert default_rates.default_lr(RULES[name](), Logistic(), sizes) == default_rates.UNIT[RULES[name]]
     assert sizes[1:5] == pytest.approx((1, 1, 1, 1 / 200)) and sizes.rows == 200
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from hogwild.errors import UserError
 from sparsecomm.config import Config
-from sparsecomm.exchange.bucketed import BucketedExchange, Pipelines, parts
+from sparsecomm.exchange.bucketed import BucketedExchange, Pipelines, bucket_names
 from sparsecomm.exchange.sparse import Allgather
 
 SHAPES = {"a": (20, 30), "b": (7,), "c": (40, 10), "d": (300,)}
@@ -66,15 +66,15 @@ def test_the_state_follows_tensors_into_other_buckets(options):
 
 def test_buckets_fill_from_the_last_tensor_on():
     config = Config(bucket_mb=ROOM)
-    assert parts(list(SHAPES), SHAPES, config) == [["d", "c"], ["b", "a"]]
-    assert parts(list(SHAPES), SHAPES, Config(scope="global", bucket_mb=ROOM)) == [["d", "c", "b", "a"]]
-    assert parts([], SHAPES, config) == []
+    assert bucket_names(list(SHAPES), SHAPES, config) == [["d", "c"], ["b", "a"]]
+    assert bucket_names(list(SHAPES), SHAPES, Config(scope="global", bucket_mb=ROOM)) == [["d", "c", "b", "a"]]
+    assert bucket_names([], SHAPES, config) == []
 
 
 def test_a_step_is_committed_or_undone_as_a_whole():
     one, other = make(), make()
     for bucketed in one, other:
-        bucketed.fill(parts(list(SHAPES), SHAPES, bucketed.config), seed=0)
+        bucketed.fill(bucket_names(list(SHAPES), SHAPES, bucketed.config), seed=0)
     for step in range(4):
         if step == 2:  # one of both also has a step that is cancelled, and one without all gradients
             for name, g in gradients(9).items():
