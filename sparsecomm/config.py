@@ -34,34 +34,34 @@ class Config:
     """Code of the indices: raw, bitmap, rice, local (12 bits in a chunk of 4096), or auto: the smallest, for chunk-top-k
     local."""
     value_code: str = "float32"
-    """Code of the values: float32, bfloat16, float16, int8, 1bit. What rounding loses stays in the residual."""
+    """Code of the values: float32, bfloat16, float16, int8, 1bit. The rounding error stays in the residual."""
     momentum: float = 0.0
     """Momentum correction (Lin et al. 2018): factor of each rank's velocity; 0: none. The rule is then best sgd."""
     masking: bool = True
-    """With momentum correction: forget the velocity of what was sent."""
+    """With momentum correction: set the velocity of sent elements to 0 (momentum factor masking)."""
     clip_local: float | None = None
     """Clip each rank's gradient before it is accumulated, to this L2 norm times the root of the number of ranks: the mean of
     independent gradients then has this norm (Lin et al. 2018, whose gradients are parts of the mean)."""
     warmup: int = 0
     """Steps over which the kept share falls in stages from 25% to `keep`."""
     residual: bool = True
-    """Keep what is not sent for later steps; without, it is lost."""
+    """Accumulate unsent gradient in the residual (error feedback); false: it is discarded."""
     combine: str = "global"
-    """Step with the sparse sum of all ranks (global), or add the own gradient less what was sent of it (local; Aji &
-    Heafield 2019): the ranks then differ until their parameters are averaged."""
+    """global: step with the sparse sum of all ranks. local: add to it the unsent gradient of the rank itself (Aji & Heafield
+    2019); the parameters of the ranks then differ until they are averaged."""
     average_every: int = 0
     """Steps between two averages of the parameters over the ranks; 0: none."""
     nonfinite: str = "skip"
-    """A NaN or infinity on any rank: all ranks skip the step, or stop."""
+    """After a NaN or infinity in the gradient of any rank, all ranks skip the step (skip) or end the run (stop)."""
     check_every: int = 100
     """Steps between two checks that all ranks have the same parameters; 0: none."""
     bucket_mb: float = 4.0
-    """Tensors are exchanged together in buckets of about this many megabytes."""
+    """Size in megabytes of a bucket, whose tensors are exchanged together."""
     overlap: bool | None = None
-    """Exchange a finished bucket in a thread of its own, while backward goes on. None: where no script can change a gradient
-    that was sent, which is all but DistributedOptimizer."""
+    """Exchange a full bucket in a thread of its own during the backward pass. None: true, but in DistributedOptimizer false,
+    since a script may change a gradient after it was sent."""
     lazy: bool = False
-    """Step only the coordinates that something arrived for; else the others step with a gradient of zero."""
+    """Step only the coordinates in the sparse sum; false: all others step with a gradient of zero."""
 
     def __post_init__(self):
         for field in fields(self):

@@ -1,13 +1,13 @@
-"""What every command runs in: one line for each cause of failure, the end of all ranks, and nothing left behind.
+"""Failure handling of every command: one line for each cause, all ranks end, no process and no shared memory stays.
 
     sparsecomm.guard.run(main)                        # as a command does
     mpiexec -n 4 python -m sparsecomm.guard script.py # around a script of one's own, or -m module
 
-There a rank is two processes: one that trains, and its parent, which only waits, and tells when the other one was killed or
-has ended in the middle of its work (see `launch`). In a script that is started without it, `install`, which
-DistributedOptimizer calls, has the same watch but for that parent: that a process was killed is then told by mpiexec.
+There a rank is two processes: one that trains, and its parent, which waits and reports that the first one was killed or has
+exited in the middle of its work (see `launch`). In a script that is started without it, `install`, which
+DistributedOptimizer calls, starts the same guard without that parent: mpiexec then reports that a process was killed.
 
-SPARSECOMM_PATIENCE: seconds after which a rank that neither answers nor computes is given up, if not the usual (see `watch`).
+SPARSECOMM_PATIENCE: seconds after which a rank that neither answers nor computes is given up; default: see `watch`.
 """
 
 import atexit
@@ -28,7 +28,7 @@ from sparsecomm.wire import launch
 from sparsecomm.wire.launch import say
 
 active = None  # the Guard of all ranks of this process's job
-others = []  # those of parts of them
+others = []  # the Guards of subsets of these ranks
 USAGE = "usage: mpiexec -n N python -m sparsecomm.guard SCRIPT|-m MODULE [ARGUMENT …]"
 
 
@@ -36,7 +36,7 @@ def run(main):
     """Call `main()` and end the process with its exit code; under mpiexec all ranks end when one fails.
 
     0; 2 for a UserError, its line printed once where all ranks raise it alike; 130 or 143 for Ctrl-C and SIGTERM; 1 for any
-    other exception, with its traceback. Returns where `main` does and there is nothing to tell.
+    other exception, with its traceback. Returns where `main` does and no rank has failed.
     """
     global active
     if launch.size() > 1 and "mpi4py.MPI" not in sys.modules and sys.platform == "linux":
@@ -56,9 +56,9 @@ def run(main):
 
 
 def install(comm) -> list[int]:
-    """Watch over the ranks of `comm` unless they are watched already, as under `run`; their names. Collective.
+    """Guard the ranks of `comm` unless they have a guard, as under `run`; returns their ranks in COMM_WORLD. Collective.
 
-    An exception that nothing catches, on any rank, then ends all of them, as under `run`; at its end each awaits the others.
+    An uncaught exception on any rank then ends all of them, as under `run`; at its exit each rank waits for the others.
     """
     global active
     from mpi4py import MPI
@@ -92,9 +92,9 @@ def world_ranks(comm) -> list[int]:
 
 @contextlib.contextmanager
 def together(names, what):
-    """Within it this rank does `what` ("step 8"), which all of `names` (see `world_ranks`) do, in one order.
+    """A context of the collective call `what` ("step 8") of all ranks `names` (see `world_ranks`), which call in one order.
 
-    Where one of them ends without it, or they wait for one for long, a line says so.
+    A line on stderr names a rank that ends without the call, or for which the others wait long.
     """
     group, guard = " ".join(map(str, names)), _watching(names)
     if guard is None or group in guard.open_calls:
@@ -119,14 +119,14 @@ def collective(what):
 
 
 def patience(seconds):
-    """Give a rank up after `seconds` without an answer, unless it computes. Raises UserError below 5 s."""
+    """Set the seconds without an answer after which a rank that does not compute is given up. Raises UserError below 5 s."""
     watch.patience(seconds)
     for guard in _guards():
         guard.set_patience(seconds)
 
 
 def uncaught(error):
-    """End all ranks for an exception that has reached the top of this one. Returns where there are no ranks to end."""
+    """End all ranks for an uncaught exception of this one. Returns where there are no other ranks."""
     failure = _failure(error)
     for guard in _guards():
         guard.fail(failure)
@@ -136,7 +136,7 @@ def uncaught(error):
 
 
 def restart(comm):
-    """Watch over the ranks of `comm` in place of those so far, of which some are dead. Collective over `comm`."""
+    """Replace the guard, of whose ranks some are dead, by one of the ranks of `comm`. Collective over `comm`."""
     global active
     if active:
         active.abandon()
@@ -150,7 +150,7 @@ def _guards():
 
 
 def _watching(names) -> Guard | None:
-    """The guard that watches over all of `names`; the same on all of them, for it was made by all."""
+    """The guard of all of `names`, or None; the same on all of them, for its construction is collective."""
     return next((guard for guard in _guards() if guard.members.issuperset(names)), None)
 
 
@@ -173,7 +173,7 @@ os.register_at_fork(after_in_child=_in_child)
 
 
 def _start():
-    """The guard of this process, where it is one of several ranks."""
+    """Start the guard of this process, where it is one of several ranks."""
     global active
     if launch.size() > 1:
         comm = launch.world()
@@ -191,7 +191,7 @@ def _terminate(number, frame):
 
 
 def _outcome(function) -> Failure | None:
-    """Call `function()`; how it failed, if it did."""
+    """Call `function()`; the Failure that its exception means, or None."""
     try:
         function()
     except BaseException as error:
@@ -200,7 +200,7 @@ def _outcome(function) -> Failure | None:
 
 
 def _failure(error) -> Failure | None:
-    """What an exception ends this rank with."""
+    """The Failure that an exception means for this rank; None: exit code 0."""
     if isinstance(error, UserError):
         return Failure(2, _line(error), named=getattr(error, "names_its_rank", False))
     if isinstance(error, MemoryError):
@@ -224,7 +224,7 @@ def _say(failure, who=""):
 
 
 def _quit(failure):
-    """End this process, which is alone or has no guard yet; with it the other ranks, of which one speaks for all alike."""
+    """End this process, which is alone or has no guard yet, and the other ranks; of these only rank 0 prints at once."""
     if not launch.rank():
         _say(failure)
         time.sleep(launch.FLUSH_SECONDS if launch.size() > 1 else 0)

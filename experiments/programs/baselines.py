@@ -114,15 +114,15 @@ def join(comm):
     import torch.distributed as dist
     from mpi4py import MPI
 
-    from sparsecomm.wire.gather import gathered, told
+    from sparsecomm.wire.gather import broadcast_json, gathered
     own = {"name": np.frombuffer(MPI.Get_processor_name().encode(), np.uint8)}
-    names = told(comm, [each["name"].tobytes().decode() for each in gathered(comm, own)])
+    names = broadcast_json(comm, [each["name"].tobytes().decode() for each in gathered(comm, own)])
     interface = os.environ.get("EXPERIMENTS_INTERFACE") or ("lo" if len(set(names)) == 1 else "")
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     address = os.environ.get("EXPERIMENTS_MASTER") or ("127.0.0.1" if len(set(names)) == 1 else names[0])
     store = dist.TCPStore(address, 0, comm.size, True, wait_for_workers=False) if comm.rank == 0 else None
-    address, port = told(comm, (address, store.port) if store else None)
+    address, port = broadcast_json(comm, (address, store.port) if store else None)
     store = store or dist.TCPStore(address, port, comm.size, False)
     dist.init_process_group("gloo", store=store, rank=comm.rank, world_size=comm.size)
 

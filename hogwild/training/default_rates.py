@@ -91,7 +91,7 @@ def sizes_of(data, rows=None, weights=None) -> Sizes:
 
 
 def steepness(loss, sizes) -> float:
-    """Mean curvature; SGD is stable on average below a rate of 1 / steepness. The intercept counts as the strongest column."""
+    """Mean curvature: up to a rate of 1 / it SGD is stable on average. The intercept counts as the strongest column."""
     return min(getattr(loss, "curvature", 1.0), 1.0) * (sizes.steep + sizes.strongest)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 SEGMENTS = ("mpich_shm_", "sm_segment.", "ucx_shm_")  # MPICH's, Open MPI's, UCX's
 FOLDER = "/dev/shm"
 OLD_SECONDS = 60.0  # a job that starts beside this one, where its processes cannot be seen, has its names for less
-LOOK_SECONDS, LAST_SECONDS = 0.1, 5.0  # of the process that stays behind: between two looks, and of all
+LOOK_SECONDS, LAST_SECONDS = 0.1, 5.0  # of the cleaner: between two sweeps, and in all
 
 
 def unlink_mapped():
@@ -40,15 +40,15 @@ def sweep(since=0.0, until=None):
 
 
 def sweep_old():
-    """Remove what jobs of this user have left that were killed before `unlink_mapped`."""
+    """Remove the names of jobs of this user that were killed before `unlink_mapped`."""
     sweep(until=time.time() - OLD_SECONDS)
 
 
-def stay_behind() -> int:
-    """Fork a process that cleans up should this one die; the file descriptor to which any byte ends it.
+def fork_cleaner() -> int:
+    """Fork a process that cleans up if this one dies; the file descriptor to which any byte ends the fork.
 
-    MPI's start makes names that only a later step removes. A launcher kills all ranks when one dies: what cleans up must be
-    no process of the job's. Call it before anything has started threads.
+    MPI_Init makes names that only `unlink_mapped` removes. A launcher kills all processes of the job when one dies: the
+    cleaner must be outside the job. Call it before anything has started threads.
     """
     began, (read, write) = time.time() - 1, os.pipe()
     middle = os.fork()

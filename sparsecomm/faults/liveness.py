@@ -1,4 +1,4 @@
-"""What can be seen of another process, which may be too busy to answer: a call that keeps Python's lock is no death."""
+"""The state of another process, from /proc: a rank that does not answer may be computing in a call that holds the GIL."""
 
 import json
 import os
@@ -6,12 +6,12 @@ import socket
 from contextlib import suppress
 from typing import NamedTuple
 
-BUSY = 0.2  # share of a core that tells computing from waiting: a thread that waits for Python's lock takes a hundredth
+BUSY = 0.2  # share of a core above which a process computes: a thread that waits for the GIL uses a hundredth
 LINE = 512  # bytes of a Process
 
 
 class Process(NamedTuple):
-    """Where a rank lives."""
+    """The process of a rank."""
 
     rank: int  # in COMM_WORLD
     pid: int
@@ -20,7 +20,7 @@ class Process(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """A look at a process."""
+    """One reading of /proc/PID/stat."""
 
     state: str  # R, S, D, T …: proc(5)
     cpu: float  # seconds that it has computed
@@ -39,7 +39,7 @@ def processes(comm) -> list[Process]:
 
 
 def look(pid) -> Sight | None:
-    """None where there is no such process."""
+    """A Sight of process `pid`; None where there is no such process."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()
@@ -49,25 +49,25 @@ def look(pid) -> Sight | None:
 
 
 class Watch:
-    """What a rank that does not answer is at."""
+    """Monitors the process of a rank. near: /proc shows it, under its number."""
 
     def __init__(self, process, near):
-        self.process, self.near = process, near  # near: its number is a process's here too
+        self.process, self.near = process, near
         self.answered(0.0)
 
     def answered(self, now):
-        """It has answered at `now`."""
+        """The rank has answered at `now` (seconds, monotonic)."""
         self.alive, self.looked, self.cpu, self.state = now, now, None, ""
 
     def look(self, now) -> str:
-        """stopped, gone, idle, far (on another host); or busy: it computes, and so is alive."""
+        """State: stopped, gone, idle, far (on another host), or busy: it computes, which counts as an answer."""
         sight = look(self.process.pid) if self.near else None
         if sight is None or sight.state in "ZXT":
             self.state = "far" if not self.near else "stopped" if sight and sight.state == "T" else "gone"
             return self.state
         last, since = self.cpu, max(now - self.looked, 1e-3)
         self.cpu, self.looked = sight.cpu, now
-        # On a crowded machine a process that wants to compute (R) may hardly come to it.
+        # On an overloaded machine a runnable process (R) may use little processor time.
         self.state = "busy" if sight.state == "R" or last is None or sight.cpu - last >= BUSY * since else "idle"
         if self.state == "busy":
             self.alive = now

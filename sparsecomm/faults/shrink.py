@@ -1,4 +1,4 @@
-"""Go on without the ranks that have died (`--on-failure shrink`): Open MPI's user-level failure mitigation (ULFM).
+"""Continue without the ranks that have died (`--on-failure shrink`): Open MPI's user-level failure mitigation (ULFM).
 
     shrink.enable()
     while True:
@@ -11,8 +11,8 @@
                 raise
             comm, dead, names = shrink.recover(comm, used)
 
-Ranks may be a step apart when they learn of a death: after it, all take the state of one of them. A communicator that is
-not revoked keeps those waiting that wait on it for a survivor: `used` must hold every one that is in use.
+Ranks may be a step apart when they learn of a death: after it, all ranks load the state of one of them. Ranks waiting on an
+unrevoked communicator block forever: `used` must hold every communicator that is in use.
 Source: Bland et al. 2013, Post-failure recovery of MPI communication capability; MPI Forum's ULFM chapter.
 """
 
@@ -57,10 +57,9 @@ def is_failure(error) -> bool:
 
 
 def recover(comm, used=()) -> Recovered:
-    """Communicator of the ranks of `comm` that are alive. Collective over these; nobody else may be waited for meanwhile.
+    """Communicator of the ranks of `comm` that are alive. Collective over these.
 
-    used: other communicators of these ranks on which one may be waiting for another. Neither they nor `comm` can be used
-    afterwards.
+    used: the other communicators on which one of these ranks may wait for another. They and `comm` are revoked.
     """
     for each in (comm, *used):
         each.Revoke()
@@ -75,7 +74,7 @@ def recover(comm, used=()) -> Recovered:
             if not is_failure(error):
                 raise
             new.Revoke()
-        fine = _agreed(new, fine)  # if one died meanwhile, all begin again
+        fine = _agreed(new, fine)  # if one died meanwhile, all ranks repeat it
     return Recovered(new, *_dead(comm, new))
 
 

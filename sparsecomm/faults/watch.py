@@ -1,7 +1,7 @@
-"""The thread of each rank that watches the rank before it, and on rank 0 hears why others fail and for whom others wait.
+"""The guard thread of each rank: it monitors the rank before it; that of rank 0 collects the failures and waits of all ranks.
 
-A rank sends a beat to the next one every second. One that is silent may compute, in a call that keeps Python's lock: where
-its process can be seen, it is given up only when it is stopped, gone, or idle for long.
+A rank sends a beat to the next one every second. A silent rank may be computing in a call that holds the GIL: where its
+process can be seen, the rank is given up only when the process is stopped, gone, or idle for long.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ PATIENCE = 20.0  # seconds without a beat after which a rank whose process is st
 HUNG = 600.0  # … and one that is idle, or on another host
 LEAST = 5.0 * TIME_SCALE
 BEAT_SECONDS, POLL_SECONDS = 1.0 * TIME_SCALE, 0.1 * TIME_SCALE
-PAUSE_SECONDS = 5.0 * TIME_SCALE  # a watcher that did not run for so long, as in a suspended job, starts its count anew
+PAUSE_SECONDS = 5.0 * TIME_SCALE  # a guard that did not run for so long (a suspended job) restarts its count of silence
 COLLECT_SECONDS = 1.0 * TIME_SCALE  # between the first failure and the report: ranks that fail alike then share one line
-WAIT_SECONDS = 2.0 * TIME_SCALE  # a rank that has waited for so long for others tells rank 0
-FAIL_SECONDS = 5.0 * TIME_SCALE  # a rank that fails ends the job itself, where rank 0 has not within this
+WAIT_SECONDS = 2.0 * TIME_SCALE  # a rank that has waited for others for so long reports it to rank 0
+FAIL_SECONDS = 5.0 * TIME_SCALE  # after so long a failed rank ends the job itself, if rank 0 has not
 MOST = 1 << 20  # bytes of a message between guards that are read
 BEAT, BYE, FAIL, WAIT, DONE = range(5)  # tags
 WHAT = {"stopped": "is stopped", "gone": "is gone", "idle": "is hung: it neither answers nor computes",
@@ -68,7 +68,7 @@ def patience(text):
 class Guard:
     """Construction is collective over `comm`.
 
-    tolerant: the death of a rank is none of the guard's business: the program goes on without it (see `shrink`).
+    tolerant: the guard does not end the job at the death of a rank, without which the program continues (see `shrink`).
     """
 
     def __init__(self, comm, tolerant=False):
@@ -120,7 +120,7 @@ class Guard:
         self.thread.join()
 
     def fail(self, failure):
-        """Tell rank 0 why this rank fails; rank 0 tells the user, once for all that fail alike. Does not return."""
+        """Report the failure to rank 0, which prints it once for all ranks that fail alike. Does not return."""
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):
                 signal.signal(number, signal.SIG_DFL)
@@ -136,11 +136,11 @@ class Guard:
         while not self.over:
             try:
                 self._look(time.monotonic())
-            except self.MPI.Exception:  # a rank is dead; its parent has told
+            except self.MPI.Exception:  # a rank is dead; its parent has reported that
                 if not self.tolerant:
                     self._end("", 1)
                 return
-            except Exception as error:  # else nobody would watch, and nobody know
+            except Exception as error:  # otherwise the rank would be unguarded without notice
                 self._end(f"sparsecomm: rank {self.processes[self.rank].rank}: the guard fails: {error!r}\n", 1)
             self.wake.wait(POLL_SECONDS)
             self.wake.clear()
@@ -160,7 +160,7 @@ class Guard:
         if not self.bye_received and now - self.watch.alive > 3 * BEAT_SECONDS and now - self.last_look > BEAT_SECONDS:
             self.last_look, state = now, self.watch.look(now)
             if now - self.watch.alive > (self.hung if state in ("idle", "far") else self.patience):
-                self._silent()
+                self._give_up()
         if self.failures and not self.rank:
             self._report_failures(now)
         self._report_waits(now)
@@ -182,7 +182,7 @@ class Guard:
                 self._read_report(source, tag, raw, now)
 
     def _read_report(self, source, tag, raw, now):
-        """What a rank has told rank 0; what cannot be read is no reason to stop watching."""
+        """Decode a rank's report to rank 0; one that cannot be decoded is printed, and the guard continues."""
         try:
             told = json.loads(raw[:MOST])
             if tag == FAIL:
@@ -202,7 +202,7 @@ class Guard:
         self.sends.append(self.comm.Isend([raw, self.MPI.BYTE], to, tag))
 
     def _report(self, what, tag):
-        """Tell rank 0."""
+        """Send a report to rank 0."""
         raw = json.dumps(what).encode()
         if self.rank:
             self._send(raw, 0, tag)
@@ -210,7 +210,7 @@ class Guard:
             self._read_report(0, tag, raw, time.monotonic())
 
     def _report_waits(self, now):
-        """Tell rank 0 what this rank waits in, and when it no longer does."""
+        """Report to rank 0 the call that this rank has waited in for long, and the end of that wait."""
         for group, (call, since) in list(self.open_calls.items()):
             if now - since > WAIT_SECONDS and self.reported.get(group) != call.count:
                 self.reported[group] = call.count
@@ -220,7 +220,7 @@ class Guard:
             self._report([group, 0, ""], WAIT)
 
     def _check_waits(self, now):
-        """End the job where a rank waits for one that has ended; say it where one waits for long."""
+        """End the job where a rank waits for a rank that has ended; print a line where it waits for long."""
         for (rank, group), (call, since) in list(self.waits.items()):
             name, ranks = self.processes[rank].rank, set(map(int, group.split()))
             missing = {process.rank: r for r, process in enumerate(self.processes) if process.rank in ranks
@@ -242,7 +242,7 @@ class Guard:
             self._end(self._failure_lines(self.failures), self.failures[min(self.failures)].code)
 
     def _sign_off(self):
-        """Say goodbye once all ranks are done, and end once the rank before has said it."""
+        """Send the last message once all ranks are done; end the thread once the rank before has sent its own."""
         if self.barrier is None:
             self.barrier = self.comm.Ibarrier()
             self._report(self.ended_calls, DONE)
@@ -251,8 +251,8 @@ class Guard:
             self._send(b"", self.after, BYE)
         self.over = self.bye_sent and self.bye_received and not self.sends
 
-    def _silent(self):
-        """The rank before this one has not answered."""
+    def _give_up(self):
+        """End the job, or where it is tolerant the process, of the rank before this one, which has not answered."""
         rank, pid, host, _ = self.watch.process
         seconds = self.hung if self.watch.state in ("idle", "far") else self.patience
         what = f"rank {rank} has not answered for {seconds:g} s (process {pid} on {host} {WHAT[self.watch.state]})"
@@ -277,7 +277,7 @@ class Guard:
         return text
 
     def _end(self, text, code):
-        """Write `text` and end the job, whatever the other threads are at. Does not return."""
+        """Print `text` and end the job without regard to other threads. Does not return."""
         launch.goodbye()
         force = threading.Timer(FORCE_SECONDS, os._exit, (code,))
         force.daemon = True

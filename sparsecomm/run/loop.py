@@ -21,7 +21,7 @@ from sparsecomm.replica.state import reshared
 from sparsecomm.replica.synchronizer import Synchronizer
 from sparsecomm.tasks.base import Task
 from sparsecomm.wire import nic_counters
-from sparsecomm.wire.gather import broadcast_arrays, gathered, on_root, scattered, told
+from sparsecomm.wire.gather import broadcast_arrays, broadcast_json, gathered, on_root, scattered
 
 CHECKPOINT = "the checkpoint", "state of a run", "start again with another --checkpoint"
 ASK = 0.1  # seconds between two agreements on signals, budgets of time, and checkpoints
@@ -286,7 +286,7 @@ class Run:
         """This run on the ranks of `comm`, fewer than before: from where its rank 0 is, with what these have not sent."""
         self.sync.end()
         saved = self.position(comm)
-        state, common = told(comm, saved.state), broadcast_arrays(comm, saved.common)
+        state, common = broadcast_json(comm, saved.state), broadcast_arrays(comm, saved.common)
         run = Run(self.job, comm, self.report, Saved(state, common, _without_task(saved.own)))
         run.seen = self.seen
         return run
@@ -325,7 +325,7 @@ def load(comm, path, say) -> Saved:
     Written by another number of ranks, what these had not sent is given to those there are; its sum stays the same.
     """
     tensors, state = on_root(comm, lambda: _loaded(path, say)) or ({}, None)
-    state = told(comm, state)
+    state = broadcast_json(comm, state)
     owns = [_part(tensors, f"rank{r}.") for r in range(state["ranks"])]
     if comm.rank == 0 and comm.size != state["ranks"]:
         owns = _shared_out(owns, comm.size)

@@ -18,7 +18,7 @@ from sparsecomm.faults import shrink
 from sparsecomm.run import loop, summary
 from sparsecomm.tasks import registry
 from sparsecomm.wire import launch
-from sparsecomm.wire.gather import gathered, on_root, told
+from sparsecomm.wire.gather import broadcast_json, gathered, on_root
 from sparsecomm.wire.handshake import handshake
 
 MAY_DIFFER = {"data", "test", "labels", "test_labels", "model", "record", "config", "cache"}  # from rank to rank
@@ -108,7 +108,7 @@ def _resume(running, comm, report, job, now):
     if not path:
         return None
     job.writer.constant["fingerprint"] = now
-    if not running.resume or not told(comm, checkpoint.exists(path)):
+    if not running.resume or not broadcast_json(comm, checkpoint.exists(path)):
         return None
     saved = loop.load(comm, path, report.say)
     state, new = saved.state, comm.size

@@ -1,4 +1,4 @@
-"""What all ranks must know of each other before they step, in one short Allreduce; and what they must do alike."""
+"""One short Allreduce before each step: gradients that some rank has, and a check that all ranks make the same call."""
 
 import json
 import zlib
@@ -22,7 +22,7 @@ class Agreed(NamedTuple):
 
 
 def agree(comm, facts, present, count=0, of=0, own=0) -> Agreed:
-    """Bring together what each rank has. Called by all ranks, with as many `present`; count is at most `of`.
+    """Combine `present` (bool[n]), `count` (at most `of`) and `own` (int) over the ranks. Collective, with the same n.
 
     facts: what must be alike, by name; where it is not, all ranks raise the UserError that names the ranks which are odd.
     One bitwise or over all ranks: x is the same on all where no bit is set both in the or of x and in that of its inverse.
@@ -39,7 +39,7 @@ def agree(comm, facts, present, count=0, of=0, own=0) -> Agreed:
 
 
 def all_fine(comm, wrong):
-    """Raise UserError on all ranks where one has something `wrong` to tell, a line; the others name it. Collective."""
+    """Raise UserError on all ranks where one has a line `wrong`; the other ranks name that rank. Collective."""
     lines = [json.loads(text) for text in gather(comm, json.dumps(wrong).encode())]
     if wrong:
         raise UserError(wrong)

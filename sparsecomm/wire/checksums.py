@@ -1,4 +1,4 @@
-"""Whether all ranks have the same bits."""
+"""Checksums of arrays, compared over the ranks."""
 
 import zlib
 
@@ -9,7 +9,7 @@ from sparsecomm.wire.handshake import minority
 
 
 def checksum(arrays) -> int:
-    """CRC-32 of NumPy arrays, one behind the other."""
+    """CRC-32 of the bytes of NumPy arrays, in their order."""
     own = 0
     for x in arrays:
         own = zlib.crc32(x, own)
@@ -29,7 +29,7 @@ def check_equal(wire, step, arrays):
 
 
 def all_alike(wire, arrays) -> bool:
-    """Whether all ranks, more than one, have the same arrays, which are not all 0. Called by all ranks."""
+    """Whether several ranks have the same arrays, not all of them 0: a sign that they read the same data. Collective."""
     arrays = list(arrays)
     table = wire.numbers([checksum(arrays), any(x.any() for x in arrays)])
     return wire.size > 1 and bool(table[0, 1]) and bool((table == table[0]).all())

@@ -1,4 +1,4 @@
-"""Communicators of our own, so that no message meets one of the caller's program."""
+"""Communicators of this package alone: its messages cannot match those of the calling program."""
 
 from sparsecomm.wire import launch
 

@@ -1,4 +1,4 @@
-"""Named arrays of one rank, or of all, brought to others: as flat buffers with a head in JSON, never as pickles."""
+"""Gather, scatter and broadcast of named arrays: flat buffers with a JSON header, never pickles."""
 
 import json
 
@@ -32,7 +32,7 @@ def named(raw) -> dict[str, np.ndarray]:
 
 
 def gathered(comm, arrays) -> list[dict[str, np.ndarray]]:
-    """The arrays of every rank, on rank 0; elsewhere nothing."""
+    """The named arrays of every rank, in a list on rank 0; an empty list on the others. Collective."""
     if comm.rank:
         _send(comm, flat(arrays), 0)
         return []
@@ -40,7 +40,7 @@ def gathered(comm, arrays) -> list[dict[str, np.ndarray]]:
 
 
 def scattered(comm, states) -> dict[str, np.ndarray]:
-    """states[r] on rank r; rank 0 has them all, the others give nothing."""
+    """states[r] on rank r; only the `states` of rank 0 are read. Collective."""
     if comm.rank:
         return named(_received(comm, 0))
     for rank in range(1, comm.size):
@@ -49,7 +49,7 @@ def scattered(comm, states) -> dict[str, np.ndarray]:
 
 
 def broadcast_arrays(comm, arrays) -> dict[str, np.ndarray]:
-    """The arrays of rank 0, on all ranks."""
+    """The named arrays of rank 0, on all ranks. Collective."""
     raw = flat(arrays) if comm.rank == 0 else None
     size = np.array([0 if raw is None else raw.size], np.int64)
     comm.Bcast(size)
@@ -59,21 +59,21 @@ def broadcast_arrays(comm, arrays) -> dict[str, np.ndarray]:
     return arrays if comm.rank == 0 else named(raw)
 
 
-def told(comm, value):
-    """What JSON can write of rank 0, on all ranks."""
+def broadcast_json(comm, value):
+    """The value of rank 0, of types that JSON has, on all ranks. Collective."""
     text = json.dumps(value).encode() if comm.rank == 0 else b""
     return json.loads(broadcast_arrays(comm, {"json": np.frombuffer(text, np.uint8)})["json"].tobytes())
 
 
 def on_root(comm, work):
-    """work() on rank 0, None elsewhere; the UserError that it may raise there is raised on all ranks."""
+    """work() on rank 0, None elsewhere; a UserError of it is raised on all ranks. Collective."""
     result, wrong = None, None
     if comm.rank == 0:
         try:
             result = work()
         except UserError as error:
             wrong = str(error)
-    wrong = told(comm, wrong)
+    wrong = broadcast_json(comm, wrong)
     if wrong is not None:
         raise UserError(wrong)
     return result

@@ -16,7 +16,7 @@ MOST = 1 << 20  # bytes of a rank's facts
 
 
 def own_facts() -> dict:
-    """What must be alike wherever messages of this package meet."""
+    """Versions and byte order, which must be the same on all ranks that exchange messages."""
     torch = {"torch": sys.modules["torch"].__version__} if "torch" in sys.modules else {}
     return {"protocol": VERSION, "hogwild-sparsecomm": sparsecomm.__version__, "numpy": np.__version__,
             "numba": numba.__version__, "byte order": sys.byteorder, **torch}

@@ -1,4 +1,4 @@
-"""How a process becomes a rank: its parent that watches it, its MPI, its threads; and how a rank ends all of them.
+"""How a process becomes a rank (its supervising parent, MPI, threads), and how a rank ends all of them.
 
 mpi4py is imported late: a process that has initialised MPI must not fork.
 """
@@ -23,13 +23,13 @@ SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID", "RANK")  # … and a process's own
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-TIME_SCALE = float(os.environ.get("SPARSECOMM_TIME_SCALE", 1))  # factor on how long a guard waits; below 1 in tests of faults
+TIME_SCALE = float(os.environ.get("SPARSECOMM_TIME_SCALE", 1))  # factor of all times of the guard; below 1 in tests of faults
 LOOK_SECONDS = 1.0 * TIME_SCALE  # between two looks whether the launcher is still there
 FORCE_SECONDS = 5.0  # an abort that has no effect within this becomes an exit
 FLUSH_SECONDS = 0.3  # mpiexec loses lines that were written just before the end
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
-parent = None  # file descriptor to the process that `supervise` has left above this one
+parent = None  # file descriptor to the supervising parent, see `supervise`
 
 
 def size() -> int:
@@ -47,7 +47,7 @@ def _told(names, default) -> int:
 
 
 def say(text):
-    """Write `text` to standard error in one piece, and not fail where nobody reads it."""
+    """Write `text` to standard error in one piece; errors, as of a closed pipe, are ignored."""
     with contextlib.suppress(OSError):
         os.write(2, text.encode())
 
@@ -76,14 +76,14 @@ def mpi():
 
 
 def world():
-    """COMM_WORLD of MPI, whose shared memory has no names any more, and so leaves no files. Collective.
+    """COMM_WORLD; the names of its shared memory are removed, so that a killed job leaves no files. Collective.
 
     Raises UserError as `mpi` does.
     """
     first = "mpi4py.MPI" not in sys.modules
     if first:
         leftovers.sweep_old()
-    cleaner = leftovers.stay_behind() if first and parent is not None else None
+    cleaner = leftovers.fork_cleaner() if first and parent is not None else None
     comm = mpi().COMM_WORLD
     comm.Barrier()  # now every rank of this host has mapped what it needs
     leftovers.unlink_mapped()
@@ -94,7 +94,7 @@ def world():
 
 
 def abort(code):
-    """End all ranks, whatever they are at, also before they have started MPI. Does not return."""
+    """End all ranks, also those that have not started MPI yet. Does not return."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     time.sleep(FLUSH_SECONDS)
@@ -112,7 +112,7 @@ def mpi_is_on() -> bool:
 
 
 def abort_launcher(code):
-    """Have MPICH's launcher end all ranks, which else waits for those that wait for this one to start MPI.
+    """Have MPICH's launcher end all ranks: it would otherwise wait for ranks that wait in MPI_Init for this one.
 
     Returns where there is no such launcher: others end the job themselves when a process fails.
     """
@@ -129,7 +129,7 @@ def has_launcher() -> bool:
 
 
 def _launcher() -> socket.socket | None:
-    """The way to MPICH's launcher. In a process that a rank has started, the number may be that of another file."""
+    """A socket to MPICH's launcher, or None. In a child of a rank, PMI_FD may be the number of another file."""
     try:
         link = socket.socket(fileno=os.dup(int(os.environ.get("PMI_FD", ""))))
         pid, _, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -164,8 +164,8 @@ def limit_threads(comm) -> int:
 def supervise():
     """Fork. The child returns, to become the rank; the parent never does.
 
-    The parent forwards signals, tells when the child was killed or has ended without `goodbye`, and ends in the same way,
-    which ends the job. When the launcher is gone, so are both.
+    The parent forwards signals, prints a line where the child was killed or has exited without `goodbye`, and exits as the
+    child did, which ends the job. Both end with the launcher.
     """
     global parent
     own, launcher = os.getpid(), os.getppid()
@@ -206,7 +206,7 @@ def supervise():
 
 
 def goodbye():
-    """The process is about to end, and its user knows why if need be."""
+    """Tell the supervising parent that this process ends by itself, and has printed why if it failed."""
     if parent is not None:
         os.write(parent, b"1")
 
@@ -219,7 +219,7 @@ def _heard(pipe) -> bool:
 
 
 def _ended(child, code) -> int:
-    """Say that the child has ended without a word; the exit code of that."""
+    """Print that the child has exited without `goodbye`; the exit code for the parent."""
     say(f"sparsecomm: rank {rank()}: process {child} has ended with exit code {code} in the middle of its work (os._exit, or "
         "a library that calls exit)\n")
     time.sleep(FLUSH_SECONDS)
@@ -228,7 +228,7 @@ def _ended(child, code) -> int:
 
 
 def _killed(child, number, told):
-    """Say which signal killed the child, unless its sender knows (`told`: false), and be killed by the same."""
+    """Print which signal killed the child, unless this process has forwarded it (`told`: false); die of the same signal."""
     if told:
         why = " (by someone, or by the system for want of memory)" if number == signal.SIGKILL else ""
         say(f"sparsecomm: rank {rank()}: process {child} was killed by {number.name}{why}\n")

@@ -23,7 +23,7 @@ CODES = (*INDEX_CODES, ALL)
 
 
 class MessageError(UserError):
-    """A message that is not what its receiver waits for: damaged, or from another step, dimension or program."""
+    """A message that its receiver cannot use: damaged, or of another step, dimension or version of the program."""
 
     names_its_rank = True  # the sender, which is to blame, not the rank that raises this
 
@@ -37,7 +37,7 @@ class Message(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a header says, in its order."""
+    """Fields of the header, in their order."""
 
     magic: bytes
     version: int
@@ -68,7 +68,7 @@ def _dense_bytes(n, value_code) -> int:
 
 
 def _least_bytes(header) -> int:
-    """The fewest bytes that can hold the entries which the header claims: receivers take memory for them."""
+    """The fewest bytes that can hold the entries which the header claims: receivers allocate memory for them."""
     index_code, value_code = CODES[header.index_code], VALUE_CODES[header.value_code]
     if not header.count:
         return 0

@@ -1,4 +1,4 @@
-"""Bytes between all ranks of a communicator: no pickles, sizes as int64, and nothing of more bytes than MPI can count."""
+"""Collective transfers of bytes: no pickles, sizes as int64, calls of at most 2^31 - 1 bytes, the most that MPI counts."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ BYTE = "B"  # as mpi4py calls it; this file must not import that, for the hook o
 
 
 def demand_possible(sizes, most):
-    """Raise MessageError, before memory is taken, for the first rank whose message of sizes[r] bytes is none.
+    """Raise MessageError, before memory is allocated, for the first rank that announces an impossible number of bytes.
 
-    most: the most bytes that there can be, of each rank or of all.
+    sizes: announced bytes by rank. most: the most bytes of a message, one number or one by rank.
     """
     for rank, (size, bound) in enumerate(zip(sizes, np.broadcast_to(most, len(sizes)).tolist())):
         if not 0 <= size <= bound:
@@ -20,7 +20,7 @@ def demand_possible(sizes, most):
 
 
 class Wire:
-    """A communicator, and how many bytes this rank meant to send to the others and to receive from them.
+    """A communicator with counts of the bytes that this rank has sent to the others and received from them.
 
     limit: the most bytes in one call, the same on all ranks.
     """
@@ -46,7 +46,7 @@ class Wire:
         return table
 
     def gather(self, mine, most) -> list[np.ndarray]:
-        """The uint8 array of every rank, whatever their sizes, but `most` (see `demand_possible`)."""
+        """Allgather of uint8 arrays of different sizes, up to `most` (see `demand_possible`)."""
         sizes = self.numbers([mine.size])[:, 0]
         demand_possible(sizes.tolist(), most)
         ends = np.cumsum(sizes)
@@ -63,22 +63,22 @@ class Wire:
         return pieces
 
     def exchange(self, pieces, most) -> list[np.ndarray]:
-        """What every rank has for this one, of its uint8 pieces for each rank; this rank's for itself, as it is.
+        """All-to-all of uint8 arrays: pieces[r] is for rank r; the piece of every rank for this one, its own without a copy.
 
         most: as for `gather`.
         """
         sizes = np.empty(self.size, np.int64)
         self.comm.Alltoall(np.array([piece.size for piece in pieces], np.int64), sizes)
         demand_possible(sizes.tolist(), most)
-        came = [piece if r == self.rank else np.empty(size, np.uint8) for r, (piece, size) in enumerate(zip(pieces, sizes))]
+        theirs = [piece if r == self.rank else np.empty(size, np.uint8) for r, (piece, size) in enumerate(zip(pieces, sizes))]
         # Nearest first, so that not all ranks send to the same one at once. Two messages of a pair never overtake.
         near = [(self.rank + k) % self.size for k in range(1, self.size)]
-        requests = [self.comm.Irecv([chunk, BYTE], r) for r in reversed(near) for chunk in self._chunks(came[r])]
+        requests = [self.comm.Irecv([chunk, BYTE], r) for r in reversed(near) for chunk in self._chunks(theirs[r])]
         requests += [self.comm.Isend([chunk, BYTE], r) for r in near for chunk in self._chunks(pieces[r])]
         for request in requests:
             request.Wait()
-        self._count(*(sum(8 + array.size for r, array in enumerate(arrays) if r != self.rank) for arrays in (pieces, came)))
-        return came
+        self._count(*(sum(8 + array.size for r, array in enumerate(arrays) if r != self.rank) for arrays in (pieces, theirs)))
+        return theirs
 
     def add(self, x):
         """Sum x (float32) over the ranks, in place."""

@@ -1,4 +1,4 @@
-"""What the network interfaces counted, beside what the program meant to send."""
+"""Byte counters of the network interfaces: a check of the bytes that the program counts itself."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ COUNTERS = Path("/proc/net/dev")
 
 
 def sent() -> int:
-    """Bytes that the interfaces of this host, loopback left out, have sent since they came up; 0 if nothing tells."""
+    """Bytes that the interfaces of this host but loopback have sent since they came up; 0 where /proc has no counters."""
     try:
         lines = COUNTERS.read_text().splitlines()[2:]
     except OSError:
@@ -19,7 +19,7 @@ def sent() -> int:
 
 
 def host() -> int:
-    """A number that processes have in common just when they share these counters: a hash of host and network namespace."""
+    """A hash of host and network namespace: equal for processes that share these counters."""
     try:
         namespace = os.stat("/proc/self/ns/net").st_ino
     except OSError:

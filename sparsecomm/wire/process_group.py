@@ -1,4 +1,4 @@
-"""Bytes between the processes of a process group of torch, without MPI."""
+"""Collective transfers of bytes over a process group of torch, without MPI."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from sparsecomm.wire.mpi import demand_possible
 
 
 class TorchWire:
-    """As `wire.Wire`, over a process group of torch that can move tensors of the CPU (gloo)."""
+    """As `mpi.Wire`, over a process group of torch for tensors in host memory (gloo)."""
 
     def __init__(self, group):
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
@@ -27,18 +27,18 @@ class TorchWire:
         return table.numpy().reshape(self.size, -1)
 
     def gather(self, mine, most) -> list[np.ndarray]:
-        """The uint8 array of every rank, whatever their sizes, but `most`."""
+        """Allgather of uint8 arrays of different sizes, up to `most`."""
         return self.exchange([mine] * self.size, most)
 
     def exchange(self, pieces, most) -> list[np.ndarray]:
-        """What every rank has for this one, of its uint8 pieces for each rank."""
+        """All-to-all of uint8 arrays: pieces[r] is for rank r; returns the piece of every rank for this one."""
         sizes = [piece.size for piece in pieces]
-        came = torch.empty(self.size, dtype=torch.int64)
-        self._swap(came, torch.tensor(sizes), [1] * self.size, [1] * self.size)
-        demand_possible(came.tolist(), most)
-        every = torch.empty(int(came.sum()), dtype=torch.uint8)
-        self._swap(every, torch.from_numpy(np.concatenate(pieces)), came.tolist(), sizes)
-        return np.split(every.numpy(), np.cumsum(came.numpy())[:-1])
+        received = torch.empty(self.size, dtype=torch.int64)
+        self._swap(received, torch.tensor(sizes), [1] * self.size, [1] * self.size)
+        demand_possible(received.tolist(), most)
+        every = torch.empty(int(received.sum()), dtype=torch.uint8)
+        self._swap(every, torch.from_numpy(np.concatenate(pieces)), received.tolist(), sizes)
+        return np.split(every.numpy(), np.cumsum(received.numpy())[:-1])
 
     def add(self, x):
         """Sum x (float32) over the ranks, in place."""

@@ -16,7 +16,7 @@ import os, signal, sys
 from pathlib import Path
 from sparsecomm.faults import leftovers
 leftovers.FOLDER = sys.argv[1]
-told = leftovers.stay_behind()
+told = leftovers.fork_cleaner()
 (Path(sys.argv[1]) / "mpich_shm_1").touch()
 (Path(sys.argv[1]) / "else_1").touch()
 if sys.argv[2] == "told":

@@ -38,7 +38,7 @@ everyone = gather.gathered(comm, own(comm.rank))
 assert len(everyone) == (comm.size if comm.rank == 0 else 0) and all(same(x, own(r)) for r, x in enumerate(everyone))
 assert same(gather.scattered(comm, everyone), own(comm.rank))
 assert same(gather.broadcast_arrays(comm, own(7 + comm.rank)), own(7))
-assert gather.told(comm, {"a": [comm.rank, float("inf"), "ü"]}) == {"a": [0, float("inf"), "ü"]}
+assert gather.broadcast_json(comm, {"a": [comm.rank, float("inf"), "ü"]}) == {"a": [0, float("inf"), "ü"]}
 assert gather.on_root(comm, lambda: comm.rank + 5) == (5 if comm.rank == 0 else None)
 def wrong():
     raise UserError(f"full, says rank {comm.rank}")
