@@ -33,14 +33,14 @@ UNFIT = "scope", "clip_local", "combine", "average_every", "lazy"  # need all gr
 
 
 class Pass:
-    """One backward pass: which buckets it has exchanged so far."""
+    """One backward pass and the buckets that it has exchanged so far."""
 
     def __init__(self, parameters):
         self.names, self.committed, self.bad, self.some = set(), [], False, False
         self.parameters, self.versions = parameters, [p._version for p in parameters]
 
     def undo(self):
-        """Where its step was skipped, nobody has used what the buckets have sent that were finite."""
+        """Undo the exchange of its finite buckets, where another bucket was not finite: their step was skipped."""
         for pipeline in self.committed if self.bad else ():
             pipeline.undo()
         self.committed = []
@@ -51,7 +51,7 @@ class Pass:
 
 
 class GradientDropping:
-    """State of the hook: what this rank has not sent of each parameter's gradient. Construct it on all ranks alike.
+    """State of the hook: residual (unsent gradient) of each parameter on this rank. Construct it on all ranks alike.
 
     named_parameters: pairs of name and parameter, float32 and contiguous, all that the model trains. config: all of it
     but `scope`, `clip_local`, `combine` and `lazy`; DistributedDataParallel sizes the buckets (bucket_cap_mb). The exchange
@@ -83,7 +83,7 @@ class GradientDropping:
             self.start()
 
     def start(self):
-        """Make the group in which residuals are exchanged, and compare all ranks. Called by all of them; again: nothing."""
+        """Make the process group of the exchange and compare the ranks. Collective; a second call has no effect."""
         if self.wire:
             return
         ranks = dist.get_process_group_ranks(self.waiting or dist.group.WORLD)
@@ -97,7 +97,7 @@ class GradientDropping:
 
     @contextmanager
     def paused(self):
-        """Within it backward exchanges nothing, on all ranks: for gradients that the script will throw away."""
+        """A context in which backward exchanges no gradients, on all ranks: for those that the script discards."""
         self.suspended = True
         try:
             yield
@@ -117,7 +117,7 @@ class GradientDropping:
         if not step and first and all_alike(self.wire, map(host, flats)) and self.wire.rank == 0:
             warnings.warn("the first gradients of all ranks are identical: do they read the same data?", stacklevel=2)
         if self.config.check_every and step and step % self.config.check_every == 0:
-            # A rank without a gradient, such as one that waits in ddp.join() for the others, has no say.
+            # A rank without a gradient, such as one that waits in ddp.join() for the others, is not compared.
             check_equal(self.wire, step, (host(p.detach()).reshape(-1) for p in parameters if any(used)))
         given = self._given(flats, used, pipeline.compressor.lossless)
         bad = pipeline.reduce(step, given) if given else 0
@@ -135,8 +135,8 @@ class GradientDropping:
     def _given(self, flats, used, lossless) -> list:
         """The gradients, None for those that are left alone; nothing where that is all of them, on all ranks.
 
-        A rank decides for itself, but where what it holds back would be missed: a velocity goes on without a gradient, and
-        of values without indices all ranks must send as many.
+        A rank decides for itself, with two exceptions: a velocity changes without a gradient too, and of values without
+        indices all ranks must send as many.
         """
         sparse = options_of(self.config).sparse
         if self.config.momentum or not (sparse or lossless):
@@ -145,7 +145,7 @@ class GradientDropping:
         return [g if some else None for g, some in zip(flats, used)] if sparse else flats
 
     def _begin(self, parameters):
-        """A backward pass begins: settle the one before it of the same parameters."""
+        """Begin a backward pass: close the earlier one of the same parameters, and undo it where it was skipped."""
         names = {self.names[p] for p in parameters if p in self.names}
         scale = self.scaler.get_scale() if self.scaler is not None and self.scaler.is_enabled() else None
         for old in [old for old in self.passes if old.names & names or scale != self.scale]:
@@ -161,13 +161,13 @@ class GradientDropping:
         self.passes.append(Pass(parameters))
 
     def _rescale(self, scale):
-        """Bring what was not sent to the scale of the gradients from now on."""
+        """Multiply residuals to the scale of the gradients from now on."""
         if scale is not None and self.scale is not None and scale != self.scale:
             self.exchanged.scale(np.float32(scale / self.scale))
         self.scale = self.scale if scale is None else scale
 
     def _pipeline(self, parameters):
-        """That of the bucket. After the first step torch builds its buckets anew, and other pipelines follow."""
+        """The pipeline of the bucket. After the first step torch builds other buckets, which get pipelines of their own."""
         names = tuple(self.names[p] for p in parameters)
         if names not in self.buckets:
             for other in [other for other in self.buckets if set(other) & set(names)]:
@@ -196,11 +196,11 @@ class GradientDropping:
 
     @property
     def phases(self) -> dict[str, float]:
-        """Seconds of this rank by phase; they may have passed beside the backward pass."""
+        """Seconds of this rank by phase; they may overlap with the backward pass."""
         return self.exchanged.phases
 
     def state_dict(self) -> dict:
-        """What this rank has not sent, by parameter; each rank has its own. For torch.save."""
+        """Residuals and velocities of this rank, by parameter, for torch.save; every rank has its own."""
         self.start()
         for old in self.passes:
             old.undo()
@@ -211,7 +211,7 @@ class GradientDropping:
         return {"rank": self.wire.rank, "size": self.wire.size, "steps": dict(self.steps), "scale": self.scale, "held": held}
 
     def load_state_dict(self, state):
-        """Go on from this rank's `state_dict`, on all ranks. Raises UserError where it does not fit."""
+        """Continue from this rank's `state_dict`. Collective. Raises UserError where it does not fit."""
         self.start()
         if (state["rank"], state["size"]) != (self.wire.rank, self.wire.size):
             raise UserError(f"rank {self.wire.rank} of {self.wire.size} got the state of rank {state['rank']} of "

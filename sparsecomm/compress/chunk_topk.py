@@ -1,7 +1,7 @@
 """Chunk-wise top-k: the k largest of every 4096 gradient elements, with indices of 12 bits (SparseLoCo, Sarfi et al. 2025).
 
-Exactly k of each chunk, also where they are zeros: every message has one size, known before the first step. What a chunk
-sends does not depend on the others, so that one layer with a large gradient cannot silence the rest.
+Exactly k of each chunk, also where they are zeros: every message has one size, known before the first step. The
+selection of a chunk does not depend on the others: a layer with a large gradient cannot crowd out the rest.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ def message_bytes(k, sizes) -> int:
 
 
 class _ChunkTopK:
-    """Has no state: what is not sent stays in the residual."""
+    """Without state: unsent gradient stays in the residual."""
 
     lossless, decay = False, 1.0
 
@@ -55,7 +55,7 @@ class _ChunkTopK:
         return total
 
     def _largest(self, x):
-        """int64, ascending: the places of the k largest magnitudes of each chunk of x (flat)."""
+        """int64, ascending: indices of the k largest magnitudes of each chunk of x (flat)."""
         whole_chunks, parts = x.shape[0] // CHUNK, []
         if whole_chunks:
             table = self.operations.largest_in_rows(x[:whole_chunks * CHUNK].reshape(whole_chunks, CHUNK), self.k)

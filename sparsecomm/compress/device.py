@@ -1,6 +1,6 @@
-"""The array operations of the pipeline on a torch device: only what is sent is copied to the host.
+"""The array operations of the pipeline on a torch device: only payloads are copied to the host.
 
-The twins of those in operations.py, from operations of torch that every device has.
+Twins of those in operations.py, made of torch operations that every device has.
 """
 
 import math
@@ -101,7 +101,7 @@ class DeviceSelector:
         return Selection(indices, values, 0)
 
     def _threshold(self, x, keep, step, group) -> float:
-        """What the share `keep` of x reaches; as `hogwild.kernels.compression.thresholds.threshold`."""
+        """The magnitude that a share `keep` of x reaches; as `hogwild.kernels.compression.thresholds.threshold`."""
         if keep == 1.0:
             return float(TINY)
         rate = max(SHARE, HITS / (keep * len(x)))

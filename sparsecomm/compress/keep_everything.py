@@ -1,4 +1,4 @@
-"""The trivial compressor: everything is sent. A value code that rounds leaves what it loses in the residual."""
+"""The trivial compressor: every element is sent. The rounding error of a value code stays in the residual."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class _KeepEverything:
         self.lossless = bucket.config.value_code == "float32"
 
     def rounds(self, step, gradients):
-        """Of all tensors the exchange may sum `gradients.flat` in place: with an exact code it is no residual."""
+        """Without tensors left alone, an exact code lets the exchange sum in `gradients.flat`, which is then no residual."""
         flat, live = gradients.flat, [part for part, g in zip(self.parts, gradients.tensors) if g is not None]
         whole = len(live) == len(self.parts)
         total = yield Payload(None, flat if whole else self.operations.concatenate([flat[part] for part in live]))

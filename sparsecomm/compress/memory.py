@@ -1,7 +1,7 @@
-"""What a rank remembers of the gradients that it has not sent: the first stage of the pipeline, see protocol.py.
+"""Residual and velocity of the unsent gradients of a rank: the first stage of the pipeline, see protocol.py.
 
-Each array exists twice: a step writes into the other one, so that the step can be undone to the bit. What rounds an
-addition cannot be subtracted again.
+Each array exists twice: a step writes into the other one, so that the step can be undone to the bit. A subtraction would not
+undo it: the addition has rounded.
 """
 
 import numpy as np
@@ -13,13 +13,15 @@ SUMMED = "residual", "velocity"  # kinds of arrays whose sum over the ranks coun
 
 
 def memory(bucket, decay=1.0) -> "Residual | NoMemory":
-    """The memory of the bucket's configuration, for a compressor with this factor of the residual; 0: none."""
+    """The memory that the bucket's configuration names. decay: the compressor's factor of the residual from step to step; 0:
+    no residual.
+    """
     kind = Residual(bucket, decay) if decay and bucket.config.residual else NoMemory(bucket)
     return Velocity(bucket, kind) if bucket.config.momentum else kind
 
 
 class _Laid:
-    """A flat array of a bucket, with views of its parts that are made once: a step has many small tensors."""
+    """A flat array of a bucket, with views of its tensors that are made once: a step has many small tensors."""
 
     def __init__(self, bucket):
         self.flat = operations(bucket.device).zeros((bucket.n,))
@@ -27,11 +29,11 @@ class _Laid:
         self.tensors = [part.reshape(shape) for part, shape in zip(self.parts, bucket.shapes)]
 
     def live(self, gradients) -> Gradients:
-        """Its tensors, None where `gradients` has None."""
+        """The gradients of the step: its tensors, None where `gradients` has None."""
         return Gradients(self.flat, [None if g is None else x for x, g in zip(self.tensors, gradients)])
 
     def accumulate(self, operations, old, gradients, m) -> int:
-        """Become m old + gradients, or old for tensors that are left alone; elements where that is not finite."""
+        """Set it to m old + gradients, or to old for tensors left alone; the number of elements that are not finite."""
         bad = 0
         for part, before, g in zip(self.parts, old.parts, gradients):
             if g is None:
@@ -42,7 +44,7 @@ class _Laid:
 
 
 class NoMemory:
-    """The trivial twin: what is not sent is lost."""
+    """The trivial twin: unsent gradient is discarded."""
 
     def __init__(self, bucket):
         self.operations, self.now = operations(bucket.device), _Laid(bucket)
@@ -117,7 +119,7 @@ class Residual:
 class Velocity:
     """Momentum correction (Lin et al. 2018, section 3.1): u = m u + g is accumulated in place of g, in `memory`.
 
-    config.masking: forget the velocity of what was sent (their momentum factor masking).
+    config.masking: set the velocity of sent elements to 0 (their momentum factor masking).
     """
 
     def __init__(self, bucket, memory):
@@ -165,13 +167,13 @@ class Velocity:
 
 
 def by_tensor(bucket, kind, flat) -> dict[str, np.ndarray]:
-    """The parts of `flat`, as host arrays by "TENSOR.kind"."""
+    """The tensors of `flat`, as flat host arrays by "TENSOR.kind"."""
     whole = host(flat)
     return {f"{name}.{kind}": whole[part] for name, part in zip(bucket.names, bucket.parts)}
 
 
 def fill(bucket, kind, flat, state):
-    """The inverse of `by_tensor`; a part that `state` does not name stays as it is."""
+    """The inverse of `by_tensor`; a tensor that `state` does not name stays as it is."""
     for name, part in zip(bucket.names, bucket.parts):
         x = state.get(f"{name}.{kind}")
         if x is not None:

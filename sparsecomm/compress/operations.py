@@ -1,4 +1,4 @@
-"""The array operations of the pipeline, once for NumPy arrays in this process and once for torch tensors on a device.
+"""The array operations of the pipeline on NumPy arrays; device.py has their twins on the tensors of a torch device.
 
 `select` of a threshold is the largest of them: `hogwild.kernels.compression.selection` and sparsecomm/compress/device.py.
 """
@@ -21,7 +21,7 @@ class Host:
 
     @staticmethod
     def selector(bucket):
-        """Of the configuration's thresholds."""
+        """The selector of the largest elements, by the thresholds of the bucket's configuration."""
         return HostSelector(bucket)
 
     @staticmethod
@@ -61,21 +61,21 @@ class Host:
 
 
 class HostSelector:
-    """`selection.Selector`, for the gradients of one bucket."""
+    """`selection.Selector` on the gradients of one bucket."""
 
     def __init__(self, bucket):
         config = bucket.config
         self.selector = Selector(bucket.sizes, config.keep, config.threshold, config.scope, seed=bucket.seed)
 
     def select(self, gradients, step, keep) -> Selection:
-        """What passes the thresholds for the share `keep`; it becomes 0 in the gradients."""
+        """The elements above the thresholds for the share `keep`; they become 0 in the gradients."""
         tensors = [np.zeros(size, np.float32) if g is None else g.reshape(-1)  # of zeros nothing is selected
                    for g, size in zip(gradients.tensors, self.selector.sizes)]
         return self.selector.select(tensors, [None] * len(tensors), step, keep)
 
 
 def operations(device=None):
-    """Those for tensors on the torch device; None: for NumPy arrays."""
+    """The operations for tensors on the torch device; None: for NumPy arrays."""
     if device is None:
         return Host
     from sparsecomm.compress.device import Device

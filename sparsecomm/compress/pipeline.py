@@ -67,7 +67,7 @@ class Pipeline:
         return total
 
     def _put(self, total):
-        """Let `total` be what the compressor has returned."""
+        """Store the sum that the compressor has returned."""
         if total.indices is None:
             self.total, self.touched = total.values, None
             return
@@ -77,23 +77,23 @@ class Pipeline:
         self.seconds["decode"] += time.perf_counter() - start
 
     def commit(self):
-        """With combine local, the own gradient is added, less what was sent of it.
+        """With combine local, add the unsent gradient of this rank, times P, to the sum.
 
-        The residual grew by that: over the steps these additions sum to the residual.
+        The residual grew by it: over the steps these additions sum to the residual.
         """
         if self.config.combine == "local":
             self.total += np.float32(self.exchange.size) * self.memory.growth()
             self.touched = None
 
     def undo(self):
-        """To the bit as before the last `reduce`; again, or after `load`: nothing."""
+        """Restore the state before the last `reduce`, to the bit; a second call, or one after `load`, has no effect."""
         if self.before is not None:
             self.memory.undo()
             self.compressor.load(self.before)
             self.before = None
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the next step of this rank depends on, by "TENSOR.kind"; what belongs to the bucket, by its first tensor."""
+        """State of this rank: host arrays by "TENSOR.kind"; those of the whole bucket have the name of its first tensor."""
         own = {f"{self.bucket.names[0]}.{kind}": x for kind, x in self.exchange.state().items()}
         return {**self.memory.state(), **self.compressor.state(), **own}
 

@@ -51,12 +51,12 @@ class Gradients(NamedTuple):
 
 
 class Memory(Protocol):
-    """What a rank remembers of the gradients that it has not sent."""
+    """Unsent gradient of one rank (residual, velocity)."""
 
-    flat: np.ndarray  # float32[n]: what is not sent; the residual of the next step
+    flat: np.ndarray  # float32[n]: unsent gradient, the residual of the next step
 
     def compensate(self, gradients: list) -> tuple[Gradients, int]:
-        """(flat gradients, None for a tensor that is left alone, with what was not sent; elements that are not finite)."""
+        """(Residual + flat gradients, None for a tensor left alone; the number of gradient elements that are not finite)."""
 
     def sent(self, indices):
         """These elements (uint32 or int64, of the bucket) are sent now."""
@@ -65,20 +65,20 @@ class Memory(Protocol):
         """float32[n]: the residual less what it was before the step."""
 
     def undo(self):
-        """To the bit as before `compensate`; once."""
+        """Restore the state before the last `compensate`, to the bit; once."""
 
     def scale(self, factor):
-        """Multiply all that is remembered, as the unit of the gradients changes."""
+        """Multiply residual and velocity by `factor`, as the unit of the gradients changes."""
 
     def state(self) -> dict:
-        """Host arrays by "TENSOR.residual" and "TENSOR.velocity", float32, flat; over the ranks their sums count."""
+        """Flat float32 host arrays by "TENSOR.residual" and "TENSOR.velocity"; other numbers of ranks preserve their sums."""
 
     def load(self, state: dict):
         """Continue from a `state`; what it does not name stays as it is."""
 
 
-class Options(Protocol):
-    """What the registry names: a NamedTuple of numbers, each in its `ranges`, that makes compressors."""
+class CompressorOptions(Protocol):
+    """An entry of the registry: a NamedTuple of numbers, each in its `ranges`, that makes compressors."""
 
     sparse: bool  # payloads have indices of the bucket: ranks may leave different tensors alone
 
@@ -89,26 +89,26 @@ class Options(Protocol):
 class Compressor(Protocol):
     """Of one bucket."""
 
-    lossless: bool  # nothing is ever unsent: no memory is needed
+    lossless: bool  # every element is sent exactly: no memory is needed
     decay: float  # factor of the residual from step to step: 1 error feedback, 0 no memory
 
     def rounds(self, step: int, gradients: Gradients) -> Generator[Payload, Sum, Payload | Sum]:
         """Yield payloads, at least one and on all ranks as many; each gets the `Sum` over the ranks. Return the bucket's sum.
 
-        What this rank has not sent must be left in `gradients.flat`. The returned values are float32[n] where there are no
+        The unsent gradient of this rank must stay in `gradients.flat`. The returned values are float32[n] where there are no
         indices, with zeros for tensors that are left alone. A generator is not resumed after a sum that is not finite: the
         step is then undone, `gradients.flat` and `state()` included.
         """
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the next step depends on: host arrays by "TENSOR.kind", from the start with the same names and shapes."""
+        """State of the next step: host arrays by "TENSOR.kind", whose names and shapes never change."""
 
     def load(self, state: dict[str, np.ndarray]):
         """Copy from a `state`; what it does not name stays as it is."""
 
 
 def put_back(flat, unsent: Payload | None):
-    """Add to the residual what did not arrive of this rank's payload."""
+    """Add the unsent part of this rank's payload to the residual."""
     if unsent is not None and unsent.indices is not None:
         flat[unsent.indices] += unsent.values
     elif unsent is not None:
@@ -116,5 +116,5 @@ def put_back(flat, unsent: Payload | None):
 
 
 def rounded_away(total: Sum):
-    """What did not arrive of this rank's payload without indices: as many values as the sum has."""
+    """The rounding error of this rank's payload without indices: as many values as the sum has."""
     return total.values * 0 if total.unsent is None else total.unsent.values

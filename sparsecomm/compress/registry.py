@@ -13,7 +13,10 @@ COMPRESSORS = {"threshold": Threshold, "chunk-top-k": ChunkTopK, "low-rank": Low
 
 
 def compressor(config):
-    """The options that a configuration's `compressor` names, or that it is. Raises UserError with what is known."""
+    """The CompressorOptions of a configuration, whose `compressor` is their text or they themselves.
+
+    Raises UserError, with the known names.
+    """
     return _named(config.compressor, type(config)) if isinstance(config.compressor, str) else config.compressor
 
 

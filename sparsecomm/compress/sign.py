@@ -6,8 +6,8 @@ times smaller than theirs. Where the votes are even, that of one rank counts mor
 sent as 1 and as -1 in turn.
 
 feedback above 0: signSGD with error feedback (Karimireddy et al. 2019; with many ranks Zheng et al. 2019). A tensor's signs
-are scaled by the mean magnitude of its elements, over all ranks; what a rank's signs differ by from its gradient stays in its
-residual, times `feedback` at the next step; so does what the sums lose as their signs are sent.
+are scaled by the mean magnitude of its elements, over all ranks. A rank's gradient less its scaled signs stays in its
+residual, times `feedback` at the next step; so does the rounding error of the sums, of which the signs are sent.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from sparsecomm.compress.operations import operations
 from sparsecomm.compress.protocol import Payload, rounded_away
 
-DECISIVE = 1.5  # weight of a vote that decides where others are even: it outweighs none that are not
+DECISIVE = 1.5  # weight of the vote that breaks ties: below 2, so that it overturns no majority
 
 
 class Sign(NamedTuple):
@@ -32,7 +32,7 @@ class Sign(NamedTuple):
 
 
 class _Sign:
-    """Has no state: what is not sent stays in the residual."""
+    """Without state: unsent gradient stays in the residual."""
 
     lossless = False
 

@@ -7,7 +7,7 @@ from sparsecomm.compress.protocol import Payload, put_back
 
 
 class Threshold(NamedTuple):
-    """What passes the configuration's threshold for the share `keep`, which a warm-up reaches in stages."""
+    """The elements above the threshold for the configuration's share `keep`, which a warm-up reaches in stages."""
 
     sparse = True
 

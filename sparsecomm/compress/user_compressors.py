@@ -14,11 +14,11 @@ ROUNDING = 1e-4  # of the largest number: what sums of float32 may lose
 
 
 class _Wrong(Exception):
-    """What a compressor does that it should not."""
+    """A broken law of `protocol.Compressor`."""
 
 
 def tried(options, name, what, config):
-    """`options`, whose compressors have kept the laws of `protocol.Compressor` for a few steps. Raises UserError.
+    """`options`, after a few steps in which their compressors obey the laws of `protocol.Compressor`. Raises UserError.
 
     config: the configuration of their buckets.
     """
@@ -41,7 +41,7 @@ def tried(options, name, what, config):
 
 
 def _step(step, ranks, flats, buckets, sparse):
-    """One step of all ranks in turn; what each has not sent."""
+    """One step of all ranks in turn; the unsent gradient of each."""
     random = np.random.default_rng(step)
     memories = [NoMemory(bucket) for bucket in buckets]
     given = []
@@ -73,7 +73,7 @@ def _step(step, ranks, flats, buckets, sparse):
 
 
 def _sums(payloads, n, sparse) -> list[Sum]:
-    """What each rank is answered."""
+    """The sum of the payloads, for each rank."""
     for payload in payloads:
         _demand(isinstance(payload, Payload), f"yields {type(payload).__name__}, not Payload")
         _demand((payload.indices is not None) == sparse, f"yields payloads {'without' if sparse else 'with'} indices, but "

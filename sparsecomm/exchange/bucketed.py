@@ -1,4 +1,4 @@
-"""Gradients of many tensors, summed over the ranks bucket by bucket: what optimizer, hook and training run have alike."""
+"""Gradients of many tensors, summed over the ranks bucket by bucket: the part shared by optimizer, hook and training run."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from sparsecomm.compress.pipeline import Pipeline
 
 
 class Pipelines:
-    """The pipelines of one exchange. What a rank has not sent of a tensor follows it from one bucket to another.
+    """The pipelines of one exchange. The unsent gradient of a tensor follows it from one bucket to another.
 
     shapes: of the tensors, by name. device: the gradients' torch device; None: they are NumPy arrays. ahead: `submit` runs
     work in a thread of its own, in order.
@@ -28,7 +28,7 @@ class Pipelines:
         self.thread = ThreadPoolExecutor(1, "exchange") if ahead else None
 
     def make(self, names, seed, device=None) -> Pipeline:
-        """The pipeline of one bucket, with what is remembered of its tensors. device: where not all tensors are on one."""
+        """The pipeline of one bucket, with the state of its tensors. device: where not all tensors are on one."""
         shapes = tuple(self.shapes[name] for name in names)
         bucket = protocol.Bucket(tuple(names), shapes, self.config, seed, device or self.device)
         made = Pipeline(bucket, self.exchange.bucket())
@@ -37,7 +37,7 @@ class Pipelines:
         return made
 
     def release(self, pipeline):
-        """Let its tensors be in no bucket; what is remembered of them stays."""
+        """Remove a pipeline; the state of its tensors stays in `held`."""
         self.pipelines.remove(pipeline)
         for past, now in zip(self.past, (pipeline.counts, pipeline.seconds)):
             past.update(now)
@@ -46,7 +46,7 @@ class Pipelines:
             self.held[name][kind] = x.copy()
 
     def own(self) -> dict[str, np.ndarray]:
-        """What the next step of this rank alone depends on, by "TENSOR.kind"."""
+        """State of this rank alone: host arrays by "TENSOR.kind"."""
         held = {f"{name}.{kind}": x for name, kinds in self.held.items() for kind, x in kinds.items()}
         return held | {key: x for pipeline in self.pipelines for key, x in pipeline.state().items()}
 
@@ -61,19 +61,19 @@ class Pipelines:
                 self.held[name][kind] = np.array(x)
 
     def scale(self, factor):
-        """Multiply what was not sent, as the unit of the gradients changes."""
+        """Multiply the unsent gradient, as the unit of the gradients changes."""
         for pipeline in self.pipelines:
             pipeline.memory.scale(factor)
         for kinds in self.held.values():
             kinds.update({kind: x * factor for kind, x in kinds.items() if kind in SUMMED})
 
     def residual_norm(self) -> float:
-        """L2 norm of what this rank has not sent."""
+        """L2 norm of the residual of this rank."""
         return math.sqrt(sum(float(np.dot(x, x)) for key, x in self.own().items() if key.endswith(".residual")))
 
     @property
     def phases(self) -> dict[str, float]:
-        """Seconds of this rank by phase; those of the exchange may have passed beside the backward pass."""
+        """Seconds of this rank by phase; those of the exchange may overlap with the backward pass."""
         return dict(sum((pipeline.seconds for pipeline in self.pipelines), self.past[1]) + self.exchange.seconds)
 
     @property
@@ -126,7 +126,7 @@ class BucketedExchange(Pipelines):
         self.empty()
 
     def empty(self):
-        """Forget this step's gradients."""
+        """Drop this step's gradients."""
         self.gradients = [[None] * len(bucket.names) for bucket in self.buckets]
         self.incomplete = [len(bucket.names) for bucket in self.buckets]  # tensors without a gradient, of each
         self.launched = []  # a future, or the number of elements that are not finite, for each bucket that was sent off
@@ -142,7 +142,7 @@ class BucketedExchange(Pipelines):
             self._launch()
 
     def _launch(self):
-        """Send off the next bucket. Where no tensor of it has a gradient there is nothing to send."""
+        """Start the exchange of the next bucket, unless none of its tensors has a gradient."""
         bucket, gradients = self.buckets[len(self.launched)], self.gradients[len(self.launched)]
         if all(g is None for g in gradients):
             self.launched.append(0)
@@ -169,7 +169,7 @@ class BucketedExchange(Pipelines):
         return self.bad
 
     def _waited(self) -> int:
-        """Wait for what was sent off; its elements that are not finite."""
+        """Wait for the buckets in exchange; their elements that are not finite."""
         start = time.perf_counter()
         bad = sum(each.result() if hasattr(each, "result") else each for each in self.launched)
         if self.thread:
@@ -190,8 +190,8 @@ class BucketedExchange(Pipelines):
         return not self.bad
 
     def cancel(self, count=0):
-        """Forget this step's gradients, as if none had been given: the first `count` buckets, which some rank has sent off,
-        are exchanged and undone. On all ranks alike.
+        """Drop this step's gradients, as if none had been given: the first `count` buckets, whose exchange some rank has
+        started, are exchanged and undone. Collective, with the same count.
         """
         while len(self.launched) < count:
             self._launch()

@@ -13,9 +13,9 @@ from sparsecomm.config import Config
 from sparsecomm.exchange.sparse import EXCHANGES, sparse
 from sparsecomm.wire.mpi import Wire
 
-STEPS = 3  # of each exchange; the first one does not count: it meets pages that are new, and kernels that are not loaded
+STEPS = 3  # of each exchange; the first one is not counted: its memory is not mapped, and its kernels are not loaded
 ENOUGH = 2.0  # seconds after which there are no more than two of them
-PLAIN = "dense float32"  # what compression is weighed against
+PLAIN = "dense float32"  # the baseline of compression
 
 
 def make_exchange(comm, config, n):

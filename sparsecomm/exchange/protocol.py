@@ -1,4 +1,4 @@
-"""What an exchange sums over the ranks, on one screen: a compressor writes payloads, an exchange returns their sum."""
+"""The protocol of an exchange, on one screen: a compressor yields payloads, an exchange returns their sum over the ranks."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Payload(NamedTuple):
-    """What one rank sends of a bucket of n elements in one round.
+    """The elements that one rank sends of a bucket of n in one round.
 
     Arrays are NumPy's; on a device, between compressor and pipeline, also torch tensors (indices int64).
     """
@@ -22,14 +22,14 @@ class Sum(NamedTuple):
 
     indices: np.ndarray | None  # uint32[m], strictly ascending; None: as many values as in the payload
     values: np.ndarray  # float32[m]
-    unsent: Payload | None  # what of this rank's payload did not arrive (rounded away, not among the largest); None: all did
+    unsent: Payload | None  # this rank's payload less what the sum has of it (rounding, not among the largest); None: 0
     bad: int  # elements that are not finite in the gradients of all ranks and in the sum
     sent: int  # bytes that this rank meant to send to others, headers included
     received: int
 
 
 class Exchange(Protocol):
-    """Sums payloads over the ranks of a wire. Over all ranks, payloads = sum + what returns unsent."""
+    """Sums payloads over the ranks of a wire. Over all ranks, the payloads are the sum plus all `unsent`."""
 
     rank: int
     size: int
@@ -41,10 +41,10 @@ class Exchange(Protocol):
         """
 
     def bucket(self) -> "Exchange":
-        """The exchange of one bucket, on the same wire: it may remember something about the bucket's elements."""
+        """The exchange of one bucket, on the same wire: it may have state of the bucket, such as ranges."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the next step of this bucket depends on, the same on all ranks."""
+        """State of the next step of this bucket: host arrays, the same on all ranks."""
 
     def load(self, state: dict[str, np.ndarray]):
         """Continue from a `state`."""

@@ -5,8 +5,8 @@
                headers aside, with what agreeing on the ranges takes, where k >= 16 P
     Dense:     n values, as of every payload without indices                         2 n (P - 1) / P
 
-What did not arrive of a rank's payload (rounded away, or not among the largest sums) returns to it: over all ranks, the
-payloads are the sum plus all that returns.
+The part of a rank's payload that is not in the sum (rounded away, or not among the largest sums) returns to it as `unsent`:
+over all ranks, the payloads are the sum plus all `unsent`.
 """
 
 import copy
@@ -22,7 +22,7 @@ from sparsecomm.exchange.protocol import Payload, Sum
 from sparsecomm.wire.message import Message, most_room, pack, unpack_all
 from sparsecomm.wire.mpi import LIMIT, Wire
 
-AGREE_EVERY = 64  # steps for which Balanced keeps its ranges (Ok-Topk, Li & Hoefler 2022)
+AGREE_EVERY = 64  # steps between two agreements of Balanced on its ranges (Ok-Topk, Li & Hoefler 2022)
 NOTHING = np.zeros(0, np.uint8)
 SAMPLES = 64  # indices of each rank, at most, that the ranges are agreed from
 
@@ -71,7 +71,7 @@ class Exchange:
             return pack(step, n, payload.indices, payload.values, payload.index_code, payload.value_code, bad)
 
     def _sum_exact(self, values, bad) -> Sum:
-        """In place. Nothing but values is sent: NaN tells the other ranks what is not finite here."""
+        """Sum in place. Only values are sent: a NaN tells the other ranks that an element is not finite here."""
         if bad:
             values[0] = np.nan
         with self._clock("exchange"):
@@ -79,7 +79,7 @@ class Exchange:
         return Sum(None, values, None, count_bad(values), *self.wire.traffic())
 
     def _sum_rounded(self, step, payload, bad) -> Sum:
-        """Each rank adds up one part of the rounded values and sends the sums, rounded, to the others."""
+        """Each rank sums one range of the rounded values and sends the sums, rounded, to the others."""
         lost = payload.values.copy()
         bad += _silence(lost)
         bounds = [lost.size * r // self.size for r in range(self.size + 1)]
@@ -121,7 +121,7 @@ class Allgather(Exchange):
 
 
 class Balanced(Exchange):
-    """Every rank adds up one range of the indices and passes on its largest sums: as many in all as a rank has sent.
+    """Every rank sums one range of the indices and sends its largest sums to all: as many in all as a rank has sent.
 
     The ranges hold about equally many of the indices that all ranks send. After Ok-Topk (Li & Hoefler 2022), but with
     an exact selection in each range, and with any number of ranks.
@@ -165,7 +165,7 @@ class Balanced(Exchange):
     def _add_own(self, step, sizes, starts, payload, bad):
         """(indices within the own range, the largest of their sums, non-finite elements of all ranks).
 
-        The payload's values become what rounding lost of them on their way to the other ranges.
+        The payload's values become the rounding errors of those sent to other ranges.
         """
         indices, lost = payload[:2]
         cuts = [*np.searchsorted(indices, starts).tolist(), indices.size]
@@ -213,7 +213,7 @@ def counted(indices, edges, n) -> np.ndarray:
 def divided(edges, counts, n, size) -> np.ndarray:
     """int64[P + 1]: where each range begins, and n: the quantiles of all indices, of which `counts` are between the edges.
 
-    Between two edges they are taken for evenly spread. However narrow the part of the elements is that most indices lie in,
+    Between two edges they count as evenly spread. However narrow the part of the elements is that most indices lie in,
     edges that are indices themselves divide it.
     """
     before = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
@@ -231,7 +231,7 @@ class Dense(Exchange):
 
 
 def _silence(values) -> int:
-    """Set to 0 what is not finite, which no value code can hold; how many those were (the step is then skipped)."""
+    """Set elements that are not finite to 0, for no value code has them; their number (the step is then skipped)."""
     bad = count_bad(values)
     if bad:
         values[~np.isfinite(values)] = 0

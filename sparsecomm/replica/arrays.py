@@ -1,4 +1,4 @@
-"""What a replica's parameters are: flat NumPy arrays in this process, or flat torch tensors on one device."""
+"""The parameters of a replica: flat NumPy arrays in this process, or flat torch tensors on one device."""
 
 import numpy as np
 

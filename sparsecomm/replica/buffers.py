@@ -1,4 +1,4 @@
-"""Buffers of torch modules, such as the running means of BatchNorm: the ranks' drift apart unless they are made equal."""
+"""Buffers of torch modules, such as the running means of BatchNorm: they differ between ranks unless made equal."""
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ CHUNK = 1 << 28  # numbers, or bytes, in one call: MPI counts are int32
 
 
 class Buffers:
-    """The buffers of some modules. how: all ranks take those of rank 0 (broadcast), the mean over the ranks of what is
-    floating-point and of the rest those of rank 0 (average), or each keeps its own.
+    """The buffers of some modules. how: broadcast: those of rank 0 on all ranks; average: the mean over the ranks of
+    floating-point ones, of the others those of rank 0; own: each rank has its own.
     """
 
     def __init__(self, modules, how, comm):
@@ -23,7 +23,7 @@ class Buffers:
         self.modules, self.how, self.comm, self.root = modules, how or "broadcast", comm, 0
 
     def tensors(self) -> list[torch.Tensor]:
-        """Every buffer once; none where the ranks keep their own."""
+        """Every buffer once; none where how is own."""
         found = {} if self.how == "own" else {id(b): b for module in self.modules for b in module.buffers() if b.numel()}
         return list(found.values())
 
@@ -32,7 +32,7 @@ class Buffers:
         return sum(b.numel() * b.element_size() for b in self.tensors())
 
     def equalize(self):
-        """Make them equal, to the bit. Called by all ranks, whose buffers have the same shapes."""
+        """Make them equal, to the bit. Collective, with the same shapes."""
         buffers = self.tensors()
         if self.how == "average":
             self._average([b for b in buffers if b.is_floating_point()])
@@ -53,7 +53,7 @@ class Buffers:
 
 @torch.no_grad()
 def broadcast_tensors(comm, tensors, root=0):
-    """Give all ranks the values of rank `root`, of dense tensors of any dtype."""
+    """Copy the values of rank `root` into the tensors, dense and of any dtype, of all ranks. Collective."""
     if not tensors:
         return
     every = np.concatenate([_bytes(t) for t in tensors])

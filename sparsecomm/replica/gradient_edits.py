@@ -1,9 +1,9 @@
-"""Notices, in the first steps, that a script changes gradients in place between backward and step.
+"""Detects, in the first steps, that a script changes gradients in place between backward and step.
 
-That acts on each rank's own gradient: clipped so, the mean is not what one process with the whole batch would have.
+Such a change acts on each rank's own gradient: the mean of clipped gradients is not the clipped mean.
 """
 
-STEPS = 10  # after which nobody looks any more
+STEPS = 10  # steps that are checked
 LINE = ("gradients are changed between backward and step, which acts on each rank's own, before the mean: to clip as one "
         "process with the whole batch does, use optimizer.clip_grad_norm_(…) or clip=…, or optimizer.synchronize() before it")
 
@@ -19,7 +19,7 @@ class Edits:
         self.versions[id(p)] = p.grad._version
 
     def found(self, parameters) -> bool:
-        """Whether one was changed since backward; to be asked at each step, and true once at most."""
+        """Whether a gradient was changed since backward; called at each step, true at most once."""
         if self.left:
             self.left -= 1
             for p in parameters:
@@ -31,7 +31,7 @@ class Edits:
         return False
 
     def end(self):
-        """Look no more."""
+        """Remove the hooks: no step is checked any more."""
         self.left = 0
         for hook in self.hooks:
             hook.remove()

@@ -1,7 +1,7 @@
-"""Ranks with different numbers of batches: those that have ended theirs take part in the steps of the others with nothing.
+"""Ranks with different numbers of batches: a rank without further batches steps with the others, with zero gradients.
 
 As torch's Join, but over gradients that all count alike: the mean is over all ranks, with zeros of those that have ended (as
-under DistributedDataParallel's divide_by_initial_world_size). What these have not sent yet goes on being sent.
+under DistributedDataParallel's divide_by_initial_world_size). Their residuals continue to be sent.
 """
 
 import json
@@ -42,7 +42,7 @@ class Join:
             optimizer.joined, optimizer.buffers.root = None, 0
 
     def roll(self, call) -> str:
-        """Called by all ranks before what they agree on; what the first of those that have batches calls, "" where none has.
+        """The call of the first rank that has a batch, "" where none has. Collective, before each agreement.
 
         The ranks that have ended use its bound of the norm, and what its schedulers have set.
         """

@@ -33,7 +33,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def pull(self):
-        """Let the masters follow what the script has done to its parameters, such as model.load_state_dict."""
+        """Copy parameters that the script has changed, as by model.load_state_dict, into their masters."""
         for name, master in self.masters.items():
             p = self.parameters[name].detach().reshape(-1)
             changed = p != master.to(p.dtype)

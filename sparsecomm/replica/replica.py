@@ -1,4 +1,4 @@
-"""Tensors that every rank holds and steps alike: parameters, the slots of their rules, schedules, equality, averages."""
+"""Tensors that every rank has and steps alike: parameters, slots of their rules, schedules, equality checks, averages."""
 
 import time
 import zlib
@@ -49,7 +49,7 @@ class Replica:
         self.seconds, self.arrays = Counter(), None
 
     def adopt(self, tensors, groups) -> list:
-        """Make the tensors those of all ranks, with rank 0's values. The names of those that are awake."""
+        """Add tensors, with rank 0's values on all ranks. The names of those that are awake. Collective."""
         self.arrays = self.arrays or arrays_of(tensors, self.rank)
         self.arrays.validate(tensors, self.rank)
         of = {name: group for group in groups for name in group.names}
@@ -61,7 +61,7 @@ class Replica:
         return [name for name in tensors if name not in self.groups[name].asleep]
 
     def _facts(self, tensors):
-        """What must be the same on all ranks."""
+        """Facts that must be the same on all ranks."""
         shapes = ";".join(f"{name}:{len(w)}" for name, w in tensors.items())
         groups = [(name, *self.groups[name][1:4], name in self.groups[name].asleep) for name in tensors]
         return {"parameters": sum(len(w) for w in tensors.values()), "dtype": "float32",
@@ -69,13 +69,13 @@ class Replica:
                 "configuration": f"{zlib.crc32(repr((*self.settings, groups)).encode()):08x}"}
 
     def start(self, names):
-        """Make what the rules need of each tensor that moves from now on."""
+        """Allocate the slots of tensors that step from now on."""
         for name in names:
             self.missed[name] = self.t
             self.slots[name] = self.arrays.slots(self.groups[name].rule, self.tensors[name])
 
     def stays_at_zero(self, name) -> bool:
-        """Whether a gradient of 0 moves nothing of the tensor."""
+        """Whether a gradient of 0 changes neither the tensor nor its slots."""
         group = self.groups[name]
         return not len(self.slots[name]) and group.decay is None and not hasattr(group.rule, "terms")
 

@@ -1,4 +1,4 @@
-"""What the next step depends on, as arrays by name: apart by tensor, so that it fits buckets of any size."""
+"""State of the next step as arrays by name: one by tensor, so that it fits buckets of any size."""
 
 import numpy as np
 

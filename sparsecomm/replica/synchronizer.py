@@ -1,4 +1,4 @@
-"""Parameters that many ranks hold and keep equal: gradients are summed over the ranks, then every rank steps alike."""
+"""Data-parallel training of equal replicas: gradients are summed over the ranks, then every rank steps alike."""
 
 import math
 import zlib
@@ -27,7 +27,7 @@ class Synchronizer(BucketedExchange, Replica):
 
     tensors: flat contiguous float32 arrays by name, or torch tensors on one device, in the order of the forward pass, the
     same on all ranks. clip: `Clip` of the mean gradient, by norm over all tensors. groups: tensors with settings of their
-    own. say: is given each line there is to say, on rank 0 alone. shapes: by name, of the tensors that are not flat for a
+    own. say: called with each line of text, on rank 0 alone. shapes: by name, of the tensors that are not flat for a
     compressor. Raises UserError as `Replica` does.
 
         for name, gradient in …:            # in any order; the exchange of a full bucket starts at once
@@ -62,7 +62,7 @@ class Synchronizer(BucketedExchange, Replica):
         self.wake(self.adopt(tensors, groups))
 
     def wake(self, names):
-        """Let those of the tensors move that were asleep, in buckets of their own. On all ranks alike."""
+        """Put tensors that were asleep into buckets of their own: they step from now on. Collective, with the same names."""
         self._fill(bucket_names([name for name in names if name not in self.place], self.shapes, self.config))
 
     def _fill(self, made):
@@ -121,7 +121,7 @@ class Synchronizer(BucketedExchange, Replica):
             self.move(name, g, touched, scale, lr_factor[name] if isinstance(lr_factor, dict) else lr_factor, clip)
 
     def _check(self):
-        """Average the parameters where that is due, and see that all ranks have the same."""
+        """Average the parameters, and check that they are equal on all ranks, at the steps where each is due."""
         every, check = self.config.average_every, self.config.check_every
         if every and self.t % every == 0:
             self.average_parameters()
@@ -133,7 +133,7 @@ class Synchronizer(BucketedExchange, Replica):
 
     @property
     def phases(self) -> dict[str, float]:
-        """Seconds of this rank by phase; those of the exchange may have passed beside the backward pass."""
+        """Seconds of this rank by phase; those of the exchange may overlap with the backward pass."""
         return dict(Counter(super().phases) + self.seconds)
 
     def close(self):
@@ -144,7 +144,7 @@ class Synchronizer(BucketedExchange, Replica):
             self.lane = self.comm
 
     def comms(self) -> list:
-        """The communicators that this uses."""
+        """The communicators in use."""
         return [self.comm] if self.lane is self.comm else [self.comm, self.lane]
 
     def common(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Parameters that many ranks keep equal, stepped by a torch optimizer."""
+"""Data-parallel training of equal replicas, stepped by a torch optimizer."""
 
 import math
 
