@@ -62,8 +62,8 @@ class Fit(NamedTuple):
     accuracy: float
 
 
-class Judge:
-    """What a set of data holds a trainer to."""
+class Criteria:
+    """The optimum on a data set, by which the fits of all trainers are measured."""
 
     def __init__(self, train_data, test, C):
         self.X, self.T, self.t = matrix(train_data).astype(np.float64), matrix(test), test.labels > 0
@@ -85,7 +85,7 @@ class Judge:
         return Fit(seconds, self.objective(w, b) / self.best - 1, self.correct(w, b))
 
     def reached(self, run, slack=1.0):
-        """The targets that a run has reached, or is as near to as `slack` says: how many times as far off it may be."""
+        """The targets that a fit has reached; slack: factor of the allowed distance from the optimum."""
         short = 1 - (1 - TARGETS["accuracy"]) * slack
         met = {"objective": run.gap <= TARGETS["objective"] * slack, "accuracy": run.accuracy >= short * self.accuracy}
         return {target for target, yes in met.items() if yes}
@@ -102,7 +102,7 @@ def ours(workers, recipe, epochs, rows, seed):
 
 
 def theirs(make, rows, seed):
-    """The same of an estimator `make(rows, seed)`."""
+    """(seconds, weights, intercept) of an estimator `make(rows, seed)`."""
     model, start = make(rows, seed), time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged
@@ -111,7 +111,7 @@ def theirs(make, rows, seed):
 
 
 def ladders(C):
-    """{trainer: {ladder: [(rung, fit(rows, seed)), …]}}, each ladder from little to much effort."""
+    """{trainer: {ladder: [(rung, fit(rows, seed)), …]}}, the rungs of each ladder in order of rising effort."""
     def of(make, name, rungs):
         return [(f"{name} {rung:g}", partial(theirs, partial(make, rung))) for rung in rungs]
 
@@ -152,17 +152,17 @@ def ladders(C):
     return found
 
 
-def climb(trainer, rows, judge, repeats, limit):
+def climb(trainer, rows, criteria, repeats, limit):
     """{target: (Fit of medians, rung, fit)}: the shortest fit of a trainer's ladders that reaches it."""
     found = {}
     for rungs in trainer.values():
         here = set()
         for rung, fit in rungs:
-            runs = [judge(*fit(rows, 0))]
-            if judge.reached(runs[0], 2.0) - here:  # near enough for the median to be on either side
-                runs += [judge(*fit(rows, seed)) for seed in range(1, repeats)]
+            runs = [criteria(*fit(rows, 0))]
+            if criteria.reached(runs[0], 2.0) - here:  # near enough for the median to be on either side
+                runs += [criteria(*fit(rows, seed)) for seed in range(1, repeats)]
             middle = Fit(*(statistics.median(numbers) for numbers in zip(*runs)))
-            for target in judge.reached(middle) - here:
+            for target in criteria.reached(middle) - here:
                 here.add(target)
                 if target not in found or middle.seconds < found[target][0].seconds:
                     found[target] = middle, rung, fit
@@ -195,7 +195,7 @@ def vowpal(path, d, epochs, rows, seed):
     return taken, w, b
 
 
-def files(name, rows, results, judge, repeats, limit, folder):
+def files(name, rows, results, criteria, repeats, limit, folder):
     """From the text file: seconds of reading it, and with those of the fits found in memory."""
     path, d = Path(folder) / f"{name.partition(',')[0]}.svm", rows.X.shape[1]
     dump_svmlight_file(np.round(rows.X.astype(np.float64), 6), rows.y, str(path), zero_based=False)
@@ -212,7 +212,7 @@ def files(name, rows, results, judge, repeats, limit, folder):
         with open(path) as text, open(own, "w") as out:
             out.writelines(line.replace(" ", " | ", 1) for line in text)
         rungs = [(f"{E} passes", partial(vowpal, own, d, E)) for E in (1, 2, 5, 10, 20)]
-        found = climb({"": rungs}, rows, judge, repeats, limit)
+        found = climb({"": rungs}, rows, criteria, repeats, limit)
         lines.append(("vowpalwabbit", 0, {target: run.seconds for target, (run, _, _) in found.items()}))
     for trainer, reading, totals in lines:
         cells = [f"{reading:.2f}" if reading else "-"]
@@ -265,19 +265,19 @@ def main():
           "accuracy | with |\n|---|---|---|---|---|---|---|---|---|---|")
     texts = []
     for name, train_data, test in load(options.data, options.rows, sets):
-        judge = Judge(train_data, test, options.C)
-        rows = Rows(train_data, matrix(train_data), judge.y, judge.l2)
+        criteria = Criteria(train_data, test, options.C)
+        rows = Rows(train_data, matrix(train_data), criteria.y, criteria.l2)
         for W in () if warm else (1, cores()):
             for recipe in RECIPES:
                 ours(W, recipe, 1, rows, 0)  # compile
         warm = True
         results = {}
         for who, rungs in trainers.items():
-            results[who] = climb(rungs, rows, judge, options.repeats, options.limit)
+            results[who] = climb(rungs, rows, criteria, options.repeats, options.limit)
             reached = ", ".join(f"{target} in {run.seconds:.3f} s" for target, (run, _, _) in results[who].items())
             print(f"{name}: {who}: {reached or 'neither reached'}", file=sys.stderr, flush=True)
         in_memory(name, results)
-        texts.append((name, rows, results, judge))
+        texts.append((name, rows, results, criteria))
     print("\nFrom a text file in the page cache (svmlight; Vowpal Wabbit its own format): reading and the fit together;\n"
           "cached: hogwild's parsed copy of an earlier run.\n\n"
           "| data | trainer | s reading | s to the objective | best peer's / its | s to the accuracy | best peer's / its |\n"

@@ -19,7 +19,7 @@ RATES = {"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 KEEPS, CODES = (0.1, 0.01, 0.001), ("float32", "float16", "int8", "1bit")
 GAIN = 1.05  # what compression must gain at least
-NEAR = 1.25  # within this factor of the fastest, the mildest compression is taken: harsher ones take more steps to learn
+NEAR = 1.25  # within this factor of the fastest, the mildest compression is advised: a harsher one needs more steps to learn
 PROCESSED = ("select", "encode", "decode", "add", "code")
 
 
@@ -55,7 +55,7 @@ class AdviseOptions:
 
 
 class Advice(NamedTuple):
-    """What is recommended."""
+    """A recommendation and the predictions behind it."""
 
     way: Way
     seconds: float  # predicted, of a step
@@ -64,7 +64,7 @@ class Advice(NamedTuple):
 
 
 def quantity(option, text, units, low=0.0) -> float:
-    """The number that `text`, a number and a unit, means. Raises UserError."""
+    """The value of `text`, a number with a unit of `units`, above `low`. Raises UserError."""
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zµ]*)", text.strip().lower())
     if not found or found[2] not in units or not low < float(found[1]) * units[found[2]] < 1e18:
         known = ", ".join(unit for unit in units if unit)
@@ -104,7 +104,7 @@ def _link(options) -> Link:
 
 
 def measured(options, n) -> dict[Way, Work]:
-    """What this machine computes for each way to be considered, and what the options say in place of that."""
+    """The Work of each way on this machine, measured, or as the options state it."""
     from mpi4py import MPI
 
     from sparsecomm.exchange.alpha_beta import rehearse
@@ -170,7 +170,7 @@ def _sizes(n, ranks, link):
 
 
 def _assumed(way, options, works):
-    """What the prediction rests on."""
+    """The assumptions of the prediction."""
     work = works[way]
     told = [name for name in PROCESSED if getattr(options, f"{name}_ns") is not None]
     given = f", but for {', '.join(told)}, as given" if told else ""
@@ -179,7 +179,7 @@ def _assumed(way, options, works):
     yield (f"assumed: no overlap with the backward pass; buckets of {options.bucket_mb:g} MB; measured on one core "
            f"here{given}: {', '.join(costs)}, {work.message * 1e6:.3g} us a message")
     if options.step_ms is None:
-        yield "assumed: nothing else in a step; with --step-ms the speed-up of the whole step is told"
+        yield "assumed: nothing else in a step; with --step-ms the speed-up of the whole step is predicted"
     if way.keep < 0.01:
         yield "99.9% dropped learns more slowly at first: use --drop-warmup 1"
 

@@ -32,7 +32,7 @@ PRESETS = {"1 Gbit/s": Link(50e-6, 8e-9), "10 Gbit/s": Link(30e-6, 8e-10), "25 G
 
 
 class Way(NamedTuple):
-    """What is sent, and how."""
+    """A way to communicate: exchange, kept share and value code."""
 
     exchange: str  # dense, allgather, balanced
     keep: float = 1.0  # share that is sent; of dense 1
@@ -65,7 +65,7 @@ class Measured(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What ranks compute, here."""
+    """Times of this machine's computations."""
 
     select: float  # seconds an element
     add: float  # an element
@@ -84,7 +84,7 @@ class Machine(NamedTuple):
         return self.wait.get((task, ranks), 0.0) + self.apply[task, ranks] + self.rest[task, ranks]
 
     def work(self, way) -> Work:
-        """What the link model wants to know."""
+        """The Work of the α-β model."""
         encode, decode, code = (_of(table, way.code) for table in (self.encode, self.decode, self.code))
         entry = self.entries[way[1:]] if way[1:] in self.entries else entry_bytes(way.keep, way.code)
         return Work(self.select, encode, decode, self.add, code if way.code != "float32" else 0.0, entry, self.message)
@@ -151,7 +151,7 @@ def links_of(cells) -> dict[tuple[str, int], tuple[Link, float]]:
 
 
 def runs_of(cells) -> list[Measured]:
-    """What the finished cells of `sparsecomm train` have measured, the median over the seeds where there are several."""
+    """Measurements of the finished cells of `sparsecomm train`: medians over their seeds."""
     found = {}
     for cell in cells:
         run = _run(cell) if cell.finished else None
@@ -178,7 +178,7 @@ def _run(cell):
 
 
 def calibrated(runs, local) -> Machine | None:
-    """The machine as the runs without a link and without overlap show it; None where there are none of a sparse exchange.
+    """The machine, fitted to the runs without link and overlap; None where none of these has a sparse exchange.
 
     local(ranks): the Link between so many ranks of one machine.
     """
@@ -251,7 +251,7 @@ def _coding(runs):
 
 
 def predicted(run, machine, link) -> float | None:
-    """Seconds of a step of the run on its link, which it was not told; None where the machine was not measured for it."""
+    """Predicted seconds of a step of the run on its link; None where the machine was not measured for its task and ranks."""
     key = run.task, run.ranks
     if key not in machine.compute:
         return None
@@ -260,14 +260,14 @@ def predicted(run, machine, link) -> float | None:
 
 
 class Model(NamedTuple):
-    """All that the cells of an experiment tell about costs."""
+    """Links and machine, fitted to the cells of an experiment."""
 
     runs: list[Measured]
     links: dict[tuple[str, int], tuple[Link, float]]
     machine: Machine | None
 
     def link(self, name, ranks=2) -> Link | None:
-        """The link of that name as so many ranks find it, else as any number of them do; None: not measured.
+        """The link of that name, fitted with so many ranks, else with the fewest; None: not measured.
 
         Ranks that share a machine's cores take longer the more they are.
         """

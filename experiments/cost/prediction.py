@@ -1,5 +1,4 @@
-"""What the report shows of the cost model: predictions for clusters that are not there, and how far they are off for links
-that are."""
+"""Figures and tables of the cost model: predictions for larger clusters, and their errors on links that were measured."""
 
 from statistics import median
 

@@ -4,9 +4,9 @@
         result = network.mpiexec(2, ["sparsecomm", "train", "mlp"])
     result.traffic[0]["sent_bytes"]
 
-Every host hangs on a bridge by its interface `data`, which is shaped in both directions. What mpiexec itself says goes
-over a second interface, `control`, neither shaped nor counted. All of it lies in namespaces: the machine's own interfaces
-and routes stay as they are, and addresses need not differ between two labs. Needs root and iproute2 (see `available`).
+The interface `data` of every host is connected to a bridge and shaped in both directions. mpiexec's own messages use a
+second interface, `control`, neither shaped nor counted. All interfaces are in namespaces: the machine's own interfaces
+and routes do not change, and two labs may have the same addresses. Needs root and iproute2 (see `available`).
 
 A token bucket lets a message of up to `burst` bytes through at once. So the burst is what the link carries in BURST_SECONDS
 or BURST, whichever is more: no message can be more than that too early, and timers still keep up with the rate.
@@ -39,9 +39,9 @@ MOST = 250  # hosts: as many as there are numbers in the last place of an addres
 DATA, CONTROL = "10.77.0", "10.78.0"  # the first three places of the addresses on each network; host i has i + 1
 LAUNCHER = f"{CONTROL}.254"  # of mpiexec
 BURST, BURST_SECONDS = 2048, 128e-6  # bytes: a frame and some room; what a timer misses by on a busy machine
-QUEUE = 16 << 20  # bytes that may wait before a link; a switch has less, but what it drops costs TCP 0.2 s at random
+QUEUE = 16 << 20  # bytes of a link's queue; a switch has less, but each packet that it drops costs TCP 0.2 s at random
 WHOLE = 64 << 10  # bytes: largest packet that the kernel hands on in one piece
-LEAST = 1000  # bytes on the wire that even the shortest conversation of MPI needs, and address resolution does not
+LEAST = 1000  # bytes on the wire that the shortest MPI job exceeds, and address resolution alone does not
 GRACE = 10.0  # seconds a run has to end by itself after Ctrl-C or SIGTERM
 TOOL_SECONDS = 60  # for ip, tc and mpiexec --version
 TIMED_OUT = 124  # exit code, as that of coreutils' timeout
@@ -91,10 +91,10 @@ def available() -> str | None:
 
 
 class Network:
-    """hosts: 1 to 250. rate: of each link and direction as tc writes it (100mbit); "": as fast as it goes. delay: added on
-    the way from a host to any other, as tc writes it (10ms), for which the kernel must have netem.
+    """An emulated network. hosts: 1 to 250. rate: of each link and direction as tc writes it (100mbit); "": unshaped. delay:
+    from each host to any other, as tc writes it (10ms); it needs netem in the kernel.
 
-    To be used with `with`; while it is, SIGTERM and SIGHUP raise Terminated. Raises UserError for what cannot be had.
+    A context manager, inside which SIGTERM and SIGHUP raise Terminated. Raises UserError if the lab cannot be made.
     """
 
     def __init__(self, hosts, rate="", delay=None):
@@ -125,7 +125,7 @@ class Network:
         try:
             _remove(self.lab)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)  # what came meanwhile is raised here
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)  # a signal received meanwhile is raised here
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)
 
@@ -164,7 +164,7 @@ class Network:
             "UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "data", "GLOO_SOCKET_IFNAME": "data"} | env)
 
     def _launcher(self, ranks, per_host):
-        """mpiexec with its options; it takes the agent for ssh."""
+        """mpiexec with its options; it runs the agent in place of ssh."""
         program, open_mpi = _mpiexec()
         hosts = ",".join(f"{CONTROL}.{i + 1}:{per_host}" for i in range(-(-ranks // per_host)))
         if open_mpi:
@@ -174,7 +174,7 @@ class Network:
         return [program, "-launcher", "rsh", "-launcher-exec", "/bin/sh", "-iface", "control", "-hosts", hosts, "-n", ranks]
 
     def _run(self, command, env, timeout, files):
-        """(exit code, seconds); no process of the run is left."""
+        """(exit code, seconds) of a run, all of whose processes have ended."""
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         began = time.perf_counter()
@@ -191,7 +191,7 @@ class Network:
             raise
         finally:
             _kill(self.lab)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # one that cannot die: `_kill` has told of it
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that cannot die: `_kill` has named it
                 process.wait(DYING)
 
     def _connect(self):

@@ -1,7 +1,7 @@
 """Time messages in pairs of ranks, from 1 byte to 16 MB, one way and both ways at once: what a link's α and β are fitted to.
 
-All exchanges of a step send and receive at once. TCP's acknowledgements then take their part of each direction, and a
-token bucket has no pause in which to fill up.
+All exchanges of a step send and receive at once: TCP's acknowledgements then share each direction with the data, and a
+token bucket has no pause to refill in.
 
     mpiexec -n 2 python -m hogwild.experiments.lab.pingpong --record pingpong.jsonl
     python -m hogwild.experiments network --rate 100mbit -- python -m hogwild.experiments.lab.pingpong
@@ -36,23 +36,23 @@ class PingPongOptions:
     """Time spent on each size either way, if 3 round trips do not take longer."""
 
 
-def trip(comm, buffer, came) -> float:
+def trip(comm, buffer, received) -> float:
     """Seconds of half a round trip of `buffer` between the ranks of a pair."""
     began = time.perf_counter()
     rank = comm.Get_rank()
     if rank % 2 == 0:
         comm.Send(buffer, rank + 1)
-        comm.Recv(came, rank + 1)
+        comm.Recv(received, rank + 1)
     else:
-        comm.Recv(came, rank - 1)
+        comm.Recv(received, rank - 1)
         comm.Send(buffer, rank - 1)
     return (time.perf_counter() - began) / 2
 
 
-def both(comm, buffer, came) -> float:
-    """Seconds in which `buffer` goes from either rank of a pair to the other, at once."""
+def both(comm, buffer, received) -> float:
+    """Seconds in which both ranks of a pair send `buffer` to each other at once."""
     began, other = time.perf_counter(), comm.Get_rank() ^ 1
-    comm.Sendrecv(buffer, other, 0, came, other, 0)
+    comm.Sendrecv(buffer, other, 0, received, other, 0)
     return time.perf_counter() - began
 
 
@@ -60,11 +60,11 @@ def sweep(comm, largest, seconds):
     """Yield (bytes, array of seconds one way, and while both send) for each size; rank 0's. Collective over all."""
     sizes = [STEP**i for i in range(40) if STEP**i < largest] + [largest]
     for size in sizes:
-        buffer, came = np.zeros((2, size), np.uint8)
-        trip(comm, buffer, came)  # makes the connection, and touches the memory
-        repeats = np.array([min(max(seconds / (2 * trip(comm, buffer, came)), LEAST), MOST)], np.int64)
+        buffer, received = np.zeros((2, size), np.uint8)
+        trip(comm, buffer, received)  # makes the connection, and touches the memory
+        repeats = np.array([min(max(seconds / (2 * trip(comm, buffer, received)), LEAST), MOST)], np.int64)
         comm.Bcast(repeats)
-        yield size, *(np.array([once(comm, buffer, came) for _ in range(repeats[0])]) for once in (trip, both))
+        yield size, *(np.array([once(comm, buffer, received) for _ in range(repeats[0])]) for once in (trip, both))
 
 
 def main():
@@ -79,14 +79,14 @@ def main():
         raise UserError(f"ping-pongs need ranks in pairs, got {comm.Get_size()}: "
                         "mpiexec -n 2 python -m hogwild.experiments.lab.pingpong")
     print(f"{'bytes':>10}{'one way, us':>15}{'quartiles':>24}{'both at once, us':>20}", flush=True)
-    for size, taken, at_once in sweep(comm, options.largest, options.seconds):
-        lower, median, upper = np.quantile(taken, (0.25, 0.5, 0.75)).tolist()
+    for size, one_way, at_once in sweep(comm, options.largest, options.seconds):
+        lower, median, upper = np.quantile(one_way, (0.25, 0.5, 0.75)).tolist()
         middle = float(np.median(at_once))
         print(f"{size:>10,}{median * 1e6:>15,.1f}{f'{lower * 1e6:,.1f} to {upper * 1e6:,.1f}':>24}{middle * 1e6:>20,.1f}",
               flush=True)
         if options.record and comm.Get_rank() == 0:
             line = {"event": "pingpong", "bytes": size, "seconds": median, "lower": lower, "upper": upper,
-                    "both": middle, "repeats": len(taken)}
+                    "both": middle, "repeats": len(one_way)}
             with open(options.record, "a") as file:
                 file.write(json.dumps(line) + "\n")
 

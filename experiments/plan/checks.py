@@ -1,4 +1,4 @@
-"""What a declared experiment refers to must be there: needs, axes, values and metrics. A mistake is a UserError."""
+"""Checks of the names in a declared experiment: needs, axes, values and metrics. An unknown one is a UserError."""
 
 import re
 
@@ -16,7 +16,7 @@ def check_needs(at, needs):
 
 
 def check_shown(path, experiment, axes):
-    """Figures and tables speak of axes, values and metrics that there are."""
+    """Raise UserError for an unknown axis, value or metric in a figure, table or reference."""
     numbers = {**axes, **experiment.metrics}
     for k, figure in enumerate(experiment.figure, 1):
         at, curve = f"{path}: figure[{k}]", figure.kind == "curve"

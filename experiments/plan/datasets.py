@@ -1,4 +1,4 @@
-"""The data sets of the benchmarks: real ones that lie beside the repository, and the synthetic one that is always there."""
+"""The data sets of the benchmarks: real ones in a folder of the user's, and a synthetic one."""
 
 import gzip
 from pathlib import Path
@@ -16,7 +16,7 @@ WORDS = 1, 2, 3, 41  # columns of kddcup99 that hold words: protocol, service, f
 
 
 def load(folder=DATA, rows=1_000_000, names=NAMES):
-    """Yield (name, training data, test data) of each set that is asked for; a real one that is not there is said so."""
+    """Yield (name, training data, test data) of each set that is asked for; a real one that is missing is named."""
     for name in names:
         if name in SETS:
             path = folder / SETS[name][0].format("train")

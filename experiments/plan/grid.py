@@ -41,7 +41,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that is taken out of a cell's record."""
+    """A number of a cell, read from its record."""
 
     label: str = ""
     unit: str = ""
@@ -64,7 +64,7 @@ AUTOMATIC = {  # where the record allows; besides these phase_NAME_ms, the mean 
 
 @dataclass(frozen=True)
 class Value:
-    """What stands behind a value of an axis."""
+    """A value of an axis: its text in the command, its label, its needs."""
 
     text: str  # what goes into the command; may hold {AXIS}
     label: str  # for people
@@ -78,8 +78,8 @@ class Formula:
 
     label: str
     y: str  # such as 8 * parameters * (ranks - 1) / ranks
-    where: dict[str, Any] = field(default_factory=dict)  # the cells whose metrics it takes (their medians)
-    series: str = ""  # the value of the figure's first series axis whose colour it takes
+    where: dict[str, Any] = field(default_factory=dict)  # the cells whose metrics it uses (their medians)
+    series: str = ""  # the value of the figure's first series axis whose colour it has
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Figure:
     kind: Literal["line", "bar", "scatter", "curve"] = "line"
     name: str = ""
     title: str = ""
-    text: str = ""  # what to see in it
+    text: str = ""  # explanation for the reader
     series: str | list[str] = field(default_factory=list)
     facet: str | list[str] = field(default_factory=list)
     where: dict[str, Any] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Reference:
-    """What was published on the question, and what stands beside it here."""
+    """A published result on the question, and the measurement to compare with it."""
 
     text: str
     url: str = ""
@@ -158,7 +158,7 @@ class Experiment:
         return _axes(self.grid)
 
     def value(self, axis, value) -> Value:
-        """What stands behind `value` of `axis`; by default the value itself."""
+        """The Value that declares `value` of `axis`; by default the value itself."""
         return self.values.get(axis, {}).get(str(value)) or Value(str(value), str(value))
 
     def metric(self, name) -> Metric:

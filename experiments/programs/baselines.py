@@ -1,9 +1,9 @@
-"""torch's DistributedDataParallel over gloo on the CPU, on the tasks of `sparsecomm train`: what those have to beat.
+"""torch's DistributedDataParallel over gloo on the CPU, on the tasks of `sparsecomm train`: the baselines of that command.
 
     mpiexec -n 2 python -m hogwild.experiments.programs.baselines mlp mnist/ --hook powersgd --rank-approximation 4
 
 Networks, first weights, data, each rank's share of every batch, evaluation and record are sparsecomm's own; rules are torch's
-(fused). MPI carries only what is beside the training: rendezvous, evaluation, the guard over the ranks.
+(fused). MPI is used only for rendezvous, evaluation and the guard of the ranks, not by the training.
 
 Where EXPERIMENTS_INTERFACE names a network interface, gloo uses it, and what it sends is counted; EXPERIMENTS_MASTER is then
 the address of rank 0. Phases of a step: compute is measured before the run, by steps that exchange nothing; what a step
@@ -37,7 +37,7 @@ PHASES = ("compute", "exchange", "apply")
 
 @dataclass
 class Peer:
-    """How it is trained."""
+    """Options of the training."""
 
     hook: Literal["none", "fp16", "powersgd"] = "none"
     """Communication hook: none (Allreduce of float32), fp16 (of float16), powersgd (Vogels et al. 2019)."""
@@ -46,7 +46,7 @@ class Peer:
     powersgd_start: int = 2
     """Steps before PowerSGD begins, which send everything; torch wants 2 at least, and advises 10% of all steps."""
     rule: Literal["sgd", "momentum", "nesterov", "adagrad", "adam"] | None = None
-    """Default: adagrad; lm: adam."""
+    """Optimizer rule; default: adagrad, for lm adam."""
     lr: float | None = None
     """Learning rate; default: that of sparsecomm train."""
     clip_norm: float | None = None
@@ -98,15 +98,15 @@ def parse(arguments):
 
 
 def main(arguments=None):
-    """What the command does, on this rank."""
+    """The command, on this rank."""
     if launch.rank():
         sys.stdout = open(os.devnull, "w")
     name, options = parse(list(sys.argv[1:] if arguments is None else arguments))
     comm = launch.world()
     import torch.distributed as dist
     join(comm)
-    PeerRun(name, options, comm).go()
-    dist.destroy_process_group()  # not where this rank fails: the others would fail for that, and hide why
+    PeerRun(name, options, comm).train()
+    dist.destroy_process_group()  # not after a failure: the others would fail of it too, and hide the cause
 
 
 def join(comm):
@@ -168,7 +168,7 @@ def optimizer(rule, parameters, lr):
 
 
 class PeerRun:
-    """One rank's part of a run."""
+    """A training run on one rank."""
 
     def __init__(self, name, options, comm):
         self.options, self.comm, chosen = options.training, comm, options.training
@@ -176,7 +176,7 @@ class PeerRun:
         self.report = Report(quiet=comm.rank > 0, unit="steps")
         self.task = registry.build(name, options.task, comm.rank, comm.size)
         if chosen.target is not None:
-            Stopper(self.stopper.stop, list(self.task.evaluate(comm)))  # tells a metric that is not measured
+            Stopper(self.stopper.stop, list(self.task.evaluate(comm)))  # raises for a metric that is not measured
         if chosen.evaluate_every and not self.task.facts["held_out"]:
             raise UserError("--evaluate-every needs held-out data: give --holdout or --test")
         rule, self.lr = rule_of(name, chosen)
@@ -189,7 +189,7 @@ class PeerRun:
                           peer=f"DistributedDataParallel, hook {chosen.hook}", rule=f"torch {rule}",
                           schedule=f"Constant(lr={self.lr:g})", data=self.task.facts)
 
-    def go(self):
+    def train(self):
         """Train to the last epoch or the first reason to stop."""
         self.alone = self.computing()
         self.comm.Barrier()
@@ -254,7 +254,7 @@ class PeerRun:
         return done
 
     def slowest(self, seconds) -> float:
-        """The ranks' largest, so that all take the same decisions."""
+        """The largest `seconds` of all ranks, so that all decide alike."""
         from mpi4py import MPI
         most = np.array([seconds])
         self.comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
@@ -275,7 +275,7 @@ class PeerRun:
         return metrics
 
     def close(self, metrics, wire):
-        """The end event, with what `sparsecomm train` writes there."""
+        """Write the end event, with the fields of `sparsecomm train`."""
         from sparsecomm.wire.gather import gathered
         own = {name: np.float64(seconds) for name, seconds in self.phases.items()}
         ranks = gathered(self.comm, own if wire is None else {**own, "wire": np.int64(wire)})

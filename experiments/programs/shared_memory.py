@@ -39,8 +39,8 @@ STATUS = "VmRSS", "RssAnon", "RssFile"
 
 
 @dataclass
-class Options:
-    """What all measurements have."""
+class MeasurementOptions:
+    """Options of all measurements."""
 
     record: Path | None = None
     """File to which the JSON lines are appended."""
@@ -51,11 +51,11 @@ class Options:
     rows: int = 200_000
     """Rows of the synthetic data."""
     seed: int = 0
-    """Of the data and their order."""
+    """Seed of the data and of their order."""
 
 
 @dataclass
-class Copies(Options):
+class Copies(MeasurementOptions):
     """Independent trainings, each alone on its share of the rows, all at the same time."""
 
     data: Positional[Path | None] = None
@@ -67,7 +67,7 @@ class Copies(Options):
 
 
 @dataclass
-class Lost(Options):
+class Lost(MeasurementOptions):
     """Updates that wild workers lose on shared parameters, on rows of 10 ones at random places."""
 
     density: float = 0.01
@@ -75,7 +75,7 @@ class Lost(Options):
 
 
 @dataclass
-class Memory(Options):
+class Memory(MeasurementOptions):
     """Resident memory over that of data and model, on synthetic data."""
 
     rule: str = "adagrad"
@@ -83,8 +83,8 @@ class Memory(Options):
 
 
 @dataclass
-class Counted(Options):
-    """What plain stores take longer for the shadow counters (hogwild/training/lost_updates.py), on synthetic data."""
+class Counted(MeasurementOptions):
+    """Extra time of plain stores with the shadow counters (hogwild/training/lost_updates.py), on synthetic data."""
 
     rule: str = "adagrad"
     """sgd, adagrad."""
@@ -99,7 +99,7 @@ class Wide(Counted):
     """
 
     features: int = 20_000_000
-    """So many."""
+    """Number of features of the data."""
 
 
 def rule_of(options):
@@ -111,7 +111,7 @@ def rule_of(options):
 
 
 def copies(options, report):
-    """Their speeds, added up, as one epoch."""
+    """The sum of the speeds of independent trainings, recorded as one epoch."""
     rule, schedule = rule_of(options)
     if options.data:
         whole, names = dataset.read(options.data), transforms.parse(options.transform)
@@ -129,7 +129,7 @@ def copies(options, report):
 
 
 class InStep(Report):
-    """Has every copy begin its next epoch when all have been evaluated, as workers do that share."""
+    """Starts the next epoch of every training when all have been evaluated, as that of workers of one training."""
 
     def __init__(self, gate):
         super().__init__(quiet=True)
@@ -152,7 +152,7 @@ def _alone(data_set, test, classes, rule, schedule, workers, epochs, seed):
         except threading.BrokenBarrierError:  # another has failed
             return []
         except BaseException:
-            gate.abort()  # leaves none waiting for one that failed
+            gate.abort()  # releases those that wait for the failed one
             raise
 
     with ThreadPoolExecutor(workers) as pool:
@@ -198,7 +198,7 @@ def lost(options, report):
 
 
 def counted(options, report):
-    """Median ratio of the seconds of a run that counts to one that does not, less 1; what it estimates."""
+    """Median relative extra time of runs with the shadow counters, and the lost updates that these estimate."""
     rule, schedule = rule_of(options)
     if options.workers < 2:
         raise UserError(f"--workers must be at least 2, for one loses no updates, got {options.workers}")
@@ -274,7 +274,7 @@ def memory(options, report):
                 problem = linear.Linear(data_set, None, Logistic(), rule, workers=options.workers)
                 train(problem, rule, schedule, epochs=options.epochs, workers=options.workers)
             finally:
-                done.set()  # or the pool would wait for it for ever
+                done.set()  # else the pool would wait for the thread for ever
             watched.result()
     grown = dict(zip(("grown", "anonymous", "mapped"), ((top - before) * 1024).tolist()))
     size = {"data": sum(getattr(data_set, name).nbytes for name in dataset.ARRAYS), "model": problem.flat.nbytes}
@@ -282,7 +282,7 @@ def memory(options, report):
 
 
 def prepare(path, rows, seed):
-    """Write synthetic data, and leave what is parsed of them in the cache: in a process whose memory does not count."""
+    """Write synthetic data and fill the data cache, in a process whose memory is not measured."""
     data_set, _ = synthetic.rcv1_like(int(rows), int(seed))
     formats.save_npz(path, matrix(data_set), data_set.labels)
     dataset.read(path)

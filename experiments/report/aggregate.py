@@ -13,7 +13,7 @@ from hogwild.experiments.run import results
 
 
 def listed(names) -> list:
-    """A key of the file that may be one name or several."""
+    """The list of names in a key of the file that may be one name or several."""
     return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
@@ -31,7 +31,7 @@ def groups(cells, axes) -> dict:
 
 
 def missing(cells, axes) -> list:
-    """Axes that still tell cells apart which agree in `axes`, in the order of appearance."""
+    """Further axes in which cells that agree in `axes` differ, in the order of appearance."""
     known = list(axes)
     for axis in dict.fromkeys(axis for cell in cells for axis in cell.axes):
         if any(len({cell.axes.get(axis) for cell in same}) > 1 for same in groups(cells, known).values()):
@@ -56,7 +56,7 @@ def _stat(values):
 
 
 def words(experiment, axes, values) -> str:
-    """The values of axes, for people; a number without a label says of what it is."""
+    """The values of axes, for people; a number without a label has the name of its axis."""
     said = [(experiment.label(axis), value, experiment.value(axis, value).label) for axis, value in zip(axes, values)]
     return ", ".join(f"{axis} {text}" if text == str(value) and not isinstance(value, str) else text
                      for axis, value, text in said if value is not None)
@@ -97,7 +97,7 @@ def _panel(experiment, spec, title, cells):
 
 
 def _named(experiment, series, values, ys, y):
-    """A series is called by its axes' values, and by its metric where there are several."""
+    """The label of a series: the values of its axes, and its metric where there are several."""
     metric = experiment.metric(y).label or y if len(ys) > 1 else ""
     return ", ".join(filter(None, [words(experiment, series, values), metric]))
 

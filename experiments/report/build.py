@@ -45,7 +45,7 @@ class ReportOptions:
 
 
 def main(arguments):
-    """The command. Raises UserError for what cannot be used."""
+    """`experiments report`. Raises UserError."""
     options = parsed("python -m hogwild.experiments report", ReportOptions, arguments)
     demand("matplotlib", "plotly", "jinja2")
     if options.svg:
@@ -131,12 +131,12 @@ def section(name, folder, quick, out) -> dict:
 
 
 def _outdated(folder, experiment, cells) -> int:
-    """Cells that lie there but are none of the experiment as it is now."""
+    """Number of stored cells that the experiment no longer has."""
     return len(list(results.folder(folder, experiment.name, experiment.quick).glob("*.jsonl"))) - len(cells)
 
 
 def run_command(name, experiment, cells) -> str:
-    """What makes these results and this page."""
+    """The commands that make these results and this page."""
     seeds = _seeds(experiment, cells)
     options = " --quick" * experiment.quick + (f" --seeds {seeds}" if seeds else "")
     return (f"python -m hogwild.experiments run {name}{options}; "
@@ -150,7 +150,7 @@ def _seeds(experiment, cells) -> int | None:
 
 
 def _fault(cell):
-    """Why a cell failed: its exit code and the last line of what it said, which is mostly the exception."""
+    """Why a cell failed: its exit code and the last line of its output, in most cases the exception."""
     last = cell.error.strip().splitlines()[-1:]
     return f"exit {cell.exit}: {last[0]}" if last else f"exit {cell.exit}" if cell.exit is not None else "was interrupted"
 
@@ -177,7 +177,7 @@ def _runs(experiment, cells) -> Table:
 
 
 def _provenance(cells) -> list[tuple[str, str]]:
-    """Where, with what and when the finished cells were run."""
+    """Machine, versions, commit and dates of the finished cells."""
     done = [cell for cell in cells if cell.finished]
     def each(texts):
         counted = Counter(texts)
@@ -220,7 +220,7 @@ def finite(x):
 
 
 def _table(table, place) -> dict:
-    """A table for the page: of each field its text, what it is sorted by, and what is said beside it."""
+    """A table for the page: of each field its text, its sort key and its note."""
     write_csv(table, place)
     return {"name": table.name, "title": table.title, "text": table.text.strip(),
             "columns": table.columns, "rows": [[_field(value) for value in row] for row in table.rows],
@@ -240,7 +240,7 @@ def _field(value) -> dict:
 
 
 def write_csv(table, place):
-    """Write place/NAME.csv; a statistic takes four columns."""
+    """Write place/NAME.csv; a statistic has four columns."""
     wide = [any(isinstance(row[k], Stat) for row in table.rows) for k in range(len(table.columns))]
     heads = [[f"{head}: median", f"{head}: first quartile", f"{head}: third quartile", f"{head}: runs"] if wide[k] else [head]
              for k, head in enumerate(table.columns)]

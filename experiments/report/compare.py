@@ -1,4 +1,4 @@
-"""Runs of your own side by side: what differs in their configurations, and what came of it.
+"""Runs of your own side by side: differences of their configurations, and their results.
 
 Records are those of `hogwild train … --record` and `sparsecomm train … --record`, or cells of an experiment; a file to
 which several runs were appended counts as several.

@@ -1,7 +1,7 @@
-"""A figure as data, and its drawing for the page by plotly; for a paper it is drawn by paper.py.
+"""A figure as data, and its drawing by plotly for the page; print_figures.py draws it for print.
 
-Both draw the same points in the same colours. What is measured is solid, with markers; what is predicted is dashed, without
-(in bars and scatters: pale); what comes from a single run is hollow.
+Both draw the same points in the same colours. Measured series are solid, with markers; predicted ones dashed, without
+(in bars and scatters: pale); a point of a single run is hollow.
 """
 
 import math
@@ -78,7 +78,7 @@ class Table(NamedTuple):
 
 
 class Style(NamedTuple):
-    """How a series is told from the others, without colour too."""
+    """Colour, marker, dash and hatch of a series: it can be told from others without colour too."""
 
     colour: str
     marker: str
@@ -121,7 +121,7 @@ def named(series) -> str:
 
 
 def number(x) -> str:
-    """Four digits, thousands apart; "" for what is not there."""
+    """Four digits, thousands apart; "" for None, NaN and infinity."""
     if x is None or (isinstance(x, float) and not math.isfinite(x)):
         return ""
     if isinstance(x, int):
@@ -138,7 +138,7 @@ def short(x) -> str:
 
 
 def points_table(figure) -> Table:
-    """All that a figure shows, for its CSV."""
+    """All points of a figure, for its CSV."""
     columns = ["panel", "series", figure.x_label, f"{figure.y_label}: median", "first quartile", "third quartile",
                "runs (0: predicted)"]
     rows = [[panel.title, named(series), p.x, p.y, p.low, p.high, p.runs]

@@ -1,6 +1,6 @@
-"""Run the cells of an experiment, each in a process of its own, and keep what they leave behind.
+"""Run the cells of an experiment, each in a process of its own, and store their records.
 
-A finished cell is not run again; a failed one is reported, and the rest goes on.
+A finished cell is not run again; a failed one is reported, and the other cells are run.
 """
 
 import contextlib
@@ -141,7 +141,7 @@ def _finished(home, point, shown) -> bool:
 
 
 def _first(experiment, point):
-    """What was run, where, and with what."""
+    """The first event of a cell: axes, command, machine, versions, commit."""
     return {"event": results.CELL, "experiment": experiment.name, "quick": experiment.quick, "axes": point.axes,
             "seed": point.seed, "command": point.shown, "versions": _versions(), "machine": describe(), "commit": _commit(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
@@ -189,7 +189,7 @@ def _write(home, point, first, events, end):
 
 
 def _line(said) -> str:
-    """The line of an error message that says most: the first one of ours, else the last."""
+    """The most informative line of an error message: the first one of this package, else the last."""
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Abort(")]
     ours = [line for line in lines if line.startswith(OURS)]
     return (ours or lines[-1:] or [""])[0]

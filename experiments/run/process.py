@@ -18,8 +18,8 @@ from hogwild.training import console
 MARK = "EXPERIMENTS_CELL"  # in the environment of all that a command starts: MPI's ranks leave its process group
 GRACE = 5.0  # seconds between asking processes to end and killing them
 DYING = 10.0  # seconds that killed processes have to be gone: one that waits for a device may never be
-TAIL = 4000  # characters of what a command said that are kept
-# What the command's process is before it becomes the command: SIGTERM comes when this process dies, kill -9 included.
+TAIL = 4000  # last characters of a command's output that are stored
+# Program that execs the command: the kernel then sends it SIGTERM when this process dies, of kill -9 too.
 BEFORE = """import ctypes, os, sys
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
 if prctl:
@@ -75,7 +75,7 @@ def run(command, timeout) -> Ended:
 
 
 def _end(process, mark):
-    """Ask whatever is left to end, and kill what has not after GRACE seconds; a second Ctrl-C kills at once."""
+    """Send SIGTERM to the remaining processes, and SIGKILL after GRACE seconds; a second Ctrl-C kills at once."""
     try:
         _signal(process, mark, signal.SIGTERM)
         until = time.monotonic() + GRACE
@@ -86,7 +86,7 @@ def _end(process, mark):
 
 
 def kill(living, what):
-    """Kill the processes that `living()` finds, and see them gone; those that the kernel does not let die are named."""
+    """Kill the processes that `living()` finds, and wait for their end; after DYING seconds a line names the others."""
     until = time.monotonic() + DYING
     while found := living():
         for pid in found:

@@ -13,7 +13,7 @@ STYLES = {WAITING: "dim", RUNNING: "bold yellow", DONE: "green", KEPT: "dim gree
 
 
 class Board:
-    """The cells of a grid and how far they are. A context: the table is live inside it."""
+    """The cells of a grid and their states. A context manager: the table is live inside it."""
 
     def __init__(self, experiment, points, file=None):
         self.experiment, self.points, self.file = experiment, points, file or sys.stdout
@@ -34,7 +34,7 @@ class Board:
             self.live.stop()
 
     def set(self, point, state, seconds=None, note=""):
-        """A cell has come to a state, after so many seconds; note: why it failed or is skipped."""
+        """Set the state of a cell, after so many seconds; note: why it failed or is skipped."""
         self.state[point.slug] = state
         if state == RUNNING:
             self.current, self.since = point, time.monotonic()
@@ -53,12 +53,12 @@ class Board:
             self.line(f"{self.summary()}  {line}")
 
     def line(self, text):
-        """A line where there is no table."""
-        with contextlib.suppress(OSError, ValueError):  # closed or full: the cells are worth more
+        """Print a line, where there is no live table."""
+        with contextlib.suppress(OSError, ValueError):  # closed or full: the cells continue
             print(console.shown(text, self.file), file=self.file, flush=True)
 
     def summary(self) -> str:
-        """How far the grid is, and when it will be."""
+        """Number of cells by state, and the estimated time to the end."""
         count = Counter(self.state.values())
         ended = len(self.points) - count[WAITING] - count[RUNNING]
         parts = [f"{ended}/{len(self.points)} cells"]

@@ -76,15 +76,15 @@ class Epoch:
                 f"{self.bytes_per_step / 1e3:,.1f} kB/step")
 
 
-def train(job, comm, report, saved=None, recover=None) -> "Run":
-    """Train on the ranks of `comm`, all of which call this; the Run at its end, whose parameters are the result.
+def train(job, comm, report, saved=None, recover=None) -> "DistributedRun":
+    """Train on the ranks of `comm`, all of which call this; the DistributedRun at its end, whose parameters are the result.
 
-    report: see hogwild/training/record.py, one that is quiet on all ranks but 0. saved: where to go on from. recover: a
-    function of a Run and an MPI.Exception that returns a Run of the ranks that are left, or raises; None: the death of a
-    rank ends the others. Ctrl-C and SIGTERM, on any rank, end the run on all ranks after a step: a checkpoint is written
-    and KeyboardInterrupt raised, with the Run as its `run`.
+    report: see hogwild/training/record.py, one that is quiet on all ranks but 0. saved: the state to continue from. recover:
+    a function of a DistributedRun and an MPI.Exception that returns a DistributedRun of the surviving ranks, or raises;
+    None: the death of a rank ends the others. Ctrl-C and SIGTERM, on any rank, end the run on all ranks after a step: a
+    checkpoint is written and KeyboardInterrupt raised, with the DistributedRun as its `run`.
     """
-    run = Run(job, comm, report, saved)
+    run = DistributedRun(job, comm, report, saved)
     with stop_on_signals(lambda number: run.signalled(number)):
         while True:
             try:
@@ -101,7 +101,7 @@ def train(job, comm, report, saved=None, recover=None) -> "Run":
                 run = recover(run, failure)
 
 
-class Run:
+class DistributedRun:
     """One rank's part of a run on `comm`, from its start or from where `saved` says."""
 
     def __init__(self, job, comm, report, saved=None):
@@ -282,12 +282,12 @@ class Run:
             "history": [asdict(epoch) for epoch in self.history],
         }, {**alike, **_named("best.", self.best or {})}, own)
 
-    def moved(self, comm) -> "Run":
+    def moved(self, comm) -> "DistributedRun":
         """This run on the ranks of `comm`, fewer than before: from where its rank 0 is, with what these have not sent."""
         self.sync.end()
         saved = self.position(comm)
         state, common = broadcast_json(comm, saved.state), broadcast_arrays(comm, saved.common)
-        run = Run(self.job, comm, self.report, Saved(state, common, _without_task(saved.own)))
+        run = DistributedRun(self.job, comm, self.report, Saved(state, common, _without_task(saved.own)))
         run.seen = self.seen
         return run
 

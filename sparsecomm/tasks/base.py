@@ -59,7 +59,7 @@ class Task:
         self.order = np.random.default_rng((self.options.seed, epoch)).permutation(self.examples)
         self.epoch = epoch
 
-    def part(self, k) -> tuple[np.ndarray, float]:
+    def own_share(self, k) -> tuple[np.ndarray, float]:
         """(this rank's examples of batch k, the factor of their summed gradient)."""
         whole = self.size * self.options.batch
         batch = self.order[k * whole:(k + 1) * whole]

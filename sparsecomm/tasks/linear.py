@@ -64,7 +64,7 @@ class LinearTask(Task):
         return float(total) / max(len(rows), 1) * self.units.of_loss
 
     def step(self, k, ready):
-        rows, factor = self.part(k)
+        rows, factor = self.own_share(k)
         self.gradient[:] = 0
         loss = self._add(rows if self.rows is None else self.rows[rows], factor)
         for name, gradient in self._named(self.gradient).items():

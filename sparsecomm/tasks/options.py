@@ -11,7 +11,7 @@ from hogwild.training.options import at_least
 
 
 @dataclass(frozen=True)
-class _Options:
+class _TaskOptions:
     """What every task has."""
 
     data: Positional[Path | None] = None
@@ -27,7 +27,7 @@ class _Options:
 
 
 @dataclass(frozen=True)
-class LinearOptions(LinearModelOptions, LinearData, _Options):
+class LinearOptions(LinearModelOptions, LinearData, _TaskOptions):
     """The sparse linear models of `hogwild train linear`."""
 
     data: Positional[Path | None] = None
@@ -35,7 +35,7 @@ class LinearOptions(LinearModelOptions, LinearData, _Options):
 
 
 @dataclass(frozen=True)
-class _ImageOptions(_Options):
+class _ImageOptions(_TaskOptions):
     """Labelled images."""
 
     data: Positional[Path | None] = None
@@ -68,7 +68,7 @@ class CnnOptions(_ImageOptions):
 
 
 @dataclass(frozen=True)
-class LmOptions(_Options):
+class LmOptions(_TaskOptions):
     """LSTM language model on the words of a text."""
 
     data: Positional[Path | None] = None

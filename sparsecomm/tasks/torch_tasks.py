@@ -119,7 +119,7 @@ class ImageTask(TorchTask):
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, 3, 1))), torch.from_numpy(source.y[rows])
 
     def step(self, k, ready):
-        examples, factor = self.part(k)
+        examples, factor = self.own_share(k)
         loss = None
         if len(examples):
             x, y = self._batch(self.split.train, self.split.rows[examples])

@@ -86,13 +86,13 @@ import os, signal
 from sparsecomm import cli
 from sparsecomm.run import loop
 
-class Run(loop.Run):
+class Run(loop.DistributedRun):
     def _step(self):
         if (self.epoch, self.k, os.environ["OMPI_COMM_WORLD_RANK"]) == (2, 3, "{name}"):
             os.kill(os.getpid(), signal.SIGKILL)
         super()._step()
 
-loop.Run = Run
+loop.DistributedRun = Run
 cli.command()
 """
 COMMAND = ("train", "mlp", "--width", "64", "--seed", "3", "--epochs", "8", "--keep", "0.1", "--exchange", "allgather",

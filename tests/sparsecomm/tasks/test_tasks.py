@@ -57,7 +57,7 @@ def test_an_epoch_takes_every_example_once(tmp_path, name):
     for epoch in (1, 2):
         for task in team:
             task.begin(epoch)
-        seen.append(np.concatenate([task.part(k)[0] for k in range(team[0].steps) for task in team]))
+        seen.append(np.concatenate([task.own_share(k)[0] for k in range(team[0].steps) for task in team]))
     assert all(sorted(epoch) == list(range(jobs.EXAMPLES)) for epoch in seen)
     assert not np.array_equal(*seen)  # reshuffled
 
