@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and state from which a killed run goes on, in the files of hogwild/training/model_files.py.
+"""Checkpoints: tensors and state from which a killed run resumes, in files of hogwild/training/model_files.py.
 
 The newest lies at `path`, the one before it at `path` + ".previous". At every moment, kill -9 and power failure
 included, one of the two is whole. No pickle: the tensors are safetensors, the state is JSON in the header.
@@ -26,14 +26,14 @@ BLOCK = 4096  # bytes: one page of a memory map
 def save(path, tensors: dict[str, np.ndarray], state: dict):
     """Write a checkpoint to `path`, all or nothing, and durably; the one that was there becomes the previous one.
 
-    tensors: arrays by name, which nobody may change meanwhile (stop the workers, or give copies). state: what json can
-    write, NaN and infinities too; numbers come back exactly, dicts in their order, tuples as lists. Raises UserError;
-    what was there before is then still there. Not for two runs at once on the same path.
+    tensors: arrays by name, which must not change meanwhile (stop the workers, or give copies). state: of types that JSON
+    has, NaN and infinities too; `load` returns numbers exactly, dicts in their order, tuples as lists. Raises UserError;
+    the older checkpoint is then unchanged. Not for two runs at once on the same path.
     """
     path, text = os.path.realpath(path), json.dumps(state)  # a text in the header, whose own dicts are sorted
     aside, previous = _aside(path), path + PREVIOUS
     new, old = os.path.join(aside, "new"), os.path.join(aside, "old")
-    with model_files._explained(path):
+    with model_files.user_errors(path):
         model_files.demand_regular(path)
         model_files.demand_regular(previous)
         shutil.rmtree(aside, ignore_errors=True)  # left by a killed run
@@ -43,14 +43,14 @@ def save(path, tensors: dict[str, np.ndarray], state: dict):
                 model_files.save(new, tensors, {"kind": KIND, "state": text})
             except UserError as error:
                 raise UserError(str(error).replace(new, path, 1)) from None
-            # The new one takes its place before the previous one is given up: the one replaced may be damaged.
+            # The new one is in place before the previous one is removed: the one that it replaces may be damaged.
             if os.path.isfile(path):
                 _link(path, old, previous)
             os.replace(new, path)
-            model_files._sync(os.path.dirname(path))
+            model_files.sync(os.path.dirname(path))
             if os.path.exists(old):
                 os.replace(old, previous)
-                model_files._sync(os.path.dirname(path))
+                model_files.sync(os.path.dirname(path))
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -58,7 +58,7 @@ def save(path, tensors: dict[str, np.ndarray], state: dict):
 def load(path, say=print) -> tuple[dict[str, np.ndarray], dict]:
     """(tensors, state) of the newest valid checkpoint: that at `path`, else the previous one.
 
-    say: called with one line that names the file which is missing or damaged, and the one taken instead. Raises
+    say: called with one line that names the file which is missing or damaged, and the one used instead. Raises
     UserError when neither is valid, with what is wrong with each, or that there is none.
     """
     previous, wrong = os.path.realpath(path) + PREVIOUS, []
@@ -87,7 +87,7 @@ def exists(path) -> bool:
 class Every:
     """Tells when the next checkpoint is due: `seconds` after the last one was done; None: not before the run ends.
 
-    The time that writing takes does not count, so a slow disk cannot eat up the run.
+    The time of writing is not counted: on a slow disk, too, the run spends `seconds` between two checkpoints.
     """
 
     def __init__(self, seconds: float | None = 30.0, clock=time.monotonic):
@@ -107,10 +107,10 @@ class Every:
 
 
 class Writer(Every):
-    """What `hogwild.training.loop.train` takes as `checkpoint`: saves to `path` every `seconds`, each state with `constant`.
+    """The `checkpoint` of `hogwild.training.loop.train`: saves to `path` every `seconds`, each state with `constant`.
 
-    A disk that is full now may not be so later, and the run is worth more than its checkpoint: where one cannot be written,
-    the one before stays, `say` is told, and `wrong` says why until one is.
+    A run continues where a checkpoint cannot be written, as on a full disk: the one before stays, `say` is called with a
+    warning, and `wrong` is the cause until one is written.
     """
 
     def __init__(self, path, seconds=30.0, constant=None, clock=time.monotonic, say=print):
@@ -118,7 +118,7 @@ class Writer(Every):
         self.path, self.constant, self.say, self.wrong = path, constant or {}, say, None
 
     def save(self, tensors, state):
-        """Write one now, if that is possible."""
+        """Write a checkpoint now, or warn that it cannot be written."""
         try:
             save(self.path, tensors, {**self.constant, **state})
             self.wrong = None

@@ -1,4 +1,4 @@
-"""Standard output and error as they may be: closed, full, or of an encoding that lacks what is to be said."""
+"""Standard output and error that may be closed, full, or of an encoding that lacks some characters."""
 
 import codecs
 import contextlib
@@ -37,7 +37,7 @@ class _Closed(io.TextIOBase):
 
 
 def prepare():
-    """Have what cannot be encoded written as ASCII, and no file take the number of a standard stream that is closed."""
+    """Write characters that cannot be encoded as ASCII, and reserve the descriptors of standard streams that are closed."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -52,8 +52,8 @@ def prepare():
 
 @contextlib.contextmanager
 def output():
-    """What is printed inside comes to standard output. Raises a UserError where it does not, or BrokenPipeError, once its
-    reader has gone.
+    """A context that prints to standard output. Raises UserError where it cannot be written, BrokenPipeError where its
+    reader has closed it.
     """
     prepare()
     try:
@@ -77,7 +77,7 @@ def output():
 
 
 def _flushed():
-    """None, or why standard output cannot be written; nothing more is written there then, not even at the process's end."""
+    """None, or the error of writing standard output, which is then dropped, for the process's end too."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -87,7 +87,7 @@ def _flushed():
 
 
 def drop(stream):
-    """Have whatever is written to the stream from now on, and what waits in its buffer, go nowhere."""
+    """Redirect the stream, its buffer included, to /dev/null."""
     if isinstance(stream, _Closed):
         stream.dropped = True
     with contextlib.suppress(OSError, ValueError):
@@ -103,6 +103,6 @@ def shown(line, stream) -> str:
 
 
 def note(line):
-    """A line on stderr, where that is there."""
+    """Print a line on stderr; errors of that are ignored."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(shown(line, sys.stderr), file=sys.stderr, flush=True)

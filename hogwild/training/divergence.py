@@ -1,10 +1,10 @@
-"""Whether a run gets anywhere: its losses beside those of predictions that know nothing of the rows."""
+"""Divergence: the losses of a run compared with those of constant predictions."""
 
 from typing import NamedTuple
 
-FAR = 10.0  # times the loss of a run's start: parameters that give so much are no place to go back to
-LOST = 1000.0  # the same, for those that no later steps will bring back: AdaGrad's first ones may well give FAR
-NOISE = 0.05  # of the constant prediction's loss, that an epoch's may lie above it by chance
+FAR = 10.0  # times the loss of a run's start: no rollback to parameters whose loss is above it
+LOST = 1000.0  # times the loss of a run's start: the run has diverged; AdaGrad's first steps may give FAR and recover
+NOISE = 0.05  # share of the constant prediction's loss by which an epoch's may exceed it by chance
 
 
 class Reference(NamedTuple):
@@ -19,13 +19,13 @@ class Reference(NamedTuple):
         return not loss <= max(bar, 1e-12)
 
     def line(self, epoch, loss) -> str:
-        """What is said of a run that ends worse than the constant prediction."""
+        """The warning for a run that ends worse than the constant prediction."""
         return (f"the training loss of epoch {epoch} is {loss:.4g}, that of a constant prediction {self.constant:.4g}: this "
                 "model predicts worse than a constant; use a smaller lr, or scale the features or the rows")
 
 
 def known(constant, start) -> Reference | None:
-    """A Reference; None where it would say nothing: the perceptron's loss of score 0 is 0, as that of equal targets."""
+    """A Reference; None where score 0 has no loss, as with the perceptron or equal targets: no loss can be compared to it."""
     return Reference(constant, start) if start > 0 else None
 
 

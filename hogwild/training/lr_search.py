@@ -1,4 +1,4 @@
-"""lr="auto": several learning rates tried at once on a sample, the best kept (the best-ball of Niu et al.'s code)."""
+"""lr="auto": a grid search on a sample, several rates at a time (the best-ball search of Niu et al.'s code)."""
 
 import math
 
@@ -9,7 +9,7 @@ from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.schedules import Constant
 from hogwild.training.workers import BAD, TALLIES, spread
 
-SAMPLE = 20_000  # most rows that are tried on; a quarter of them measures
+SAMPLE = 20_000  # most rows of the sample; a quarter of them is held out
 GRID = 4.0 ** np.arange(-4, 4)  # factors of the rule's default; then twice and half the best one
 BEYOND = 8  # steps by which the grid grows, at most, while its best is at an edge
 
@@ -32,7 +32,7 @@ def best_rate(make, rule, default: float, rows, workers=1, seed=0) -> tuple[floa
         problem.begin(0)
         problem.run(rule, checked(Constant(lr)), own, fitted, 0, 1, tally)
         problem.settle(rule, len(fitted))
-        # Not by a run at rate 0: momentum moves on by what it has inside.
+        # Not the loss of a run at rate 0: its velocity would still change the parameters.
         loss = problem.mean_loss(held)
         losses[lr] = loss if tally[BAD] == 0 and math.isfinite(loss) else math.inf
 

@@ -1,4 +1,4 @@
-"""What of this machine the process may use: cores and memory, by affinity and control groups."""
+"""Cores and memory that this process may use, by affinity and control groups."""
 
 import math
 import os
@@ -27,13 +27,13 @@ def usable_cores(root="/") -> tuple[int, str]:
 
 
 def memory(root="/") -> int:
-    """Bytes of memory that this process may take: the machine's or, if that is less, its cgroup's."""
+    """Bytes of memory that this process may allocate: the machine's or, if that is less, its cgroup's."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(physical, min(_limits(root, MEMORY, _bytes_of), default=physical))
 
 
 def demand_memory(needed, what, remedy):
-    """Raise UserError where `what` would take more bytes than there are."""
+    """Raise UserError where `what` needs more bytes than `memory()`; remedy: advice for the message."""
     if needed > memory():
         raise UserError(f"{what} would take {needed / GIB:,.1f} GiB, this machine has {memory() / GIB:,.1f} GiB; {remedy}")
 

@@ -1,17 +1,17 @@
 """Metrics of scores, in float64; rows may have weights, not negative.
 
-Binary scores are margins, positive for the class +1; a multiclass row has one score per class. Whatever cannot be said
+Binary scores are margins, positive for the class +1; a multiclass row has one score per class. An undefined metric
 (no rows, no weight, a score that is NaN) is NaN. Definitions are scikit-learn's.
 
-No product of arrays here (@, dot): BLAS threads stay awake for a while after one, and the workers of the next epoch would
-have to share the cores with them: two were half as fast.
+No product of arrays here (@, dot): BLAS threads spin for a while after one and share the cores with the workers of the
+next epoch, two of which were half as fast.
 """
 
 import math
 
 import numpy as np
 
-MAXIMISED = {"accuracy", "f1", "auc", "r2"}  # the others are better when smaller
+MAXIMISED = {"accuracy", "f1", "auc", "r2"}  # all others are minimised
 BLOCK = 1 << 20  # scores whose softmax is in memory at a time
 
 

@@ -1,7 +1,7 @@
 """Model files: safetensors with a header of our own and a checksum over all of it.
 
 The file's metadata holds one text: the SHA-256, a blank, the header as canonical JSON. The digest covers the header
-and every tensor's name, dtype, shape and bytes; it is taken alike in every format, so damage is told from novelty.
+and every tensor's name, dtype, shape and bytes. It is the same in all formats: a damaged file differs from a newer one.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ KEY = "hogwild"
 
 
 def save(path, tensors: dict[str, np.ndarray], header: dict):
-    """Write a model to `path`; whatever fails, an older file there stays as it was and no other file is left.
+    """Write a model to `path`; after an error an older file there is unchanged, and no other file is left.
 
     tensors: arrays by name (not copied if contiguous); header: what json can write. Raises UserError.
     """
@@ -34,9 +34,9 @@ def save(path, tensors: dict[str, np.ndarray], header: dict):
 
 
 class Rescue:
-    """Saves what hours of training made: where `path` cannot be written, as on a full disk, somewhere else.
+    """Saves a trained model at `path` or, where that cannot be written (a full disk), in another folder.
 
-    Where it lies is in `where`, None: nowhere; `demand` raises a UserError that says so unless it is at `path`.
+    where: path of the file, None: it could not be saved. `demand` raises UserError unless that is `path`.
     """
 
     def __init__(self, path, tensors, header, checkpoint=None):
@@ -109,7 +109,7 @@ def write_atomically(path, parts):
             for part in parts:
                 file.write(part)
     if os.path.exists(path) and not os.path.isfile(path):
-        with _explained(path):
+        with user_errors(path):
             write(path)
     else:
         _replace(path, write)
@@ -117,7 +117,7 @@ def write_atomically(path, parts):
 
 def check_writable(path):
     """Raise UserError now, before hours of training, if a file could not be written at `path` later."""
-    with _explained(path):
+    with user_errors(path):
         demand_regular(path)
         new = _beside(path)
         try:
@@ -149,22 +149,23 @@ def _beside(path):
 def _replace(path, write):
     """Call `write(new)` for a new file beside `path`, then put it in the place of `path`, durably."""
     new = _beside(path)
-    with _explained(path):
+    with user_errors(path):
         demand_regular(path)
         try:
             with open(new, "xb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             write(new)
             os.chmod(new, mode)  # safetensors makes files that only their owner may read
-            _sync(new)
+            sync(new)
             os.replace(new, os.path.realpath(path))
         except BaseException:
             _remove(new)
             raise
-        _sync(os.path.dirname(new))
+        sync(os.path.dirname(new))
 
 
-def _sync(path):
+def sync(path):
+    """fsync a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -178,8 +179,8 @@ def _remove(path):
 
 
 @contextlib.contextmanager
-def _explained(path):
-    """Turn what the system says into a UserError."""
+def user_errors(path):
+    """A context that raises errors of the file system as UserError."""
     try:
         yield
     except (OSError, SafetensorError) as error:

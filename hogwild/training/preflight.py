@@ -1,4 +1,4 @@
-"""Before a run: how much the examples conflict, and what lock-free workers can expect. Niu et al. 2011, section 2.
+"""Before a run: conflicts between examples, and the lost updates of lock-free workers. Niu et al. 2011, section 2.
 
 The examples are the edges of a hypergraph over the features; n examples, N non-zeros, d_j examples with feature j:
 Ω is the size of the largest edge, Δ the largest d_j / n, ρ the largest share of the edges that one edge meets.
@@ -14,18 +14,18 @@ from hogwild.kernels.data import conflicts
 from hogwild.training.machine import usable_cores
 from hogwild.training.replication import NONE, hottest
 
-WORK = 1 << 25  # entries that each pass of the search for ρ may look at; on less data, all its passes together
+WORK = 1 << 25  # entries that each pass of the search for ρ may read; on less data, all its passes together
 ROW_WORK = 16  # what a row costs besides its entries, in entries
 WIDE, MISS = 1 << 18, 8  # over so many features an entry is a cache miss and costs as much as so many
 WINDOW = 1.0  # updates that another worker makes between an update's load and its store: see lost_share
 MOST_LOST = 0.05  # share of lost updates up to which workers are advised
-LEAST_EXAMPLES = 2000  # for each worker: below it, threads cost more than they bring
-DENSE = 0.1  # share of the features in the average row above which workers mostly fight over cache lines
+LEAST_EXAMPLES = 2000  # for each worker: below it, threads cost more than they gain
+DENSE = 0.1  # share of the features in the average row above which workers mostly contend for cache lines
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What `examine` finds."""
+    """Conflict statistics of a data set, and advice on workers."""
 
     rows: int
     features: int
@@ -52,7 +52,7 @@ class Preflight:
                 f"advised: {_plural(self.advised, 'worker')} on {self.cores_text}")
 
     def lines(self, whole=False) -> list[str]:
-        """What `hogwild inspect` says about conflicts, cores and workers; whole: by default workers have replicas of all."""
+        """The lines of `hogwild inspect` on conflicts, cores and workers; whole: by default workers have replicas of all."""
         instead = "; with replicas of all, the default for so few (--replicas auto), none" if whole else ""
         shared = f"all but {_plural(self.hot, 'hot feature')}" if self.hot else "shared parameters"
         return [f"Ω           {self.omega:,} non-zeros in the longest row",
@@ -157,7 +157,7 @@ def _fed(rows, available) -> int:
 
 
 def rho(csr, degrees, seed=0, work=WORK, rows=None) -> tuple[float, str]:
-    """(ρ, method) from a search that looks at about `work` entries. rows: int64[n], None for all; degrees: int64[n_features]
+    """(ρ, method) from a search that reads about `work` entries. rows: int64[n], None for all; degrees: int64[n_features]
     of these rows.
 
     Rows are examined against all others, those first that can meet the most (hogwild.kernels.data.conflicts.reach), until

@@ -1,4 +1,4 @@
-"""What a run says: JSON lines in a file, and a bar or plain lines on the console."""
+"""Record and console of a run: JSON lines in a file, a bar or plain lines on the terminal."""
 
 import contextlib
 import errno
@@ -19,8 +19,8 @@ from hogwild.kernels.compiler import jit
 from hogwild.training import console
 
 told = []  # whether the line on compiling has been asked for
-LINE_SECONDS = 20.0  # without a terminal, something is said at least so often
-MANY, APART = 50, 0.1  # of so many epochs, those are shown that end so many seconds after the last that was, and the last
+LINE_SECONDS = 20.0  # without a terminal, at most so long between two lines
+MANY, APART = 50, 0.1  # of more epochs, a line is printed only so many seconds after the last one, and for the last epoch
 
 
 def tell_of_compiling():
@@ -33,7 +33,7 @@ def tell_of_compiling():
 
 
 def versions(*more) -> dict[str, str]:
-    """Versions of what a result depends on; more: further packages."""
+    """Versions of Python and the packages that a result depends on; more: further packages."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "numba", *more)}}
 
 
@@ -70,7 +70,7 @@ class Report:
         self.open(path)
 
     def open(self, path):
-        """Begin the record: nothing is left behind by a run that failed before it."""
+        """Open the record, late: a run that fails before it leaves no file."""
         try:
             self.file = open(path, "ab", buffering=0) if path else None
         except OSError as error:
@@ -85,7 +85,7 @@ class Report:
         try:
             if self.file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:  # the run is worth more than its record
+        except OSError as error:  # the run continues without its record
             with contextlib.suppress(OSError):
                 self.file.truncate(size)  # no half a line
             console.note(f"warning: {self.file.name}: the record ends here, it cannot be written: {error.strerror}")
@@ -107,7 +107,7 @@ class Report:
             tqdm.write(console.shown(line, sys.stdout), file=sys.stdout)
             sys.stdout.flush()
         except (OSError, ValueError, AttributeError) as error:  # full or broken; closed in this process; closed before it
-            self.quiet = True  # the run is worth more than what is said of it
+            self.quiet = True  # the run continues without its output
             console.drop(sys.stdout)
             console.note(f"warning: standard output cannot be written ({error}); the run goes on without it")
 
@@ -128,7 +128,7 @@ class Report:
                 self.bar = tqdm(total=total, unit=f" {self.unit}", unit_scale=True, leave=False, dynamic_ncols=True)
             self.bar.set_postfix_str(f"loss {tally[0] / max(tally[1], 1):.4f}, lr {lr:.3g}", refresh=False)
             self.bar.update(done - self.bar.n)
-        except (OSError, ValueError):  # the terminal has gone
+        except (OSError, ValueError):  # the terminal is closed
             self.barred, self.bar = True, None
 
     def evaluation(self, step, seconds, metrics):

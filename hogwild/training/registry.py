@@ -11,8 +11,8 @@ def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, tried=Non
     """The NamedTuple that `text` names, from `table` or, with a dot in it, imported from a module of the user's own.
 
     Values are numbers, lists `a;b`, true/false, or durations such as `2epochs`, counted in steps. defaults: values for
-    fields that the class has and the text does not give. tried(value, name, what): checks what a class of the user's own
-    does; None: `user_objects.tried`. Raises UserError with what is known.
+    fields that the class has and the text does not give. tried(value, name, what): tests a value of a class of the user's
+    own; None: `user_objects.tried`. Raises UserError, with the known names.
     """
     name, _, rest = text.partition(":")
     own = "." in name

@@ -46,9 +46,9 @@ class Stop:
 class Stopper:
     """Follows one run under the criteria `stop`.
 
-    known: names of the metrics that the run will measure; with it a wrong name is told now, not after an epoch.
+    known: names of the metrics that the run will measure; with it an unknown name is an error at once, not after an epoch.
     `improved`: the last observation was the best so far (by any margin: min_delta is for patience alone), so its
-    parameters are the ones to keep. `best_epoch`: that epoch, None before one with a finite metric.
+    parameters are the best ones. `best_epoch`: that epoch, None before one with a finite metric.
     """
 
     KEPT = ("best", "best_epoch", "reference", "bad", "best_loss", "flat")
@@ -73,7 +73,7 @@ class Stopper:
         return next((reason for reason in reasons if reason), None)
 
     def reached(self, metrics: dict[str, float]) -> str | None:
-        """Why to stop, if the watched metric has reached the target; changes nothing, so ask it also within an epoch."""
+        """Why to stop, if the watched metric has reached the target; changes no state: it may be called within an epoch."""
         name, target = self.stop.metric, self.stop.target
         if target is None:
             return None
@@ -81,7 +81,7 @@ class Stopper:
         return f"{name} has reached {value:g} (target {target:g})" if sign * value >= sign * target else None
 
     def spent(self, steps: int, seconds: float) -> str | None:
-        """Why to stop, if a budget is used up; changes nothing, so ask it also within an epoch."""
+        """Why to stop, if a budget is used up; changes no state: it may be called within an epoch."""
         stop = self.stop
         if stop.max_steps is not None and steps >= stop.max_steps:
             return f"{steps:,} steps are done (max_steps {stop.max_steps:,})"
@@ -90,11 +90,11 @@ class Stopper:
         return None
 
     def state(self) -> dict:
-        """What json can write and `restore` takes."""
+        """State for `restore`, of types that JSON has."""
         return {name: getattr(self, name) for name in self.KEPT}
 
     def restore(self, state: dict):
-        """Go on from what `state` returned. Raises UserError for what it did not."""
+        """Continue from a `state`. Raises UserError for anything else."""
         numbers = isinstance(state, dict) and all(isinstance(value, (int, float, type(None))) for value in state.values())
         if not numbers or set(state) != set(self.KEPT):
             raise UserError("the checkpoint's state of stopping is of another version; start again without the checkpoint")

@@ -29,7 +29,7 @@ NEEDS = {
 
 
 class _Wrong(Exception):
-    """What a function of the user's does that it should not."""
+    """A broken rule of the interface, by a function of the user's."""
 
 
 def imported(name, what):
@@ -52,7 +52,7 @@ def imported(name, what):
 
 
 def tried(value, name, what):
-    """Call what the rule, loss or schedule `value` has, in Python and compiled. Raises UserError for a mistake in it."""
+    """Call the functions of the rule, loss or schedule `value`, in Python and compiled. Raises UserError for a mistake."""
     needed = f"needed: a NamedTuple of numbers with {NEEDS[what]}"
     try:
         for method in re.findall(r"(\w+)\(", NEEDS[what]):
@@ -69,7 +69,7 @@ def tried(value, name, what):
 
 
 def said(error) -> str:
-    """Numba's message of many lines in one: what it cannot compile of the user's own, and where."""
+    """Numba's message in one line: what it cannot compile, and the file and line of the user's."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
     reason, where = (lines or [type(error).__name__])[-1], ""
     for before, line in zip(lines, lines[1:]):

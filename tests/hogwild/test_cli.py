@@ -262,7 +262,7 @@ from hogwild.training import model_files
 replace = model_files._replace
 
 def full(path, write):
-    with model_files._explained(path):
+    with model_files.user_errors(path):
         if str(path) == sys.argv[1]:
             raise OSError(errno.ENOSPC, "full")
     replace(path, write)

@@ -66,5 +66,5 @@ def test_own_facts_are_those_of_this_process():
     import numpy as np
     facts = own_facts()
     assert facts["numpy"] == np.__version__ and facts["numba"] == numba.__version__ and facts["byte order"] == sys.byteorder
-    assert facts["protocol"] == 1 and facts["hogwild-sparsecomm"] != "not installed"
+    assert facts["protocol"] == 2 and facts["hogwild-sparsecomm"] != "not installed"
     assert ("torch" in facts) == ("torch" in sys.modules)
