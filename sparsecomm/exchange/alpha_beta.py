@@ -1,4 +1,4 @@
-"""The α-β model: what a step of each exchange takes on a network that is described, not measured.
+"""The α-β model: predicted seconds of a step of each exchange, on a network known by its latency and bandwidth.
 
 α: seconds of latency a message; β: seconds a byte. A step of each exchange, for n elements in B buckets, of which each of
 P ranks sends k, is predicted as
@@ -41,7 +41,7 @@ class Link(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a rank itself needs: seconds, but for `entry`."""
+    """Computing time of a rank, in seconds by element, entry or message; `entry` is in bytes."""
 
     select: float = 0.0  # an element, to select
     encode: float = 0.0  # an entry, to write it into a message
@@ -77,7 +77,7 @@ def _slowest(comm, numbers) -> list[float]:
 
 
 def rehearse(comm, config, n) -> Work:
-    """Select, encode and decode on all ranks at once, as the configuration says, for up to TRIAL of the n elements."""
+    """The Work of the ranks, measured on all of them at once: select, encode, decode, … of up to TRIAL of the n elements."""
     n = min(n, TRIAL)
     gradient = np.random.default_rng(comm.Get_rank()).standard_normal(n).astype(np.float32)
     residual, total = np.zeros(n, np.float32), np.zeros(n, np.float32)
@@ -94,7 +94,7 @@ def rehearse(comm, config, n) -> Work:
     def decode():
         message = unpack(raw, 0, n, 0)
         at, sums = add_lists(message.indices, message.values, [message.indices.size])
-        total[at] = 0  # as the last step's are taken out of the dense sum, and then these put in
+        total[at] = 0  # as a step clears the last sum before it writes its own
         total[at] = sums
 
     def add():
@@ -111,7 +111,7 @@ def rehearse(comm, config, n) -> Work:
     encoding, decoding, adding = (_seconds(comm, work) for work in (encode, decode, add))
     coding = _seconds(comm, code) if config.value_code != "float32" else 0.0
     fixed, entry = _seconds(comm, message), (raw.size - HEADER.size) / k
-    # What a message takes in any case, half of it on either side, is no part of what its entries take.
+    # The fixed time of a message, half of it on either side, does not belong to its entries.
     encoding, decoding = (max(each - fixed / 2, 0.0) for each in (encoding, decoding))
     return Work(*_slowest(comm, [selecting / n, encoding / k, decoding / k, adding / n, coding / n, entry, fixed]))
 
@@ -120,7 +120,7 @@ def predict(link, work, ranks, n, k, buckets=1, value_code="float32") -> dict[st
     """Seconds of a step of each exchange, by name: n elements in all, k of them sent by each rank."""
     away, rounds, coded = (ranks - 1) / ranks, math.ceil(math.log2(ranks)), value_code != "float32"
     width = VALUES[value_code].nbytes(n) / n
-    # To all ranks alike; or first to each rank its part, and then the sums to all.
+    # once: one message to all ranks; twice: first a range to each rank, then the sums to all.
     heads = buckets * (ranks - 1) * HEADER.size * link.beta
     once = buckets * 2 * rounds * link.alpha
     twice = buckets * ((3 * rounds + ranks - 1) * link.alpha + (3 * ranks - 1) / 2 * work.message) + 2 * heads

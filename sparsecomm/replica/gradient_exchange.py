@@ -1,4 +1,4 @@
-"""What happens between `backward` and `step` of a torch script: which gradients are sent when, and what may change them."""
+"""The exchange of a torch script's gradients between `backward` and `step`: when each is sent, what may edit it."""
 
 import contextlib
 import math
@@ -25,9 +25,9 @@ DISCARDED = "another backward pass, or zero_grad, without a step"
 
 
 class GradientExchange:
-    """The part of `DistributedOptimizer` that gives gradients to its synchronizer.
+    """Mixin of `DistributedOptimizer` that passes gradients to its synchronizer.
 
-    Of the class that inherits from it: `named` (parameters by name), `synchronizer`, `masters`, `buffers`, `device`,
+    The class that inherits it provides `named` (parameters by name), `synchronizer`, `masters`, `buffers`, `device`,
     `accumulate`; `_wake(names)`, `_follow_settings()` and `_options()`.
     """
 
@@ -55,7 +55,7 @@ class GradientExchange:
 
     def _arrived(self, name):
         """A backward pass has added to the gradient of `name`."""
-        if name in self.sent or self.averaged is not None:  # what was sent was no step's, and the gradient has changed
+        if name in self.sent or self.averaged is not None:  # the exchanged gradient was used by no step, and has changed
             self._discard()
         self.passes[name] += 1
         if self.passes[name] == self.accumulate and name in self.synchronizer.place:
@@ -71,12 +71,12 @@ class GradientExchange:
         return g / self.loss_scale if self.loss_scale is not None and grad.dtype != torch.float32 else g
 
     def _snapshot(self, name):
-        """Copy what is sent, to see at `step` that the script has not changed it since."""
+        """Copy a gradient that is sent, so that `step` detects a later change by the script."""
         g = self._gradient(name)
         self.sent[name] = None if g is None else g.clone()
 
     def _discard(self):
-        """Undo the exchange of gradients that no step has used. On all ranks."""
+        """Undo the exchange of gradients that no step has used. Collective."""
         if self.passes or self.sent or self.averaged is not None:
             self.sent.clear()
             self._cancel(DISCARDED)
@@ -96,14 +96,14 @@ class GradientExchange:
                     …
                     optimizer.step()
 
-        Ranks that leave it take part in the steps of the others with gradients of zero, until all have left: then all have
-        the same parameters. The mean is over all ranks, those that have ended among them. Within it call nothing that needs
-        all ranks but step, zero_grad and clip_grad_norm_.
+        Ranks at its end step with the others, with gradients of zero, until all ranks are there: then all have the same
+        parameters. The mean is over all ranks, those at the end included. Inside it, step, zero_grad and clip_grad_norm_
+        are the only collective calls allowed.
         """
         return Join(self)
 
     def zero_grad(self, set_to_none=True):
-        """As of torch's optimizers; the exchange of gradients that no step has used is undone on all ranks."""
+        """As in torch's optimizers; the exchange of gradients that no step has used is undone on all ranks."""
         self._discard()
         super().zero_grad(set_to_none)
 
@@ -132,7 +132,10 @@ class GradientExchange:
 
     @contextlib.contextmanager
     def skip_synchronize(self):
-        """Horovod's word for a `step` after `synchronize`, which exchanges nothing here anyway. Raises UserError without."""
+        """Context of a `step` after `synchronize`, for scripts of Horovod; here such a step exchanges nothing anyway.
+
+        Raises UserError where `synchronize` was not called.
+        """
         if self.averaged is None:
             raise UserError("skip_synchronize() needs optimizer.synchronize() before")
         yield
@@ -211,7 +214,7 @@ class GradientExchange:
         return idle
 
     def _edited(self) -> set:
-        """Give the synchronizer what the script has made of the mean gradients. The names of those that are left alone."""
+        """Pass the mean gradients, as the script has edited them, to the synchronizer. The names of tensors left alone."""
         changed, own = {}, 0
         for name, p in self.named.items():
             g = self._gradient(name)
@@ -233,13 +236,13 @@ class GradientExchange:
         return {name for name, p in self.named.items() if p.grad is None}
 
     def _complete(self, agreed):
-        """Give what is wanting in buckets that another rank has already sent."""
+        """Pass the missing gradients of buckets that another rank has already sent."""
         for bucket in self.synchronizer.buckets[len(self.synchronizer.launched):agreed.most]:
             for name in bucket.names:
                 self._offer(name)
 
     def _offer(self, name):
-        """Give the gradient of `name`, zeros where there is none, unless it was given."""
+        """Pass the gradient of `name`, zeros where there is none, unless it was passed before."""
         b, k = self.synchronizer.place[name]
         if self.synchronizer.gradients[b][k] is None:
             g = self._gradient(name)
@@ -247,9 +250,9 @@ class GradientExchange:
             self.synchronizer.ready(name, self._numbers(torch.zeros(p.numel(), device=p.device) if g is None else g))
 
     def _agree(self, call, own=0):
-        """What all ranks have; raises on all of them where one does something else than the others.
+        """`Agreed` of all ranks; raises on all of them where one makes another call or has other settings. Collective.
 
-        own: a number for what this rank has, which the answer compares.
+        own: a number of this rank, compared over the ranks in `Agreed.same`.
         """
         if self.joined:
             self.joined.roll(call)
@@ -295,7 +298,7 @@ class GradientExchange:
             raise UserError(f"the gradient of {name} was changed after it was complete and sent: {FIXES}")
 
     def close(self):
-        """End the use of the parameters: no gradient is sent any more. On all ranks."""
+        """Remove the hooks: no gradient is sent any more. Collective."""
         self.edits.end()
         for hook in self.hooks.values():
             hook.remove()
