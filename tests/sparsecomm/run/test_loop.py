@@ -176,7 +176,7 @@ def test_evaluations_within_an_epoch_change_nothing_but_when_a_target_is_seen(fi
     assert sorted(e["seconds"] for e in within) == [e["seconds"] for e in within] and within[0]["seconds"] > 0
     reached = [e for e in events(tmp_path / "t") if e["event"] == "evaluation"]
     assert [e["step"] for e in reached] == [3] and events(tmp_path / "t")[-1]["steps"] == 3
-    assert "has reached" in said[2][0] and "needs held-out data" in said[3][1] and "at least 1 step" in said[4][1]
+    assert "has reached" in said[2][0] and "needs held-out data" in said[3][1] and "at least 1, got 0" in said[4][1]
 
 
 @pytest.mark.parametrize("number, code, words", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
