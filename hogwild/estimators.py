@@ -16,6 +16,7 @@ from hogwild.errors import UserError
 from hogwild.families import constant, linear, predictions
 from hogwild.families.continued import State, begin_at, seen, widened
 from hogwild.families.targets import moments, units_of
+from hogwild.kernels.compiler.cache import announce
 from hogwild.kernels.losses import LOSSES
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.rules import RULES
@@ -24,7 +25,7 @@ from hogwild.training import default_rates, lr_search, preflight
 from hogwild.training.closing import close
 from hogwild.training.loop import Run
 from hogwild.training.options import Optimization, Span, penalties, schedule_of
-from hogwild.training.record import Report, tell_of_compiling
+from hogwild.training.record import Report
 from hogwild.training.registry import build
 from hogwild.training.stopping import Stop, Stopper
 
@@ -114,7 +115,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         intercept_init, in place of weights that are 0 or the last call's.
         """
         if self.verbose >= 0:
-            tell_of_compiling()
+            announce()
         old, seed = getattr(self, "_state", None) if go_on else None, check_random_state(self.random_state).randint(2**31)
         if weights is not None and weights.min() <= 0:
             kept = weights > 0

@@ -11,9 +11,9 @@ from tyro.conf import Positional, arg
 
 from hogwild.cli.arguments import defaults, parsed
 from hogwild.errors import UserError
+from hogwild.kernels.compiler.cache import announce
 from hogwild.training import console
 from hogwild.training.options import Optimization, Output, Stopping, at_least, not_negative
-from hogwild.training.record import tell_of_compiling
 from sparsecomm import guard
 from sparsecomm.config import Config
 from sparsecomm.tasks.registry import TASKS
@@ -173,6 +173,6 @@ def _do(arguments):
         return
     launch.world()  # says it where there is no MPI
     if not launch.rank():
-        tell_of_compiling()
+        announce()
     from sparsecomm.run import train
     train.train(name, options)

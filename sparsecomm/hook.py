@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from hogwild.errors import UserError
+from hogwild.kernels.compiler.cache import announce
 from sparsecomm.compress.device import flat
 from sparsecomm.compress.memory import SUMMED
 from sparsecomm.compress.operations import host
@@ -91,6 +92,8 @@ class GradientDropping:
         handshake(self.wire, {"tensors": zlib.crc32(repr(self.sizes).encode()), "configuration": repr(self.config)})
         exchange, self.config, line = make_exchange(self.wire, self.config, sum(self.sizes.values()))
         self.say = self.said if self.wire.rank == 0 else lambda line: None
+        if self.wire.rank == 0:
+            announce()
         self.say(line)
         ahead = self.config.overlap is not False and self.wire.size > 1 and all(p.device.type == "cpu" for p in self.names)
         self.exchanged = Pipelines(exchange, self.config, self.shapes, ahead=ahead)

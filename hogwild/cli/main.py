@@ -62,8 +62,8 @@ def command():
     sys.modules[blas] = None
     cpu_target.target_context.refresh()
     del sys.modules[blas]
-    from hogwild.training.record import tell_of_compiling
-    tell_of_compiling()
+    from hogwild.kernels.compiler.cache import announce
+    announce()
     main()
 
 

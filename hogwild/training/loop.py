@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hogwild.errors import UserError, demand, sound
+from hogwild.kernels.compiler.cache import announce
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.schedules import observed, rate, scaled
 from hogwild.kernels.sharing.work_queue import claim
@@ -141,6 +142,7 @@ def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, repo
     before it and halves the learning rate, `retries` times; then UserError. Ctrl-C ends the run between two chunks,
     writes a checkpoint and raises KeyboardInterrupt; the parameters then hold what was learnt so far.
     """
+    announce()
     run = Run(problem, checked(rule), checked(schedule), epochs, workers, seed, report, Stopper(stop or Stop()), retries,
               checkpoint)
     if resume:

@@ -15,21 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from hogwild.errors import UserError
-from hogwild.kernels.compiler import jit
 from hogwild.training import console
 
-told = []  # whether the line on compiling has been asked for
 LINE_SECONDS = 20.0  # without a terminal, at most so long between two lines
 MANY, APART = 50, 0.1  # of more epochs, a line is printed only so many seconds after the last one, and for the last epoch
-
-
-def tell_of_compiling():
-    """Have a line on stderr, once, if kernels are to be compiled: nothing else is to be seen for many seconds."""
-    if not told:
-        told.append(True)
-        jit.when_missing.append(lambda: console.note(
-            "compiling kernels for these options, once (up to a minute); later runs find them in "
-            f"{jit.cache_folder().parent}"))
 
 
 def versions(*more) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""How Numba compiles a function that only kernels call: it optimizes it, but makes no machine code of it.
+"""How Numba compiles a function that only kernels call: to LLVM's bitcode, which is optimized and translated to machine code
+once, in each kernel that calls it.
 
-By itself Numba makes machine code of each function, together with all that it calls, before it does so with the caller: of
-what lies seven calls deep it is made seven times, and used once. That took a quarter of the time for a kernel with 120 such
-parts.
+By itself Numba optimizes each function together with all that it calls, and makes machine code of it, before it does so with
+the caller: what lies seven calls deep is optimized seven times, and used once.
 """
 
 from llvmlite import binding
@@ -15,19 +15,70 @@ from numba.core.environment import lookup_environment
 from numba.core.typed_passes import NativeLowering
 
 
-class _Library(JITCodeLibrary):
-    """Optimized functions, to be linked into other libraries."""
+class _BitcodeLibrary(JITCodeLibrary):
+    """Functions to be linked into other libraries."""
 
-    def _finalize_final_module(self):
-        self._finalize_dynamic_globals()
+    _whole = None
+
+    def finalize(self):
         self._finalized = True
+
+    def own_module(self):
+        return super()._get_module_for_linking()
+
+    def _get_module_for_linking(self):
+        """With all that it calls: for the disk, and for a library that is none of ours."""
+        if self._whole is None:
+            self._whole = self.own_module().clone()
+            _link(self._whole, _called(self._linking_libraries))
+        return self._whole
+
+    @property
+    def has_dynamic_globals(self):
+        return any(each.name.startswith("numba.dynamic.globals") for each in self._get_module_for_linking().global_variables)
 
     @classmethod
     def of(cls, codegen, name, bitcode):
         library = cls(codegen, name)
-        library._final_module = library._shared_module = binding.parse_bitcode(bitcode)
+        library._final_module = library._shared_module = library._whole = binding.parse_bitcode(bitcode)
         library._finalized = True
         return library
+
+
+class _EntryLibrary(JITCodeLibrary):
+    """A kernel, and all that it calls."""
+
+    def finalize(self):
+        libraries, self._linking_libraries = _called(self._linking_libraries), []
+        for library in libraries:
+            self._reload_init.update(library._reload_init)
+        _link(self._final_module, libraries)
+        super().finalize()
+
+
+def _called(libraries):
+    """These, and those that they call, each once."""
+    found, pending = {}, list(libraries)
+    while pending:
+        library = pending.pop()
+        if library not in found:
+            found[library] = None
+            pending += library._linking_libraries if isinstance(library, _BitcodeLibrary) else []
+    return list(found)
+
+
+def _link(module, libraries):
+    for library in libraries:
+        own = library.own_module() if isinstance(library, _BitcodeLibrary) else library._get_module_for_linking()
+        module.link_in(own, preserve=True)
+
+
+def _environments(module):
+    """(name, Numba's environment) of each function in the module that has one: what it raises or prints as it runs."""
+    for name in (each.name for each in module.global_variables):
+        environment = lookup_environment(name) if name.startswith("_ZN08NumbaEnv") else None
+        if environment is not None:
+            yield name, environment
 
 
 def _name(library, fndesc, environment):
@@ -36,11 +87,11 @@ def _name(library, fndesc, environment):
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _Lowering(NativeLowering):
-    _name = "lowering_of_a_part"
+class _BitcodeLowering(NativeLowering):
+    _name = "lowering_to_bitcode"
 
     def run_pass(self, state):
-        state.library = _Library(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library = _BitcodeLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = state.flags.no_cpython_wrapper = state.flags.no_cfunc_wrapper = True
         super().run_pass(state)
         lowered = state["cr"]
@@ -51,16 +102,15 @@ class _Lowering(NativeLowering):
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _WholeLowering(NativeLowering):
+class _EntryLowering(NativeLowering):
     _name = "lowering_of_a_kernel"
 
     def run_pass(self, state):
+        state.library = _EntryLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
         super().run_pass(state)
-        library = state.library
-        for name in (each.name for each in library._final_module.global_variables):
-            environment = lookup_environment(name) if name.startswith("_ZN08NumbaEnv") else None
-            if environment is not None:  # a part's, without which it could not print, nor raise what is made as it runs
-                library.codegen.set_env(name, environment)
+        for name, environment in _environments(state.library._final_module):  # its own, and those of what it calls
+            state.library.codegen.set_env(name, environment)
         return True
 
 
@@ -76,26 +126,27 @@ def _with(lowering):
 
 
 # The `pipeline_class` of a function that only kernels call, and of the kernel that Python calls.
-Part, Whole = _with(_Lowering), _with(_WholeLowering)
+BitcodeCompiler, EntryCompiler = _with(_BitcodeLowering), _with(_EntryLowering)
 
 
-class PartCacheImpl(CompileResultCacheImpl):
-    """What of them is cached on disk: LLVM's bitcode in place of machine code."""
+class BitcodeCacheImpl(CompileResultCacheImpl):
+    """What of the former is cached on disk: LLVM's bitcode in place of machine code."""
 
     def get_filename_base(self, fullname, abiflags):
-        return f"part-{super().get_filename_base(fullname, abiflags)}"
+        return f"bitcode-{super().get_filename_base(fullname, abiflags)}"
 
     def reduce(self, cres):
         cres.fndesc.typemap = cres.fndesc.calltypes = None  # as Numba does: they cannot all be pickled
-        library = cres.library
-        return (library.name, library._get_module_for_linking().as_bitcode(), cres.fndesc, cres.environment, cres.signature,
-                cres.reload_init, tuple(cres._find_referenced_environments()))
+        module = cres.library._get_module_for_linking()
+        environments = tuple(each for _, each in _environments(module) if each.can_cache())
+        return (cres.library.name, module.as_bitcode(), cres.fndesc, cres.environment, cres.signature, cres.reload_init,
+                environments)
 
     def rebuild(self, target_context, payload):
         name, bitcode, fndesc, environment, signature, reload_init, environments = payload
         for initialize in reload_init:
             initialize()
-        library = _Library.of(target_context.codegen(), name, bitcode)
+        library = _BitcodeLibrary.of(target_context.codegen(), name, bitcode)
         library._reload_init.update(reload_init)
         return compile_result(
             typing_context=target_context.typing_context, target_context=target_context, library=library, fndesc=fndesc,

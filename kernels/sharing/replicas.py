@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import overload
 
 from hogwild.kernels.compiler.atomics import acquire, atomic_add, atomic_load, atomic_store, reached, release
-from hogwild.kernels.compiler.jit import INLINE, LOOP, kernel, where_given
+from hogwild.kernels.compiler.jit import INLINE, LOOP, kernel
 from hogwild.kernels.sharing.merging import (
     CLOSED,
     DONE,
@@ -110,17 +110,17 @@ def note_step(replica, change, dz):
     state[4] = 0.8 * state[4] + dz
 
 
-@where_given
-@kernel
+@kernel(inline=True)
 def merge_due(replica, flat, layout):
-    """Merge the blocks that are due.
+    """Merge the blocks that are due, where the worker has a replica.
 
     The others do not know of a worker's steps until a merge, and all are summed. Together they may not go too far: of
     what one step takes from its own gradient, the others' take as much from theirs as the rows overlap. So the number of
     updates between two merges is what the steps' size allows. See hogwild/training/replication.py.
     """
-    if replica.state[0] >= replica.state[1]:
-        _blocks(flat, replica, layout)
+    if replica is not None:
+        if replica.state[0] >= replica.state[1]:
+            _blocks(flat, replica, layout)
 
 
 def layout_of(replica, space, tau):
@@ -333,7 +333,6 @@ def _post_unpaid_l1(replica, lasso):
     return tell
 
 
-@where_given
 @kernel
 def end_round(replica, flat, layout, penalty, early):
     """The round ends for the worker, for all, or `early` for this one alone: bring what it has changed together with the
@@ -341,6 +340,8 @@ def end_round(replica, flat, layout, penalty, early):
 
     Without a penalty the types do not tell what is trained, and by which rule: compiled once for all.
     """
+    if replica is None:
+        return
     group = replica.group
     if group.last_round[replica.number] == group.gate[ROUND]:
         merge_all(flat, replica, layout, early)
@@ -354,7 +355,7 @@ def end_round(replica, flat, layout, penalty, early):
         atomic_store(group.gate, OUT, 1)
 
 
-@kernel(once=True)
+@kernel(inline=True)
 def merge_all(flat, replica, layout, early):
     """Merge every block that is merged in this round; others, if it is not over, too. What is summed is toned down as well.
     """

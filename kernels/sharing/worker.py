@@ -82,7 +82,7 @@ def work(model, optimizer, worker, chunks, tally):
     return over
 
 
-@kernel(once=True)
+@kernel(inline=True)
 def leave_round(optimizer, worker, t, early):
     """Merge the worker's replicas; early: the others go on."""
     space, replica = worker.space, worker.replica
@@ -94,7 +94,7 @@ def leave_round(optimizer, worker, t, early):
                                                                                        space.scratch, t), early)
 
 
-@kernel(once=True)
+@kernel(inline=True)
 def apply_pending(optimizer, space, t):
     """Apply the L1 penalty that rows still owe after step t to parameters at which no other worker is."""
     flush(space, optimizer.rule, tau_at(optimizer.average, space.params.flat.dtype.type, t), t)

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from hogwild.errors import UserError
+from hogwild.kernels.compiler.cache import announce
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.steps import Clip
 from sparsecomm import guard
@@ -46,6 +47,8 @@ class Synchronizer(BucketedExchange, Replica):
             comm = shared(comm)
         Replica.__init__(self, comm, names, Group((), rule, schedule, decay), (config, self.clip))
         self.say = say if self.rank == 0 else lambda line: None
+        if self.rank == 0:
+            announce()
         awake, shapes = self.adopt(tensors, groups), shapes_of(tensors, shapes)
         made = bucket_names(awake, shapes, config)
         ahead = self._ahead(len(made), config)

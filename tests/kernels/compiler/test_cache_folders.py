@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hogwild.kernels.compiler import cache_folders, jit
+from hogwild.kernels.compiler import cache, cache_folders
 
 OLD = time.time() - 2 * cache_folders.STALE_SECONDS
 
@@ -27,9 +27,11 @@ def base(tmp_path, monkeypatch):
     (tmp_path / "home").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     cache_folders.say.cache_clear()
-    cache_folders._private.cache_clear()
+    for each in (cache_folders._private, cache.cache_root):
+        each.cache_clear()
     yield tmp_path / "numba"
-    cache_folders._private.cache_clear()
+    for each in (cache_folders._private, cache.cache_root):
+        each.cache_clear()
 
 
 def aged(folder):
@@ -49,9 +51,11 @@ def test_only_what_we_made_is_removed(base):
     aged(held)
     link = base / "hogwild-link"
     link.symlink_to(checkout)
-    cache = jit.cache_folder.__wrapped__()
-    assert cache.parent == base and cache.stat().st_mode & 0o777 == 0o700
-    assert sorted(base.iterdir()) == sorted([checkout, held, recent, link, cache])
+    before = aged(cache_folders.own_folder(cache.cache_root() / "before"))
+    new = cache.cache_folder.__wrapped__("new")
+    root = new.parent
+    assert root.parent == base and all(path.stat().st_mode & 0o777 == 0o700 for path in (root, new))
+    assert sorted(base.iterdir()) == sorted([checkout, held, recent, link, root]) and not before.exists()
     assert (checkout / "file").read_text() == (held / "file").read_text() == "content"
 
 
@@ -95,7 +99,7 @@ def test_many_that_clean_up_at_once_do_not_disturb_each_other(base, monkeypatch)
 
     def clean(_):
         together.wait()
-        return jit.cache_folder.__wrapped__()
+        return cache.cache_folder.__wrapped__("new")
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(clean, range(8)))) == 1
     assert len(list(base.iterdir())) == 1
@@ -145,11 +149,11 @@ KINDS = {"link": "symbolic link", "writable": "other users", "group": "other use
 @pytest.mark.parametrize("kind", KINDS)
 def test_folders_of_others_are_refused(base, tmp_path, monkeypatch, capsys, kind):
     """That of the kernels, whose index is unpickled, and the one in the temporary folder, that anybody may have made."""
-    name = f"hogwild-{jit.sources_hash()}"
+    name = "hogwild-kernels"
     untrusted(kind, base / name, monkeypatch)
     with pytest.raises(OSError, match=KINDS[kind]):
         cache_folders.own_folder(base / name)
-    assert jit.cache_folder.__wrapped__() == tmp_path / "xdg" / "hogwild-sparsecomm" / "kernels" / name
+    assert cache.cache_root() == tmp_path / "xdg" / "hogwild-sparsecomm" / "kernels" / name
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(base / name) in said and KINDS[kind] in said
 

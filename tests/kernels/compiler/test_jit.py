@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hogwild.kernels.compiler import jit
-
 KERNELS = Path(__file__).resolve().parents[3] / "kernels"
 PROGRAM = """
 import json, sys
 import numpy as np
 from hogwild import kernels
-from hogwild.kernels.compiler import jit
+from hogwild.kernels.compiler import cache
 from hogwild.kernels.optim import rules, steps
 {rule}
 def run(rule, lr, t):
@@ -32,7 +30,7 @@ for lr, t in (0.25, 7), (1, 8):
 stats = steps.step.stats
 print(json.dumps(dict(
     first=first, hits=sum(stats.cache_hits.values()), misses=sum(stats.cache_misses.values()), compiled=compiled,
-    compiled_later=len(steps.step.signatures) - compiled, cache=str(jit.cache_folder()), file=kernels.__file__)))
+    compiled_later=len(steps.step.signatures) - compiled, cache=str(cache.cache_root()), file=kernels.__file__)))
 """
 ADAM = "from hogwild.kernels.optim.rules import Adam as Rule"
 MINE = """
@@ -78,10 +76,28 @@ try:
 except ValueError as error:
     assert error.args == ("negative", -1.0)
     out += 1
-counts = [[sum(c.values()) for c in (k.part.stats.cache_hits, k.part.stats.cache_misses)]
+counts = [[sum(c.values()) for c in (k.called.stats.cache_hits, k.called.stats.cache_misses)]
           for k in (nested.middle, nested.leaf)]
 nested.leaf(0.5, out)
 print(json.dumps([out[0], *counts]))
+"""
+
+
+STAMPS = """
+import importlib, json, pathlib, sys
+module = importlib.import_module("hogwild.kernels." + sys.argv[1])
+from hogwild.kernels.compiler import sources
+loaded = [name for name in sys.modules if f"{name}.".startswith("hogwild.kernels.")]
+def stamp():
+    sources._source.cache_clear()
+    return sources.source_stamp.__wrapped__(module.__file__, module.__name__)
+noticed, before = [], stamp()
+for path in pathlib.Path("hogwild/kernels").rglob("*.py"):
+    path.write_text(path.read_text() + "\\n# edited\\n")
+    if (after := stamp()) != before:
+        noticed.append(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
+    before = after
+print(json.dumps([loaded, noticed]))
 """
 
 
@@ -138,24 +154,25 @@ def test_of_processes_that_start_together_one_compiles(run):
     assert len({report["first"] for report in together}) == 1
 
 
-def test_edit_to_a_kernel_file_is_noticed(run, tmp_path):
-    before = run()
-    with open(tmp_path / "hogwild" / "kernels" / "optim" / "hyperparameters.py", "a") as file:
-        file.write("\n# edited\n")
-    after = run()
-    assert counts(before) == counts(after) == (0, 1) and before["cache"] != after["cache"]
+def test_only_an_edit_of_what_the_kernel_imports_compiles_it_anew(run, tmp_path):
+    """Directly (hyperparameters) or through two other modules (cache_folders); `step` calls nothing of the others."""
+    def edited(name):
+        with open(tmp_path / "hogwild" / "kernels" / name, "a") as file:
+            file.write("\n# edited\n")
+        return counts(run())
+    assert counts(run()) == (0, 1)
+    assert edited("families/linear.py") == edited("compression/selection.py") == (1, 0)
+    assert edited("optim/hyperparameters.py") == edited("compiler/cache_folders.py") == (0, 1)
 
 
-@pytest.mark.parametrize("name", sorted(str(path.relative_to(KERNELS)) for path in KERNELS.rglob("*.py")))
-def test_every_kernel_file_is_in_the_hash(tmp_path, monkeypatch, name):
-    """`sources_hash` names the folder of the cache."""
-    shutil.copytree(KERNELS, tmp_path / "kernels")
-    own = jit.sources_hash.__wrapped__()
-    monkeypatch.setattr(jit, "__file__", str(tmp_path / "kernels" / "compiler" / "jit.py"))
-    before = jit.sources_hash.__wrapped__()
-    with open(tmp_path / "kernels" / name, "a") as file:
-        file.write("\n# edited\n")
-    assert own == before != jit.sources_hash.__wrapped__()
+@pytest.mark.parametrize("name", ["families.linear", "compression.value_codes"])
+def test_a_stamp_changes_with_each_file_that_python_loads_for_the_module(tmp_path, name):
+    shutil.copytree(KERNELS, tmp_path / "hogwild" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "hogwild" / "__init__.py").touch()
+    result = subprocess.run([sys.executable, "-c", STAMPS, name], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    loaded, noticed = map(set, json.loads(result.stdout))
+    assert noticed == loaded and f"hogwild.kernels.{name}" in loaded and "hogwild.kernels.data.conflicts" not in loaded
 
 
 def test_edit_to_a_users_rule_and_to_what_it_imports_is_noticed(run, tmp_path):
@@ -196,7 +213,7 @@ def test_nothing_is_written_below_a_read_only_package(run, tmp_path):
     try:
         report = run()
         assert {path: path.read_bytes() for path in package.rglob("*.py")} == files
-        assert Path(report["cache"]).is_relative_to(tmp_path / "cache") and list(Path(report["cache"]).glob("*.nbc"))
+        assert Path(report["cache"]).is_relative_to(tmp_path / "cache") and list(Path(report["cache"]).rglob("*.nbc"))
     finally:
         package.chmod(stat.S_IRWXU)
 
@@ -206,4 +223,4 @@ def test_no_writable_cache_falls_back_to_a_temporary_folder(run, tmp_path):
     (tmp_path / "temporary").mkdir()
     below = str(tmp_path / "plain" / "cache")
     report = run(XDG_CACHE_HOME=below, HOME=str(tmp_path / "plain"), TMPDIR=str(tmp_path / "temporary"))
-    assert Path(report["cache"]).is_relative_to(tmp_path / "temporary") and list(Path(report["cache"]).glob("*.nbc"))
+    assert Path(report["cache"]).is_relative_to(tmp_path / "temporary") and list(Path(report["cache"]).rglob("*.nbc"))
