@@ -7,7 +7,7 @@ from numba.extending import overload
 from hogwild.kernels.compiler.jit import INLINE
 from hogwild.kernels.families.scores import part
 from hogwild.kernels.optim import rules
-from hogwild.kernels.optim.steps import _cast, _decay_terms, _gradient, _most, _moved, _weighed
+from hogwild.kernels.optim.steps import cast, decay_terms, decay_weight_at, decayed_gradient, most_decay_weight, move
 from hogwild.kernels.sharing.modes import add
 from hogwild.kernels.sharing.parameters import field_type, located, row_width
 from hogwild.kernels.sharing.rows import load_row, step_scratch, store_row, waits
@@ -59,20 +59,20 @@ def _row_step(step, space, model, start, stop, intercept, dz):
             view, rule, indices, x = space.params, step.rule, model.csr.indices, model.csr.values
             flat, mode, outs = view.flat, view.mode, np.uint64(row_width(view))
             like = flat.dtype.type
-            c, k = _cast(rules.prepare(rule, step.lr, step.t), like), _cast(_decay_terms(step.decay, step.lr), like)
-            most = like(_most(step.decay, step.lr))
+            c, k = cast(rules.prepare(rule, step.lr, step.t), like), cast(decay_terms(step.decay, step.lr), like)
+            most = like(most_decay_weight(step.decay, step.lr))
             for i in range(np.uint64(start), np.uint64(stop)):
-                at, s = located(view, indices, i, start) * outs, _weighed(model.decay_weight, indices[i], most)
+                at, s = located(view, indices, i, start) * outs, decay_weight_at(model.decay_weight, indices[i], most)
                 for o in range(outs):
                     w = flat[at + o]
-                    g = _gradient(like(part(dz, o)) * x[i], w, k, (), s)
-                    add(mode, flat, at + o, _moved(rule, c, g, w, (), k, s)[0] - w)
+                    g = decayed_gradient(like(part(dz, o)) * x[i], w, k, (), s)
+                    add(mode, flat, at + o, move(rule, c, g, w, (), k, s)[0] - w)
             if intercept:
                 at = np.uint64(space.buffers.intercept_row) * outs
                 for o in range(outs):
                     w = flat[at + o]
                     g = like(part(dz, o) * intercept)
-                    add(mode, flat, at + o, _moved(rule, c, g, w, (), (), like(1))[0] - w)
+                    add(mode, flat, at + o, move(rule, c, g, w, (), (), like(1))[0] - w)
         return direct
 
     weighted = not isinstance(field_type(model, "decay_weight"), types.NoneType)

@@ -7,9 +7,9 @@ from numba import types
 from numba.extending import overload
 
 from hogwild.kernels.compiler.atomics import atomic_add
-from hogwild.kernels.compiler.jit import LOOP
+from hogwild.kernels.compiler.jit import LOOP, elementwise
 from hogwild.kernels.optim import rules
-from hogwild.kernels.optim.steps import _cast
+from hogwild.kernels.optim.steps import cast
 from hogwild.kernels.sharing.modes import RoundRobin, add
 from hogwild.kernels.sharing.parameters import columns_of, field_type, located, row_width
 
@@ -72,18 +72,11 @@ def _pooled_lr(lasso, mode, base, own, done):
     return pool
 
 
+@elementwise
 def set_clock(lasso, now):
     """Let `now` be the sum of all workers' learning rates."""
-
-
-@overload(set_clock, **LOOP)
-def _set_clock(lasso, now):
-    if isinstance(lasso, types.NoneType):
-        return lambda lasso, now: None
-
-    def keep(lasso, now):
+    if lasso is not None:
         lasso.clock[0] = now
-    return keep
 
 
 def shrink(space, rule, tau, rows, start, stop, now, t):
@@ -101,7 +94,7 @@ def _shrink(space, rule, tau, rows, start, stop, now, t):
         view, lasso, scratch = space.params, space.lasso, space.scratch
         flat, width, columns = view.flat, np.uint64(row_width(view)), np.uint64(columns_of(scratch, tau))
         like = flat.dtype.type
-        c = _cast(rules.prepare(rule, 1.0, t), like)
+        c = cast(rules.prepare(rule, 1.0, t), like)
         for i in range(np.uint64(start), np.uint64(stop)):
             row = rows[i]
             owed, at = lasso.l1 * (now - lasso.applied[row]), located(view, rows, i, start) * width

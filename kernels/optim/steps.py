@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import overload
 from numba.np.numpy_support import as_dtype
 
-from hogwild.kernels.compiler.jit import LOOP, SUM, kernel
+from hogwild.kernels.compiler.jit import LOOP, SUM, elementwise, kernel, reduction
 from hogwild.kernels.optim import rules
 from hogwild.kernels.optim.hyperparameters import checked
 
@@ -66,44 +66,32 @@ def columns(theta):
     return theta[:, 0], tuple(theta[:, k] for k in range(1, theta.shape[1]))
 
 
-# Small helpers, resolved by type when a kernel is compiled. Tuples are taken apart by recursion: their length is a type.
+# Small functions of which each kernel compiles what its types ask for. Tuples are taken apart by recursion: their length is
+# a type.
 
 
+@elementwise
 def _load(arrays, j):
     """The tuple of `array[j]`."""
-
-
-@overload(_load, **LOOP)
-def _load_impl(arrays, j):
     if len(arrays) == 0:
-        return lambda arrays, j: ()
-    return lambda arrays, j: (arrays[0][j],) + _load(arrays[1:], j)
+        return ()
+    return (arrays[0][j],) + _load(arrays[1:], j)
 
 
+@elementwise
 def _store(arrays, j, values):
     """`array[j] = value` for each array."""
-
-
-@overload(_store, **LOOP)
-def _store_impl(arrays, j, values):
-    if len(arrays) == 0:
-        return lambda arrays, j, values: None
-
-    def store(arrays, j, values):
+    if len(arrays) > 0:
         arrays[0][j] = values[0]
         _store(arrays[1:], j, values[1:])
-    return store
 
 
-def _cast(numbers, like):
-    """The tuple of numbers in dtype `like`: a float64 left in a loop would turn float32 arithmetic into float64."""
-
-
-@overload(_cast, **LOOP)
-def _cast_impl(numbers, like):
+@elementwise
+def cast(numbers, dtype):
+    """The tuple of numbers in `dtype`: a float64 left in a loop would turn float32 arithmetic into float64."""
     if len(numbers) == 0:
-        return lambda numbers, like: ()
-    return lambda numbers, like: (like(numbers[0]),) + _cast(numbers[1:], like)
+        return ()
+    return (dtype(numbers[0]),) + cast(numbers[1:], dtype)
 
 
 def _at(array, i, default):
@@ -117,46 +105,42 @@ def _at_impl(array, i, default):
     return lambda array, i, default: array[i]
 
 
-def _weighed(weight, j, most):
+def decay_weight_at(weight, j, most):
     """`weight[j]`, up to `most`; 1 where there is none."""
 
 
-@overload(_weighed, **LOOP)
-def _weighed_impl(weight, j, most):
+@overload(decay_weight_at, **LOOP)
+def _decay_weight_at(weight, j, most):
     if isinstance(weight, types.NoneType):
         one = as_dtype(most).type(1)
         return lambda weight, j, most: one
     return lambda weight, j, most: min(weight[j], most)
 
 
-def _most(decay, lr):
+@elementwise
+def most_decay_weight(decay, lr):
     """The weight at which the decay of one step takes all of a parameter; infinite without decay."""
+    return math.inf if decay is None else 1.0 / max(lr * (decay.l2 + decay.wd), 1e-30)
 
 
-@overload(_most, **LOOP)
-def _most_impl(decay, lr):
-    if isinstance(decay, types.NoneType):
-        return lambda decay, lr: math.inf
-    return lambda decay, lr: 1.0 / max(lr * (decay.l2 + decay.wd), 1e-30)
-
-
-def _decay_terms(decay, lr):
+def decay_terms(decay, lr):
+    """What `decayed_gradient` and `move` get as k: (l2, wd, lr wd); empty without decay."""
     return () if decay is None else (decay.l2, decay.wd, decay.wd * lr)
 
 
-@overload(_decay_terms, **LOOP)
-def _decay_terms_impl(decay, lr):
+@overload(decay_terms, **LOOP)
+def _decay_terms(decay, lr):
     if isinstance(decay, types.NoneType):
         return lambda decay, lr: ()
     return lambda decay, lr: (decay.l2, decay.wd, decay.wd * lr)
 
 
-def _clip_terms(clip, x, start, stop, factor):
+def clip_terms(clip, x, start, stop, factor):
     """((±value,) or (), factor after clipping by norm)."""
 
 
-@overload(_clip_terms, **SUM)
-def _clip_terms_impl(clip, x, start, stop, factor):
+@overload(clip_terms, **SUM)
+def _clip_terms(clip, x, start, stop, factor):
     if isinstance(clip, types.NoneType):
         return lambda clip, x, start, stop, factor: ((), factor)
 
@@ -170,23 +154,17 @@ def _clip_terms_impl(clip, x, start, stop, factor):
     return terms
 
 
+@reduction
 def shorten(clip, x, start, stop, square, intercept):
     """Factor that brings a gradient of squared norm square (|x|² + intercept²) to the norm that clip allows."""
-
-
-@overload(shorten, **SUM)
-def _shorten(clip, x, start, stop, square, intercept):
-    if isinstance(clip, types.NoneType):
-        return lambda clip, x, start, stop, square, intercept: 1.0
-
-    def factor(clip, x, start, stop, square, intercept):
-        if clip.norm == math.inf:
-            return 1.0
-        total = 1.0 * intercept * intercept
-        for i in range(np.uint64(start), np.uint64(stop)):
-            total += float(x[i]) * float(x[i])
-        return min(1.0, clip.norm / ((square * total) ** 0.5 + 1e-6))
-    return factor
+    if clip is None:
+        return 1.0
+    if clip.norm == math.inf:
+        return 1.0
+    total = 1.0 * intercept * intercept
+    for i in range(np.uint64(start), np.uint64(stop)):
+        total += float(x[i]) * float(x[i])
+    return min(1.0, clip.norm / ((square * total) ** 0.5 + 1e-6))
 
 
 def by_value(clip):
@@ -200,7 +178,8 @@ def _by_value(clip):
     return lambda clip: Clip(clip.value, math.inf)
 
 
-def _gradient(g, w, k, bound, s):
+@elementwise
+def decayed_gradient(g, w, k, bound, s):
     """Gradient g clipped to ±bound, plus the coupled decay of w weighted by s."""
     if len(bound) == 1:
         g = -rules.maximum(-rules.maximum(g, -bound[0]), -bound[0])
@@ -209,12 +188,7 @@ def _gradient(g, w, k, bound, s):
     return g
 
 
-@overload(_gradient, **LOOP)
-def _gradient_impl(g, w, k, bound, s):
-    return _gradient
-
-
-def _moved(rule, c, g, w, slots, k, s):
+def move(rule, c, g, w, slots, k, s):
     """(w, slots) after the step with gradient g."""
     decay = k[1] * s * w if k else 0.0 * w
     if hasattr(rule, "terms"):
@@ -224,8 +198,8 @@ def _moved(rule, c, g, w, slots, k, s):
     return (w - k[2] * s * w if k else w) - delta, slots
 
 
-@overload(_moved, **LOOP)
-def _moved_impl(rule, c, g, w, slots, k, s):
+@overload(move, **LOOP)
+def _move(rule, c, g, w, slots, k, s):
     has_decay = len(k) == 3
     if hasattr(rule.instance_class, "terms"):
         def moved(rule, c, g, w, slots, k, s):
@@ -242,15 +216,10 @@ def _moved_impl(rule, c, g, w, slots, k, s):
     return moved
 
 
+@elementwise
 def _decay_of(w, k, s, which):
     """k[which] s w; 0 where there is no decay."""
-
-
-@overload(_decay_of, **LOOP)
-def _decay_of_impl(w, k, s, which):
-    if len(k) == 0:
-        return lambda w, k, s, which: w - w
-    return lambda w, k, s, which: k[which] * s * w
+    return w - w if len(k) == 0 else k[which] * s * w
 
 
 def _block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
@@ -265,11 +234,11 @@ def _block_impl(rule, c, w, slots, indices, x, start, stop, factor, k, bound, we
     def block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
         like = w.dtype.type
         for stage in range(rules.stages(rule)):
-            small = _cast(c, like)
+            small = cast(c, like)
             a, b, e, top = 0.0, 0.0, 0.0, 0.0
             for i in range(np.uint64(start), np.uint64(stop)):
                 j = _at(indices, i, i)
-                g = _gradient(factor * x[i], w[j], k, bound, _weighed(weight, j, most))
+                g = decayed_gradient(factor * x[i], w[j], k, bound, decay_weight_at(weight, j, most))
                 ta, tb, te, tt = rules.terms(rule, small, stage, g, _load(slots, j))
                 a, b, e, top = a + ta, b + tb, e + te, max(top, tt)
             c = rules.close(rule, c, stage, (a, b, e, top), stop - start)
@@ -287,16 +256,16 @@ def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, we
     touched. Nothing is checked here.
     """
     like = w.dtype.type
-    bound64, factor = _clip_terms(clip, x, start, stop, factor)
-    bound, k, factor = _cast(bound64, like), _cast(_decay_terms(decay, lr), like), like(factor)
-    most = like(_most(decay, lr))
+    bound64, factor = clip_terms(clip, x, start, stop, factor)
+    bound, k, factor = cast(bound64, like), cast(decay_terms(decay, lr), like), like(factor)
+    most = like(most_decay_weight(decay, lr))
     c64 = _block(rule, rules.prepare(rule, lr, t), w, slots, indices, x, start, stop, factor, k, bound, weight, most)
-    c = _cast(c64, like)
+    c = cast(c64, like)
     for i in range(np.uint64(start), np.uint64(stop)):
         j = _at(indices, i, i)
-        s = _weighed(weight, j, most)
-        g = _gradient(factor * x[i], w[j], k, bound, s)
-        new, state = _moved(rule, c, g, w[j], _load(slots, j), k, s)
+        s = decay_weight_at(weight, j, most)
+        g = decayed_gradient(factor * x[i], w[j], k, bound, s)
+        new, state = move(rule, c, g, w[j], _load(slots, j), k, s)
         _store(slots, j, state)
         w[j] = new
 
@@ -360,17 +329,17 @@ def array_step(rule, w, g, slots, lr, t, decay=None, clip=None, scale=1.0):
     rule, decay, clip = checked(rule), checked(decay), checked(clip)
     if not math.prod(w.shape):
         return
-    k, bound, g = _decay_terms(decay, lr), (), g * scale
+    k, bound, g = decay_terms(decay, lr), (), g * scale
     if clip is not None:
         bound = (clip.value,) if clip.value < math.inf else ()
         g = g * min(1.0, clip.norm / (float((g * g).sum()) ** 0.5 + 1e-6)) if clip.norm < math.inf else g
     g = _clamped(g, bound)
-    g = _gradient(g, w, k, (), 1.0)
+    g = decayed_gradient(g, w, k, (), 1.0)
     c, n = rule.prepare(float(lr), int(t)), math.prod(w.shape)
     for stage in range(int(rules.stages(rule))):
         *sums, top = rule.terms(c, stage, g, tuple(slots))
         c = rule.close(c, stage, (*(float(x.sum()) for x in sums), float(top.max())), n)
-    new, state = _moved(rule, c, g, w, tuple(slots), k, 1.0)
+    new, state = move(rule, c, g, w, tuple(slots), k, 1.0)
     w[...] = new
     for slot, value in zip(slots, state):
         slot[...] = value

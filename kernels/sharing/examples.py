@@ -17,7 +17,7 @@ from numba.extending import overload
 
 from hogwild.kernels.compiler.jit import INLINE, LOOP, by_type
 from hogwild.kernels.optim.lazy_l1 import pooled_lr, shrink, tau_at
-from hogwild.kernels.optim.steps import _clip_terms
+from hogwild.kernels.optim.steps import clip_terms
 from hogwild.kernels.sharing.modes import enter, leave, skip_turns
 from hogwild.kernels.sharing.parameters import field_type, locate, located, row_width
 from hogwild.kernels.sharing.replicas import layout_of, measure_due, merge_due, note_step, pause
@@ -154,7 +154,7 @@ def judge_example(model, step, space, i, gradients, k):
     load_rows(space, touched, step.tau)
     width = row_width(space.params)
     loss, gradient = gradient_of(model, space.scratch, i, width), space.scratch.gradient
-    factor = _clip_terms(step.clip, gradient, 0, touched * width, 1.0)[1]
+    factor = clip_terms(step.clip, gradient, 0, touched * width, 1.0)[1]
     for c in range(touched * width):
         gradients[k, c] = gradient[c] * factor
     return loss

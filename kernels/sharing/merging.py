@@ -10,7 +10,7 @@ from hogwild.kernels.compiler.atomics import atomic_add
 from hogwild.kernels.compiler.jit import LOOP, kernel, prefetch_to_write
 from hogwild.kernels.optim import rules
 from hogwild.kernels.optim.lazy_l1 import slots_at
-from hogwild.kernels.optim.steps import _cast
+from hogwild.kernels.optim.steps import cast
 
 ROUND, CLOSED, EARLY, DONE, SUMMED, NEXT, OUT = 0, 1, 2, 8, 9, 16, 24  # places in a group's gate
 PART = 4096  # parameters that a worker sums up at a time
@@ -83,7 +83,7 @@ def _shrink_new(penalty, group, first, theta, before, layout):
 
     def shrunk(penalty, group, first, theta, before, layout):
         like = theta.dtype.type
-        c, last = _cast(rules.prepare(penalty.rule, 1.0, penalty.t), like), group.penalized * layout.size - first
+        c, last = cast(rules.prepare(penalty.rule, 1.0, penalty.t), like), group.penalized * layout.size - first
         for a in range(0, min(theta.size, last), layout.columns):
             w, owed = theta[a], 0.0
             if w != 0 and before[a] == 0:
