@@ -57,14 +57,19 @@ class _EntryLibrary(JITCodeLibrary):
 
 
 def _called(libraries):
-    """These, and those that they call, each once."""
-    found, pending = {}, list(libraries)
-    while pending:
-        library = pending.pop()
-        if library not in found:
-            found[library] = None
-            pending += library._linking_libraries if isinstance(library, _BitcodeLibrary) else []
-    return list(found)
+    """These, and those that they call, each once, behind all that call it: LLVM links a function only where what it has
+    linked before refers to it."""
+    found, seen = [], set()
+
+    def visit(library):
+        if library not in seen:
+            seen.add(library)
+            for each in library._linking_libraries if isinstance(library, _BitcodeLibrary) else ():
+                visit(each)
+            found.append(library)
+    for library in libraries:
+        visit(library)
+    return found[::-1]
 
 
 def _link(module, libraries):
