@@ -11,7 +11,7 @@ from numba.extending import overload
 
 from hogwild.kernels.compiler.jit import LOOP, kernel
 from hogwild.kernels.families.scores import loss_and_dz, part, weight_of
-from hogwild.kernels.losses import evaluate
+from hogwild.kernels.losses import SoftmaxCrossEntropy, evaluate
 
 NEAR = 0.1  # to both sides of a score, over which the loss's second derivative is taken: some losses have kinks
 FLAT = 1e-3  # of the loss's largest second derivative, at least: a model that is flat would have no minimum
@@ -32,7 +32,7 @@ def second(loss, outputs, z, o, y, slope):
 
 @overload(second, **LOOP)
 def _second(loss, outputs, z, o, y, slope):
-    if loss.instance_class.__name__ == "SoftmaxCrossEntropy":
+    if loss.instance_class is SoftmaxCrossEntropy:
         def softmax(loss, outputs, z, o, y, slope):
             p = part(slope, o) + (1.0 if o == int(y) else 0.0)
             return p * (1.0 - p)

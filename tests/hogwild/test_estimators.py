@@ -319,7 +319,7 @@ VALUES = {"loss": "hinge", "rule": "sgd", "lr": 0.01, "schedule": "inverse-sqrt"
           "weight_decay": 0.1, "clip_norm": 0.1, "clip_value": 0.1, "fit_intercept": False, "mode": "deterministic",
           "random_state": 1, "average": True, "tol": 0.1, "early_stopping": True, "class_weight": {0: 5.0},
           "validation_fraction": 0.5, "metric": "f1", "patience": 1, "min_delta": 0.2, "warm_start": True, "verbose": 1,
-          "workers": 3}
+          "workers": 3, "replicas": "none"}
 COMPILED = {"rule", "schedule", "l1", "l2", "weight_decay", "clip_norm", "clip_value", "mode", "average", "workers"}
 
 
@@ -351,6 +351,10 @@ def test_every_parameter_does_something(small, capsys, kind, name):
         assert "epoch 15/15  loss" in capsys.readouterr().out and same(ours, other)
     elif name == "workers":  # lock-free: the same in expectation
         assert other.score(X, y) > ours.score(X, y) - 0.05
+    elif name == "replicas":  # one worker has none
+        with pytest.raises(ValueError, match="replicas"):
+            kind(**base, replicas="some").fit(X, y)
+        assert same(ours, other)
     elif name == "metric":
         with pytest.raises(ValueError, match="no metric 'nothing' is measured here; choose one of"):
             kind(**base, early_stopping=True, metric="nothing").fit(X, y)
