@@ -20,7 +20,7 @@ SEQUENCES = {
     "two workers": {"default options": TRAIN, "then another rule": (*TRAIN, "--rule", "adam"),
                     "then another loss": (*TRAIN, "--loss", "hinge"),
                     "then all shared": (*TRAIN, "--replicas", "none"),
-                    "then evaluate": ("evaluate", "model.safetensors", "synthetic")},
+                    "then evaluate": ("evaluate", "model.safetensors", "rows.svm")},
     "one worker": {"default options": (*TRAIN, "--workers", "1"),
                    "then another rule": (*TRAIN, "--workers", "1", "--rule", "adam"),
                    "then another loss": (*TRAIN, "--workers", "1", "--loss", "hinge")},
@@ -43,6 +43,7 @@ def compile_seconds(sequence) -> list[float]:
     """What each command of a sequence compiles for, with the kernels of those before it."""
     with tempfile.TemporaryDirectory() as kernels, tempfile.TemporaryDirectory() as folder:
         seconds = []
+        Path(folder, "rows.svm").write_text("+1 1:1 40000:1\n-1 2:1 40000:1\n")
         for arguments in sequence:
             out = ("--model", "model.safetensors") if arguments[0] == "train" else ()
             cold, warm = (cpu_seconds((*arguments, *out), kernels, Path(folder)) for _ in range(2))
