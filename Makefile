@@ -17,7 +17,7 @@ DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 help:
 	@echo "make train   train without locks, then on two processes that send 1% of the gradient (no download of data)"
 	@echo "make test    run the tests; make test-openmpi: those that need Open MPI; make test-checked: kernels with bounds checks"
-	@echo "make bench   measure against scikit-learn and torch (an hour; each experiments.bench_… also runs alone)"
+	@echo "make bench   measure against scikit-learn and torch (an hour; each hogwild.experiments.bench.… also runs alone)"
 	@echo "make lint    check the style"
 	@echo "make clean   remove .venv and all that was built"
 

@@ -1,7 +1,6 @@
 """The version of both packages, looked up when it is asked for: that takes longer than to import them."""
 
 import functools
-from importlib import metadata
 
 
 def attribute(package, name):
@@ -13,6 +12,7 @@ def attribute(package, name):
 
 @functools.cache
 def _version():
+    from importlib import metadata  # takes longer than importing the packages
     try:
         return metadata.version("hogwild-sparsecomm")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""An experiment as data: experiments/NAME.toml, read and checked, and the cells of its grid.
+"""An experiment as data: experiments/declared/NAME.toml, read and checked, and the cells of its grid.
 
 A cell is one run: a value for each axis, a seed, and the command that follows from them. Every mistake in a file is a
 UserError that names the file and the key.

@@ -1,6 +1,6 @@
 """What `hogwild train` cannot say of its workers: one measurement a process, with a record like a run's.
 
-python -m hogwild.experiments.programs.shared_memory copies|lost|memory|shadow … --record FILE
+python -m hogwild.experiments.programs.shared_memory copies|lost|memory|shadow|wide … --record FILE
 
 copies: examples/s of W trainings that share nothing, at the same time, which is what the machine can give. lost: the share
 of the updates that lock-free workers lose, exactly, from a sum that is known. memory: growth of the resident set of a

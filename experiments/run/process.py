@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
+import hogwild
 from hogwild.errors import UserError
 from hogwild.training import console
 
@@ -29,7 +30,7 @@ if os.getppid() == int(sys.argv[1]):
 OPEN_MPI = {  # as root, and more ranks than cores; MPICH does not look at these
     "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "PRTE_MCA_hwloc_default_binding_policy": "none"}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(hogwild.__file__).parents[1]  # on Python's path, not hogwild/ itself
 
 
 class Ended(NamedTuple):

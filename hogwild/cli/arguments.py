@@ -68,6 +68,8 @@ def _filled(cls, path, given, known):
 
 def _typed(path, name, kinds, value):
     """A TOML value as the option's type."""
+    if hasattr(kinds, "__metadata__"):  # Annotated
+        kinds = kinds.__origin__
     kind = next(k for k in (bool, Path, float, int, str) if k in getattr(kinds, "__args__", (kinds,)))
     if kind is Path and isinstance(value, str):
         return Path(value)

@@ -18,7 +18,8 @@ def train_family(family, options):
     training.check(), options.output.check()
     stop = training.criteria()
     job = family.prepare(options)
-    Stopper(stop, list(job.problem.evaluate()))  # raises where a metric will not be measured
+    if stop.metric:
+        Stopper(stop, list(job.problem.evaluate()))  # raises where it will not be measured
     for line in job.lines:
         report.say(line)
     report.say(f"{job.title}, {text_of(job.rule)}, {text_of(job.schedule)}, {job.epochs} epoch{'s' * (job.epochs > 1)}, "

@@ -32,7 +32,7 @@ def sorting(name):
 class Coder:
     """Codes of labels that come in parts, some of which are text (object or str arrays): float64 for each part.
 
-    The codes of text count from 0 as the names are met; `recoded` gives the final ones, when all parts are known.
+    The codes of text count from 0 as the names are met; `finished` gives the final ones, when all parts are known.
     """
 
     def __init__(self):

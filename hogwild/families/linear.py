@@ -1,4 +1,4 @@
-"""Problem family "linear": binary classification and regression on sparse rows (kernel: kernels/families/linear.py)."""
+"""Problem family "linear": classification and regression on sparse rows (kernel: kernels/families/linear.py)."""
 
 import numpy as np
 

@@ -13,7 +13,8 @@ def close(problem, metric, report) -> dict[str, float]:
     if counts is None:
         return before
     metrics, line = problem.evaluate(), f"l1: of {counts[0]:,} weights that were not 0, {counts[1]:,} help"
-    if metric and metric in metrics and (metrics[metric] < before[metric]) == (metric in MAXIMISED):
+    sign = 1 if metric in MAXIMISED else -1
+    if metric and metric in metrics and sign * metrics[metric] < sign * before[metric]:
         problem.closed, line = None, f"{line}; all are kept, for without them {metric} gets worse"
     if report:
         report.say(line + listed(metrics))

@@ -31,7 +31,7 @@ def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, tried=Non
     try:
         value = checked(cls(**values))
     except (HyperParameterError, TypeError) as error:
-        raise UserError(f"{what} {error}".replace("__new__() ", "")) from None
+        raise UserError(f"{what} {error}".replace(".__new__()", "")) from None
     except Exception as error:  # of a class of the user's, whose `ranges` are none, say
         raise UserError(f"{what} {name}: {type(error).__name__}: {error}; its fields must be numbers, each in its `ranges`"
                         ) from None

@@ -17,7 +17,6 @@ COMM = MPI.COMM_WORLD
 RANK, SIZE = COMM.rank, COMM.size
 BATCH = 24  # of all ranks; a multiple of 2 and 3
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-optim = torch.optim
 ONE, SEVERAL, AHEAD = {"bucket_mb": 4.0}, {}, {"overlap": True}  # buckets; the last are sent while backward runs
 PLACES = {"one": ONE, "several": SEVERAL, "ahead": AHEAD}
 

@@ -114,7 +114,7 @@ except UserError as error:
 def test_full_disk(tmp_path, what):
     path = tmp_path / "m"
     old = small(path)
-    root = os.path.dirname(os.path.dirname(model_files.__file__))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(model_files.__file__)))
     result = subprocess.run([sys.executable, "-c", LIMITED, path, what], capture_output=True, text=True,
                             env={**os.environ, "PYTHONPATH": root}, check=True)
     assert str(path) in result.stdout and "large" in result.stdout and result.stdout.count("\n") == 1

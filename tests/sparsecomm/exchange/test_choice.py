@@ -16,7 +16,7 @@ from sparsecomm.exchange import choice
 from sparsecomm.exchange.sparse import EXCHANGES
 world, lines = MPI.COMM_WORLD, []
 
-class Late(EXCHANGES["allgather"]):
+class Late:
     seconds_late = 0.0
     def sum(self, *args):
         time.sleep(self.seconds_late * (world.rank == world.size - 1))  # one rank alone is slow
