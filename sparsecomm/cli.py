@@ -44,7 +44,7 @@ class Training(Stopping, Optimization):
     def check(self):
         """Raises UserError for a value outside its range."""
         at_least(self, epochs=1, evaluate_every=1)
-        not_negative(self, "warmup")
+        not_negative(self, "warmup", "lr")
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ class Config:
         everything = self.compressor == "none" or (self.compressor == Config.compressor and self.exchange == "dense")
         for option, used in ("combine local", self.combine == "local"), ("momentum correction", self.momentum):
             if used and everything:
-                raise UserError(f"{option} needs a sparse exchange: a dense one leaves nothing for it to do")
+                raise UserError(f"{option} needs a compressor that drops elements and no dense exchange: sending everything "
+                                "leaves nothing for it to do")
 
     def _number(self, name, low, high, low_open=False, high_open=False):
         x = getattr(self, name)

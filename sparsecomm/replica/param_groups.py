@@ -100,12 +100,12 @@ def schedule_of(schedule, rule, lr=None):
         return float(getattr(rule, "default_lr", 0.01) if schedule is None else schedule), Constant(1.0)
     if isinstance(schedule, str):
         schedule = build(schedule, SCHEDULES, "schedule", lr=getattr(rule, "default_lr", 0.01))
-    return 1.0, schedule
+    return 1.0, _valid(schedule)
 
 
 def clip_of(clip):
     """A number is a norm."""
-    return Clip(norm=float(clip)) if isinstance(clip, Real) else clip
+    return _valid(Clip(norm=float(clip)) if isinstance(clip, Real) else clip)
 
 
 def _valid(hp):

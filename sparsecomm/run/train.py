@@ -21,7 +21,8 @@ from sparsecomm.wire import launch
 from sparsecomm.wire.gather import broadcast_json, gathered, on_root
 from sparsecomm.wire.handshake import handshake
 
-MAY_DIFFER = {"data", "test", "labels", "test_labels", "model", "record", "config", "cache"}  # from rank to rank
+# Options that may differ from rank to rank.
+MAY_DIFFER = {"data", "test", "labels", "test_labels", "sample_weight", "model", "record", "config", "cache"}
 MAY_CHANGE = {*FREE_ON_RESUME, *MAY_DIFFER, "check_every", "evaluate_every", "timeout", "on_failure"}  # in a resumed run
 
 
@@ -168,7 +169,7 @@ def _judge(run, task, report):
 
 
 def _recovery(report, running):
-    """What training.train takes as `recover`: the ranks that are left go on, one of them now speaks."""
+    """What loop.train takes as `recover`: the ranks that are left go on, one of them now speaks."""
     def recover(run, failure):
         if not shrink.is_failure(failure):
             raise failure

@@ -12,7 +12,7 @@ class Task:
     over the ranks is the mean over the batch, however unequal the parts.
     """
 
-    metric = "accuracy"  # of evaluate(): what early stopping watches by default
+    metric = "accuracy"  # of evaluate(): what a plateau watches where --early-stopping names none
     undecayed: frozenset = frozenset()  # tensors that no penalty touches
     default_epochs = 5
     examples: int  # of an epoch
