@@ -57,20 +57,16 @@ class Device:
 
     @staticmethod
     def slots(rule, w):
-        import torch
-        return [torch.full_like(w, value) for value in rule.start()]
+        return w.new_tensor(rule.start())[:, None].repeat(1, w.numel())
 
     @staticmethod
     def host(x):
-        if isinstance(x, list):
-            return np.stack([slot.cpu().numpy() for slot in x]) if x else np.zeros((0, 0), np.float32)
         return x.cpu().numpy()
 
     @staticmethod
     def put(x, values):
         import torch
-        for slot, array in zip(x, values) if isinstance(x, list) else [(x, values)]:
-            slot.copy_(torch.from_numpy(array))
+        x.copy_(torch.from_numpy(values))
 
     def move(self, rule, w, slots, g, touched, lr, t, decay, clip, scale):
         if touched is None:

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import torch
 from torch import nn
-from torch_twins import AHEAD, COMM, RANK, SIZE, backward, flat, loss, make, model, raises, train, unsent
+from torch_twins import AHEAD, COMM, RANK, SIZE, OnDevice, backward, close, flat, loss, make, model, raises, train, unsent
 
 import sparsecomm
 from sparsecomm import Config
@@ -97,6 +97,20 @@ def check_state_of_other_steps():
         with torch.no_grad():
             other[0].weight += RANK
         raises(["differ"], lambda: train(other, again, [3]))
+
+
+def check_state_moves_between_devices():
+    """A state saved on a device loads on the host and the other way; both continue alike, with and without slots."""
+    kinds = sparsecomm.DistributedOptimizer, OnDevice
+    for rule in "sgd", "adam":
+        for saved, loaded in kinds, kinds[::-1]:
+            nets = model(), model(seed=1)
+            old, new = (make(net, rule, 0.01, cls=cls, keep=0.1) for net, cls in zip(nets, (saved, loaded)))
+            train(nets[0], old, range(2))
+            nets[1].load_state_dict(nets[0].state_dict())
+            new.load_state_dict(copy.deepcopy(old.state_dict()))
+            ends = [train(net, optimizer, [2]) for net, optimizer in zip(nets, (old, new))]
+            assert close(*ends, room=2e-6), (rule, saved)
 
 
 def check_many():
