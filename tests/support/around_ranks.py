@@ -5,8 +5,9 @@ import warnings
 
 import numpy as np
 import torch
+from rank_helpers import raises
 from torch import nn
-from torch_twins import AHEAD, COMM, RANK, SIZE, OnDevice, backward, close, flat, loss, make, model, raises, train, unsent
+from torch_twins import AHEAD, COMM, RANK, SIZE, OnDevice, backward, close, flat, loss, make, model, train, unsent
 
 import sparsecomm
 from sparsecomm import Config

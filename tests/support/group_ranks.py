@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
+from rank_helpers import raises
 from torch import nn, optim
-from torch_twins import COMM, PLACES, RANK, SIZE, backward, close, flat, loss, make, model, raises, same_everywhere, train
+from torch_twins import COMM, PLACES, RANK, SIZE, backward, close, flat, loss, make, model, same_everywhere, train
 
 from hogwild.kernels.optim.rules import Adam, Momentum
 from hogwild.kernels.optim.steps import Decay

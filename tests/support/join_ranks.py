@@ -1,8 +1,9 @@
 """What the test of optimizer.join() runs on each rank; see torch_ranks.py."""
 
 import torch
+from rank_helpers import raises
 from torch import nn, optim
-from torch_twins import COMM, RANK, SIZE, close, flat, loss, make, model, raises, same_everywhere, wrap
+from torch_twins import COMM, RANK, SIZE, close, flat, loss, make, model, same_everywhere, wrap
 
 LENGTHS = [3 + 2 * ((rank + 1) % SIZE) for rank in range(SIZE)]  # batches of each rank; the last has the fewest
 

@@ -7,8 +7,9 @@ import io
 
 import numpy as np
 import torch
+from rank_helpers import raises
 from torch import nn, optim
-from torch_twins import AHEAD, COMM, ONE, RANK, SEVERAL, SIZE, OnDevice, batch, close, make, model, raises
+from torch_twins import AHEAD, COMM, ONE, RANK, SEVERAL, SIZE, OnDevice, batch, close, make, model
 
 DTYPES = torch.bfloat16, torch.float16
 

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import torch
+from rank_helpers import raises
 from torch import nn, optim
 from torch_twins import (
     COMM,
@@ -19,7 +20,6 @@ from torch_twins import (
     loss,
     make,
     model,
-    raises,
     same_everywhere,
     train,
     unsent,

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import torch
+from rank_helpers import raises
 from torch import nn, optim
 from torch_twins import (
     AHEAD,
@@ -19,7 +20,6 @@ from torch_twins import (
     loss,
     make,
     model,
-    raises,
     same_everywhere,
     train,
     twin,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from rank_helpers import raises
 from torch import nn, optim
 from torch_twins import (
     PLACES,
@@ -16,7 +17,6 @@ from torch_twins import (
     loss,
     make,
     model,
-    raises,
     same_everywhere,
     train,
     twin,

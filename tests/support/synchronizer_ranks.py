@@ -7,8 +7,8 @@ import checks
 import numpy as np
 import torch
 from mpi4py import MPI
+from rank_helpers import configured, raises
 
-from hogwild.errors import UserError
 from hogwild.kernels.optim.rules import SGD, Adam, Momentum
 from hogwild.kernels.optim.schedules import Constant, Step
 from hogwild.kernels.optim.steps import Clip, Decay, array_step
@@ -38,8 +38,7 @@ def start(seed=0):
 
 
 def make(rule=SGD(), lr=1.0, tensors=None, said=None, **options):  # noqa: B008
-    settings = {k: options.pop(k) for k in tuple(options) if k in Config.__dataclass_fields__}
-    config = Config(**{"keep": 0.05, "exchange": "allgather", "bucket_mb": SMALL, **settings})
+    config, options = configured(options, keep=0.05, exchange="allgather", bucket_mb=SMALL)
     tensors = {name: np.zeros(n, np.float32) for name, n in SIZES.items()} if tensors is None else tensors
     return Synchronizer(tensors, rule, Constant(lr), COMM, config, say=([] if said is None else said).append, **options)
 
@@ -72,15 +71,6 @@ def everyone(array):
 def same_everywhere(sync):
     texts = COMM.allgather(flat(sync.tensors).tobytes())
     assert all(text == texts[0] for text in texts), "the ranks differ"
-
-
-def raises(words, call):
-    try:
-        call()
-    except UserError as error:
-        assert all(word in str(error) for word in words) and "\n" not in str(error), error
-    else:
-        raise AssertionError(f"no error with {words}")
 
 
 def check_broadcast():

@@ -6,11 +6,10 @@ The oracle is torch in one process: on the whole batch, or with the mean of what
 import numpy as np
 import torch
 from mpi4py import MPI
+from rank_helpers import configured, flat
 from torch import nn
 
 import sparsecomm
-from hogwild.errors import UserError
-from sparsecomm import Config
 from sparsecomm.wrapped import WrappedOptimizer
 
 COMM = MPI.COMM_WORLD
@@ -76,16 +75,14 @@ def loss(net, step, parts=1, part=0, words=False):
 
 
 def make(net, rule="sgd", schedule=0.1, cls=sparsecomm.DistributedOptimizer, parameters=None, **options):
-    settings = {k: options.pop(k) for k in tuple(options) if k in Config.__dataclass_fields__}
-    config = Config(**{"keep": 1.0, "exchange": "allgather", "bucket_mb": 0.005, **settings})
+    config, options = configured(options, keep=1.0, exchange="allgather", bucket_mb=0.005)
     return cls(net.named_parameters() if parameters is None else parameters, rule, schedule, config=config, say=id, **options)
 
 
 def wrap(net, theirs, lr, parameters=None, cls=sparsecomm.DistributedOptimizer, **options):
     """As `make`, of torch's optimizer `theirs`."""
     inner = theirs(net.parameters() if parameters is None else parameters, lr=lr)
-    settings = {k: options.pop(k) for k in tuple(options) if k in Config.__dataclass_fields__}
-    config = Config(**{"keep": 1.0, "exchange": "allgather", "bucket_mb": 0.005, **settings})
+    config, options = configured(options, keep=1.0, exchange="allgather", bucket_mb=0.005)
     return cls(inner, named_parameters=net, config=config, say=id, **options)
 
 
@@ -95,10 +92,6 @@ def train(net, optimizer, steps, own=True, words=False):
         loss(net, step, *((SIZE, RANK) if own else (1, 0)), words).backward()
         optimizer.step()
     return flat(net)
-
-
-def flat(net):
-    return np.concatenate([p.detach().cpu().numpy().ravel() for p in net.parameters()])
 
 
 def close(a, b, room=3e-6):
@@ -114,15 +107,6 @@ def unsent(state):
 def same_everywhere(net):
     texts = COMM.allgather(flat(net).tobytes())
     assert all(text == texts[0] for text in texts), "the ranks differ"
-
-
-def raises(words, call):
-    try:
-        call()
-    except UserError as error:
-        assert all(word in str(error) for word in words) and "\n" not in str(error), error
-    else:
-        raise AssertionError(f"no error with {words}")
 
 
 def twin(net, theirs, steps, change=lambda net, parameters: None, own=False):

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import torch
+from rank_helpers import raises
 from torch import nn, optim
 from torch_twins import (
     AHEAD,
@@ -22,7 +23,6 @@ from torch_twins import (
     flat,
     loss,
     model,
-    raises,
     same_everywhere,
     train,
     twin,
