@@ -58,6 +58,10 @@ class Dataset:
         ids = np.zeros(0, np.uint32) if self.ids is None else self.ids
         return {name: getattr(self, name) for name in ARRAYS} | {"n_features": self.n_features, "ids": ids, "names": names}
 
+    def where(self, row) -> str:
+        """`FILE, line N` of a row (from 0), its CSV taken to begin with names, or not, as when it was read."""
+        return formats.where(self.source, row, {None: "auto", True: "yes", False: "no"}[self.schema.header])
+
     def degrees(self):
         """Rows that have each feature, int64[n_features]."""
         count = np.zeros(self.n_features, np.int64)

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from hogwild.data import formats
 from hogwild.errors import UserError
 from hogwild.families import constant, l1_closing
 from hogwild.families.linear_statistics import pace_of, rarity, sizes_of, touches
@@ -78,7 +77,7 @@ class Linear(ReplicatedProblem):
         super().begin(t)
 
     def named(self, i):
-        return formats.where(self.data.source, i)
+        return self.data.where(i)
 
     def suspect(self):
         """Most likely the one with the largest value of a feature whose weight is not finite."""
@@ -156,6 +155,6 @@ def float32(labels, data):
         found = labels.astype(np.float32)
     if not np.isfinite(found).all():
         row = int(np.isfinite(found).argmin())
-        raise UserError(f"{formats.where(data.source, row)}: got target {labels[row]:g}, needed one within float32's "
+        raise UserError(f"{data.where(row)}: got target {labels[row]:g}, needed one within float32's "
                         "range, ±3.4e38; scale the targets")
     return found

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tables import refused, table
 
 from hogwild.data import files
+from hogwild.data.dataset import read
 from hogwild.data.schema import Schema
 from hogwild.errors import UserError
 
@@ -71,6 +72,12 @@ def test_the_first_line_is_compared_with_those_below(write, first, rest, named):
     ("0,1,2,y", "", "--header yes"), ("1,2,3,4", whole(4), ", line 1, column 1: got '1', a name or a mistake")])
 def test_a_first_line_that_is_neither(write, first, rest, message):
     assert message in refused(write(f"{first}\n{rest}"))
+
+
+def test_a_row_is_named_by_its_line_where_the_header_is_said(write):
+    for header, first in ("yes", "5,6,7,8\n"), ("no", "0,1,2,3,4,5,6,7,8,9\n"):
+        path = write(first + whole(first.count(",") + 1))
+        assert read(path, header=header, cache=False).where(4) == f"{path}, line {5 + (header == 'yes')}"
 
 
 def test_header_may_be_said(write):
