@@ -24,7 +24,8 @@ def train_family(family, options):
         report.say(line)
     report.say(f"{job.title}, {text_of(job.rule)}, {text_of(job.schedule)}, {job.epochs} epoch{'s' * (job.epochs > 1)}, "
                f"{job.workers} worker{'s' * (job.workers > 1)}, {job.problem.said()}")
-    _run(options, job, stop, report, *_checkpoints(options, job, report))
+    with report:
+        _run(options, job, stop, report, *_checkpoints(options, job, report))
 
 
 def _checkpoints(options, job, report):
@@ -47,7 +48,7 @@ def _checkpoints(options, job, report):
 def _run(options, job, stop, report, checkpoints, saved):
     """Train, save, and say how it ended."""
     training, output = options.training, options.output
-    report.open(output.record)
+    report.open(output.record, output.logger)
     report.start(options=flat(options), rule=text_of(job.rule), schedule=text_of(job.schedule), mode=training.mode,
                  workers=job.workers, **job.facts)
     interrupted, history, metrics, model = None, [], {}, None

@@ -8,7 +8,7 @@ from hogwild.errors import UserError
 from hogwild.kernels.optim.rules import RULES
 from hogwild.kernels.optim.schedules import SCHEDULES, Warmup
 from hogwild.kernels.optim.steps import Clip, Decay
-from hogwild.training import model_files
+from hogwild.training import loggers, model_files
 from hogwild.training.metrics import MAXIMISED
 from hogwild.training.registry import build
 from hogwild.training.replication import check_sharing
@@ -16,7 +16,7 @@ from hogwild.training.stopping import Stop
 
 # Options that a resumed run may change: they say where and how long, not what is computed; the data
 # themselves are compared.
-FREE_ON_RESUME = ("data", "test", "sample_weight", "cache", "model", "record", "config", "checkpoint",
+FREE_ON_RESUME = ("data", "test", "sample_weight", "cache", "model", "record", "logger", "config", "checkpoint",
                   "checkpoint_seconds", "resume", "epochs", "max_steps", "max_seconds", "retries", "workers", "replicas")
 
 
@@ -120,6 +120,8 @@ class Output:
     """Where the model is saved (safetensors)."""
     record: Path | None = None
     """File to which the run's JSON lines are appended."""
+    logger: str | None = None
+    """Log options, losses and metrics to tensorboard (folder runs/), mlflow or wandb too, if it is installed."""
     checkpoint: Path | None = None
     """File for checkpoints: written while it runs, and on Ctrl-C and SIGTERM."""
     checkpoint_seconds: float = 30.0
@@ -133,6 +135,8 @@ class Output:
         """Raises UserError where a file could not be written at the end, before hours of training."""
         if self.resume and not self.checkpoint:
             raise UserError("--resume needs --checkpoint FILE: what to resume from")
+        if self.logger is not None:
+            loggers.check(self.logger)
         for path in (self.model, self.checkpoint):
             if path:
                 model_files.check_writable(path)

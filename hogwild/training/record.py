@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from hogwild.errors import UserError
 from hogwild.training import console
+from hogwild.training.loggers import Logger
 
 LINE_SECONDS = 20.0  # without a terminal, at most so long between two lines
 MANY, APART = 50, 0.1  # of more epochs, a line is printed only so many seconds after the last one, and for the last epoch
@@ -56,17 +57,32 @@ class Report:
         self.bar, self.barred = None, sys.stderr is None  # barred: there is no terminal for it
         self.begun, self.told = None, self.started  # time and units at the first progress; time of the last line
         self.held = None  # the line of the last epoch, where it was not shown
+        self.logger = None
         self.open(path)
 
-    def open(self, path):
-        """Open the record, late: a run that fails before it leaves no file."""
+    def open(self, path, logger=None):
+        """Open the record and the logger (a name of hogwild.training.loggers.BACKENDS, or None), late: a run that fails
+        before it leaves no file."""
         try:
             self.file = open(path, "ab", buffering=0) if path else None
         except OSError as error:
             raise UserError(f"{path}: cannot write the record: {error.strerror}; choose another --record") from None
+        if logger:
+            self.logger = Logger(logger)
+            self.say(f"logged to {logger}, {self.logger.backend.place}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """After an exception, which has kept `close` from being called, the logger hears that the run has failed."""
+        if self.logger:
+            self.logger.close("failed")
 
     def event(self, name, **fields):
-        """One JSON line."""
+        """One JSON line, and one event for the logger."""
+        if self.logger:
+            self.logger.event(name, fields)
         if not self.file:
             return
         line = json.dumps(_finite({"event": name, "time": time.time(), **fields}), default=str).encode() + b"\n"
@@ -144,6 +160,10 @@ class Report:
         if self.bar is not None:
             with contextlib.suppress(OSError, ValueError):
                 self.bar.close()
+        fields = {"seconds": time.perf_counter() - self.started, **fields}
+        self.event("end", **fields)
+        if self.logger:
+            self.logger.close("interrupted" if fields.get("interrupted") else "finished", fields)
+            self.logger = None
         if self.file:
-            self.event("end", seconds=time.perf_counter() - self.started, **fields)
             self.file.close()

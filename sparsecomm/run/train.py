@@ -22,7 +22,7 @@ from sparsecomm.wire.gather import broadcast_json, gathered, on_root
 from sparsecomm.wire.handshake import handshake
 
 # Options that may differ from rank to rank.
-MAY_DIFFER = {"data", "test", "labels", "test_labels", "sample_weight", "model", "record", "config", "cache"}
+MAY_DIFFER = {"data", "test", "labels", "test_labels", "sample_weight", "model", "record", "logger", "config", "cache"}
 MAY_CHANGE = {*FREE_ON_RESUME, *MAY_DIFFER, "check_every", "evaluate_every", "timeout", "on_failure"}  # in a resumed run
 
 
@@ -44,7 +44,8 @@ def train(name, options):
     handshake(comm, {"task": name, "data": now["data"], **settings})
     report.say(_introduced(task, job, comm))
     saved = _resume(options.running, comm, report, job, now)
-    _run(options, report, comm, job, saved, task)
+    with report:
+        _run(options, report, comm, job, saved, task)
 
 
 def _without(names, options) -> dict:
@@ -125,7 +126,7 @@ def _run(options, report, comm, job, saved, task):
     if job.every and not task.facts["held_out"]:
         raise UserError("--evaluate-every needs held-out data: give --holdout or --test")
     running, interrupted, kept = options.running, None, None
-    on_root(comm, lambda: report.open(running.record))
+    on_root(comm, lambda: report.open(running.record, running.logger))
     hosts = [bytes(x["host"]).decode() for x in gathered(comm, {"host": _bytes(MPI.Get_processor_name())})]
     report.start(task=task.name, options=asdict(options), versions=_versions(), ranks=comm.size, hosts=hosts,
                  rule=text_of(job.rule), schedule=text_of(job.schedule(task)), data=task.facts)
@@ -176,7 +177,7 @@ def _recovery(report, running):
         left = shrink.recover(run.comm, run.sync.comms())
         if left.comm.rank == 0 and report.quiet:
             sys.stdout, report.quiet = sys.__stdout__, False
-            report.open(running.record)
+            report.open(running.record, running.logger)
         run = run.moved(left.comm)
         report.say(f"rank {', '.join(map(str, left.names))} has died, and with it what it had not sent; number of ranks that "
                    f"go on, in epoch {run.epoch} after step {run.sync.t:,}: {left.comm.size}")
