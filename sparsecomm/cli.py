@@ -110,12 +110,23 @@ class Evaluate:
     """idx file of the labels of DATA; default: the one beside it that MNIST's naming tells."""
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """Examine what the ranks run on: MPI, hosts, messages between ranks, cores, threads, versions, memory, cache. One table,
+    then a line for each problem and what to do. Exit code 0: no problem, 1: problems.
+
+    Examples:
+      mpiexec -n 4 sparsecomm doctor
+    """
+
+
 OVERVIEW = """usage: [mpiexec -n RANKS] sparsecomm COMMAND …
 
 Data-parallel training on many processes that send each other about 1% of the gradient (Aji & Heafield 2017).
 
 {tasks}
   sparsecomm evaluate MODEL DATA   measure a saved {evaluated}
+  sparsecomm doctor                what is wrong with MPI, hosts, cores or versions of the ranks
 
 mpiexec starts as many ranks as -n says, on the hosts of -hosts or of a host file; there may be more ranks than cores.
 Under Slurm: srun -n RANKS --mpi=pmi2 sparsecomm train …. Without a launcher there is one rank.
@@ -146,33 +157,44 @@ def parse(arguments):
                             description=TASKS[name].help)
     if command == "evaluate":
         return command, parsed("sparsecomm evaluate", Evaluate, arguments[1:], description=inspect.getdoc(Evaluate))
-    raise UserError(f"unknown command '{command}': use train or evaluate (sparsecomm --help)")
+    if command == "doctor":
+        return command, parsed("sparsecomm doctor", Doctor, arguments[1:], description=inspect.getdoc(Doctor))
+    raise UserError(f"unknown command '{command}': use train, evaluate or doctor (sparsecomm --help)")
 
 
 def command():
     """The `sparsecomm` command."""
-    guard.run(main)
+    codes = []
+    guard.run(lambda: codes.append(main()), lambda apart: codes.append(main(None, apart)))
+    sys.exit(*codes)
 
 
-def main(arguments=None):
-    """What the command does with `arguments`, by default those of the process, on this rank."""
+def main(arguments=None, apart=None):
+    """What the command does with `arguments`, by default those of the process, on this rank; its exit code, or None.
+
+    apart: the UserError where the processes that were started do not see each other, which only `doctor` examines.
+    """
     if launch.rank():  # only rank 0 speaks
         sys.stdout = open(os.devnull, "w")
     try:
         with console.output():
-            _do(list(sys.argv[1:] if arguments is None else arguments))
+            return _do(list(sys.argv[1:] if arguments is None else arguments), apart)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         sys.exit(1)
 
 
-def _do(arguments):
+def _do(arguments, apart):
     name, options = parse(arguments)
+    if name == "doctor":
+        from sparsecomm.run import doctor
+        return doctor.examine(apart)
+    if apart:
+        raise apart
     if name == "evaluate":
         from sparsecomm.run import evaluate
-        evaluate.evaluate(options)
-        return
+        return evaluate.evaluate(options)
     launch.world()  # says it where there is no MPI
     if not launch.rank():
         announce()
     from sparsecomm.run import train
-    train.train(name, options)
+    return train.train(name, options)

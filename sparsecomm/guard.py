@@ -32,19 +32,29 @@ others = []  # the Guards of subsets of these ranks
 USAGE = "usage: mpiexec -n N python -m sparsecomm.guard SCRIPT|-m MODULE [ARGUMENT …]"
 
 
-def run(main):
+def run(main, alone=None):
     """Call `main()` and end the process with its exit code; under mpiexec all ranks end when one fails.
 
     0; 2 for a UserError, its line printed once where all ranks raise it alike; 130 or 143 for Ctrl-C and SIGTERM; 1 for any
     other exception, with its traceback. Returns where `main` does and no rank has failed.
+    alone: called with the UserError, in place of `main`, where the launcher's processes do not see each other.
     """
     global active
     if launch.size() > 1 and "mpi4py.MPI" not in sys.modules and sys.platform == "linux":
         launch.supervise()
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, _terminate)
-    failure = _outcome(_start)
-    failure = failure or _outcome(main) or _outcome(_finish)
+
+    def start():
+        nonlocal main
+        try:
+            _start()
+        except launch.Apart as error:
+            if alone is None:
+                raise
+            main = functools.partial(alone, error)
+
+    failure = _outcome(start) or _outcome(main) or _outcome(_finish)
     if failure and active:
         active.fail(failure)
     if failure:

@@ -9,7 +9,6 @@ token bucket has no pause to refill in.
 
 import json
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from sparsecomm import guard
 from sparsecomm.wire import launch
+from sparsecomm.wire.pingpong import both, timed
 
 STEP = 4  # from a size to the next
-LEAST, MOST = 3, 300  # round trips of a size
 
 
 @dataclass
@@ -36,35 +35,10 @@ class PingPongOptions:
     """Time spent on each size either way, if 3 round trips do not take longer."""
 
 
-def trip(comm, buffer, received) -> float:
-    """Seconds of half a round trip of `buffer` between the ranks of a pair."""
-    began = time.perf_counter()
-    rank = comm.Get_rank()
-    if rank % 2 == 0:
-        comm.Send(buffer, rank + 1)
-        comm.Recv(received, rank + 1)
-    else:
-        comm.Recv(received, rank - 1)
-        comm.Send(buffer, rank - 1)
-    return (time.perf_counter() - began) / 2
-
-
-def both(comm, buffer, received) -> float:
-    """Seconds in which both ranks of a pair send `buffer` to each other at once."""
-    began, other = time.perf_counter(), comm.Get_rank() ^ 1
-    comm.Sendrecv(buffer, other, 0, received, other, 0)
-    return time.perf_counter() - began
-
-
 def sweep(comm, largest, seconds):
     """Yield (bytes, array of seconds one way, and while both send) for each size; rank 0's. Collective over all."""
-    sizes = [STEP**i for i in range(40) if STEP**i < largest] + [largest]
-    for size in sizes:
-        buffer, received = np.zeros((2, size), np.uint8)
-        trip(comm, buffer, received)  # makes the connection, and touches the memory
-        repeats = np.array([min(max(seconds / (2 * trip(comm, buffer, received)), LEAST), MOST)], np.int64)
-        comm.Bcast(repeats)
-        yield size, *(np.array([once(comm, buffer, received) for _ in range(repeats[0])]) for once in (trip, both))
+    for size in [STEP**i for i in range(40) if STEP**i < largest] + [largest]:
+        yield size, timed(comm, size, seconds), timed(comm, size, seconds, both)
 
 
 def main():

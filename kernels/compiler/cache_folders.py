@@ -102,6 +102,11 @@ def _private() -> Path:
     return folder
 
 
+def is_temporary(path) -> bool:
+    """Whether the folder ends with this process, as `private_folder` does."""
+    return _private.cache_info().currsize > 0 and Path(path).is_relative_to(_private())
+
+
 def private_folder(reason) -> Path:
     """A temporary folder that ends with this process, and a line on stderr, with the reason. Raises OSError."""
     try:

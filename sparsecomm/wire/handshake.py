@@ -35,7 +35,7 @@ def handshake(comm, facts, advice=ADVICE):
     texts = gather(comm, text) if hasattr(comm, "Allgatherv") else comm.gather(np.frombuffer(text, np.uint8), MOST)
     everyone = [json.loads(bytes(text)) for text in texts]
     names = dict.fromkeys(name for each in everyone for name in each)
-    differences = filter(None, (_difference(name, [each.get(name, "nothing") for each in everyone]) for name in names))
+    differences = filter(None, (difference(name, [each.get(name, "nothing") for each in everyone]) for name in names))
     if text := "; ".join(differences):
         raise UserError(f"the ranks do not agree: {text}. {advice}")
 
@@ -53,7 +53,7 @@ def gather(comm, text) -> list[bytes]:
     return [every[end - length:end].tobytes() for length, end in zip(lengths, ends)]
 
 
-def _difference(name, values) -> str:
+def difference(name, values) -> str:
     """What is odd where rank r has values[r]: "numpy is 2.1 on rank 3, but 2.4 on the others"; "" where nothing is."""
     ranks = defaultdict(list)
     for rank, value in enumerate(values):

@@ -32,6 +32,10 @@ POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NU
 parent = None  # file descriptor to the supervising parent, see `supervise`
 
 
+class Apart(UserError):
+    """A launcher has started several processes, but MPI shows each one itself alone."""
+
+
 def size() -> int:
     """The number of ranks, as the launcher says; 1 without a launcher."""
     return _told(SIZES, 1)
@@ -70,8 +74,8 @@ def mpi():
         library = " ".join(MPI.Get_library_version().split("\n")[0].strip("\0").split())
         started = "torchrun starts no ranks of MPI; use" if "TORCHELASTIC_RUN_ID" in os.environ else \
             "the launcher is another MPI's; use"
-        raise UserError(f"{size()} processes were started, but MPI ({library}) shows each one itself alone: {started} "
-                        f"{os.path.dirname(sys.executable)}/mpiexec -n {size()} python …, or srun --mpi=pmi2")
+        raise Apart(f"{size()} processes were started, but MPI ({library}) shows each one itself alone: {started} "
+                    f"{os.path.dirname(sys.executable)}/mpiexec -n {size()} python …, or srun --mpi=pmi2")
     return MPI
 
 

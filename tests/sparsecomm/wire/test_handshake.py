@@ -5,7 +5,7 @@ import json
 import pytest
 from mpi import mpirun, ranks
 
-from sparsecomm.wire.handshake import _difference, own_facts
+from sparsecomm.wire.handshake import difference, own_facts
 
 PROGRAM = """
 import json, sys
@@ -56,7 +56,7 @@ def test_the_odd_rank_is_named_on_every_rank_with_both_values():
     ([1, 1, 1, 2, 3, 2], "f is 2 on ranks 3, 5 and 3 on rank 4, but 1 on the others"),
     (["a", 1, 1, 1], "f is a on rank 0, but 1 on the others")])
 def test_majority_is_what_is_usual(values, text):
-    assert _difference("f", values) == text
+    assert difference("f", values) == text
 
 
 def test_own_facts_are_those_of_this_process():
