@@ -82,11 +82,10 @@ def _check(checked):
     names = sorted({run.link for run, _ in checked})
     series = [Series(name, [Point(1e3 * run.seconds, 1e3 * seconds, runs=1, note=f"{run.task}, {run.way}, {run.ranks} ranks")
                             for run, seconds in checked if run.link == name]) for name in names]
-    ends = [f(1e3 * x for run, seconds in checked for x in (run.seconds, seconds)) for f in (min, max)]
-    series.append(Series("equal", [Point(x, x) for x in ends], predicted=True))
     return Figure("prediction-check", "Predicted and measured step time", "scatter", [Panel("", series)],
                   "measured step time, ms", "predicted step time, ms", ("x", "y"),
-                  "Fitted to ping-pongs and to runs without a network; each point is a cell that the fit has not seen.")
+                  "Fitted to ping-pongs and to runs without a network; each point is a cell that the fit has not seen. Both "
+                  "are the same on the dashed diagonal.", equal=True)
 
 
 def _links(model):

@@ -72,7 +72,7 @@ def figure(experiment, spec, cells, name) -> Figure:
     cells, facets = chosen(cells, spec.where), listed(spec.facet)
     panels = [_panel(experiment, spec, words(experiment, facets, values), part)
               for values, part in groups(cells, facets).items()]
-    kind = "line" if spec.kind == "curve" else spec.kind
+    kind = "line" if spec.kind == "curve" else "dot" if spec.kind == "bar" and "y" in spec.log else spec.kind
     ys = listed(spec.y)
     y_label = experiment.label(ys[0]) if len(ys) == 1 else experiment.metric(ys[0]).unit
     labels = spec.x_label or experiment.label(spec.x), spec.y_label or y_label

@@ -1,12 +1,11 @@
 """`python -m hogwild.experiments report`: one page that holds every figure and table, with the commands that made them.
 
-The page needs no network: plotly.js is in it. Beside it lie each figure as SVG, PDF and CSV and each table as CSV.
+The page needs no network: its figures are SVGs in it. Beside it lie each figure as SVG, PDF and CSV and each table as CSV.
 """
 
 import csv
 import datetime
 import importlib.util
-import math
 import os
 import re
 from collections import Counter
@@ -19,13 +18,14 @@ import tyro
 from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from hogwild.experiments.plan import grid
-from hogwild.experiments.report import aggregate, figures, print_figures
+from hogwild.experiments.report import aggregate, drawing, figures
 from hogwild.experiments.report.figures import Stat, Table, number
 from hogwild.experiments.run import results
 
 PREDICTED = "predicted, not measured."
 SINGLE = "a single run, an indication and no fact."
-QUICK = "From the quick form, which is smaller than the experiment: an indication only."
+NUMERIC = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?%?")
+NONE = "", "–", "failed", "skipped"  # what stands among numbers where there is none
 
 
 @dataclass
@@ -47,7 +47,7 @@ class ReportOptions:
 def main(arguments):
     """`experiments report`. Raises UserError."""
     options = parsed("python -m hogwild.experiments report", ReportOptions, arguments)
-    demand("matplotlib", "plotly", "jinja2")
+    demand("matplotlib", "jinja2")
     if options.svg:
         for path in write_svg(options):
             print(path)
@@ -57,10 +57,11 @@ def main(arguments):
     if twins := [name for name in folders if folders.count(name) > 1]:
         raise UserError(f"two experiments are called {twins[0]}, whose figures would lie in one folder; rename a file")
     sections = [section(name, options.results, options.quick, out) for name in options.names or grid.names()]
-    path = write_page(sections, out)
     for each in sections:
         print(each["name"] + ": " + each["counts"])
-    print(path)
+    if not any(each["cells"] for each in sections):
+        raise UserError(f"no results in {options.results}, so no page was written; this makes some: {sections[0]['command']}")
+    print(write_page(sections, out))
 
 
 def demand(*modules):
@@ -83,7 +84,10 @@ def gathered(name, folder, quick):
 
 
 def drawn(experiment, cells):
-    """(figures with the cells behind them, tables, lines on what failed): those of the file, then those of its model."""
+    """(figures with the cells behind them, tables, lines on what failed): those of the file, then those of its model.
+
+    The quick form is too short to predict from, and a model predicts nothing without results.
+    """
     names = _unique(experiment.figure, experiment.table)
     shown = [(aggregate.figure(experiment, spec, cells, name), aggregate.chosen(cells, spec.where))
              for spec, name in zip(experiment.figure, names)]
@@ -91,7 +95,7 @@ def drawn(experiment, cells):
               for spec, name in zip(experiment.table, names[len(shown):])]
     faults = []
     try:
-        model = importlib.import_module(experiment.model) if experiment.model else None
+        model = importlib.import_module(experiment.model) if experiment.model and cells and not experiment.quick else None
         shown += [(one, []) for one in (model.figures(cells) if hasattr(model, "figures") else [])]
         tables += model.tables(cells) if hasattr(model, "tables") else []
     except (UserError, ImportError) as error:
@@ -118,9 +122,10 @@ def section(name, folder, quick, out) -> dict:
     expected = len(grid.cells(experiment, _seeds(experiment, cells)))
     counts = f"{ended['finished']} of {expected} cells finished, {ended['failed']} failed, {ended['skipped']} skipped"
     return {"name": experiment.name, "title": experiment.title, "question": experiment.question.strip(),
-            "quick": experiment.quick, "command": command, "counts": counts if cells else "no results yet",
-            "cells": bool(cells), "faults": faults, "outdated": _outdated(folder, experiment, cells),
-            "figures": [_figure(one, own, command, place, experiment.quick) for one, own in shown if one.panels],
+            "quick": experiment.quick, "model": experiment.model, "command": command,
+            "counts": counts if cells else "no results yet", "cells": bool(cells), "faults": faults,
+            "outdated": _outdated(folder, experiment, cells),
+            "figures": [_figure(one, own, place) for one, own in shown if one.panels],
             "tables": [_table(one, place) for one in tables if one.rows],
             "undrawn": [one.title for one, _ in shown if not one.panels] + [one.title for one in tables if not one.rows],
             "failed": grouped(experiment, cells, lambda cell: not cell.finished and not cell.skipped, _fault),
@@ -191,52 +196,53 @@ def _provenance(cells) -> list[tuple[str, str]]:
             ("commit", each(cell.commit for cell in done)), ("dates", " to ".join(dict.fromkeys((dates[0], dates[-1]))))]
 
 
-def _figure(figure, cells, command, place, quick) -> dict:
-    print_figures.save(figure, place)
+def _figure(figure, cells, place) -> dict:
+    drawing.save(figure, place)
     write_csv(figures.points_table(figure), place)
-    runs = {p.runs for panel in figure.panels for series in panel.series for p in series.points}
+    panels, legend = drawing.inline(figure, f"{place.name}/{figure.name}")
+    points = [p for panel in figure.panels for series in panel.series for p in series.points]
+    runs = {p.runs for p in points}
     several = ", ".join(map(str, sorted(runs - {0, 1})))
     many = any(figures.crowded(figure, series) for panel in figure.panels for series in panel.series)
     whiskers = "" if figure.stacked else f"; {'bands' if many else 'whiskers'}: first to third quartile"
-    hollow, dashed = "Pale" if figure.kind == "bar" else "Hollow", "Dashed" if figure.kind == "line" else "Pale or dashed"
-    notes = [f"Medians of {several} runs (seeds){whiskers}." if several else "", f"{hollow}: {SINGLE}" if 1 in runs else "",
-             f"{dashed}: {PREDICTED}" if 0 in runs else "", QUICK if quick else ""]
-    look = figures.styles(figure)
-    legend = [{"label": label, **style._asdict()} for label, style in look.items() if label]
+    notes = [f"Medians of {several} runs (seeds){whiskers}." if several else "",
+             f"Hollow: {SINGLE}" if 1 in runs else "",
+             f"{'Dashed' if figure.kind == 'line' else 'So named'}: {PREDICTED}" if 0 in runs else "",
+             "Zeros, which a logarithmic axis does not have, are left out." if "y" in figure.log and any(
+                 p.y <= 0 for p in points) else ""]
     first = {tuple(cell.axes.items()): cell.command for cell in sorted(cells, key=lambda cell: -cell.seed)}
     return {"name": figure.name, "title": figure.title, "text": figure.text.strip(), "notes": list(filter(None, notes)),
-            "kind": figure.kind, "command": command, "legend": legend, "titles": [panel.title for panel in figure.panels],
-            "panels": finite(figures.plotly(figure)), "commands": list(dict.fromkeys(first.values())),
+            "legend": legend, "panels": list(zip([panel.title for panel in figure.panels], panels)),
+            "commands": list(dict.fromkeys(first.values())),
             "files": [(form, f"{place.name}/{figure.name}.{form}") for form in ("svg", "pdf", "csv")]}
 
 
-def finite(x):
-    """Data for JSON, which has no NaN and no infinity."""
-    if isinstance(x, dict):
-        return {key: finite(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [finite(value) for value in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
-
-
 def _table(table, place) -> dict:
-    """A table for the page: of each field its text, its sort key and its note."""
+    """A table for the page: of each field its text, its sort key and its note; columns without a value are left out."""
     write_csv(table, place)
-    return {"name": table.name, "title": table.title, "text": table.text.strip(),
-            "columns": table.columns, "rows": [[_field(value) for value in row] for row in table.rows],
-            "file": f"{place.name}/{table.name}.csv"}
+    stats = [value for row in table.rows for value in row if isinstance(value, Stat)]
+    single = bool(stats) and {value.runs for value in stats} == {1}  # then a line below says so for all
+    rows = [[_field(value, single) for value in row] for row in table.rows]
+    columns = [(k, name) for k, name in enumerate(table.columns) if any(row[k]["text"] not in ("", "–") for row in rows)]
+    texts = {k: [row[k]["text"] for row in rows if row[k]["text"] not in NONE] for k, _ in columns}
+    return {"name": table.name, "title": table.title, "text": table.text.strip(), "single": single,
+            "columns": [{"text": name, "numeric": bool(texts[k]) and all(map(NUMERIC.fullmatch, texts[k]))}
+                        for k, name in columns],
+            "rows": [[row[k] for k, _ in columns] for row in rows], "file": f"{place.name}/{table.name}.csv"}
 
 
-def _field(value) -> dict:
+def _field(value, single) -> dict:
     if not isinstance(value, Stat):
         numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
         text = "–" if value is None else number(value) if numeric else str(value)
-        kind = "number" if numeric or value is None else "short" if len(text) < 25 else "long" if len(text) > 60 else ""
-        return {"text": text, "sort": "" if value is None else value, "beside": "", "kind": kind, "single": False}
+        key = "" if value is None else value if numeric else re.sub("[%,]", "", text) if NUMERIC.fullmatch(text) else text
+        return {"text": text, "sort": key, "beside": "", "single": False,
+                "kind": "short" if len(text) < 30 else "long" if len(text) > 60 else ""}
     runs = f"{value.runs} of {value.of}" if value.of > value.runs else str(value.runs)
     quartiles = "in all" if value.low == value.high else f"[{number(value.low)}, {number(value.high)}]"
-    beside = {0: "predicted", 1: f"{runs} run"}.get(value.runs, f"{quartiles} {runs} runs")
-    return {"text": number(value.median), "sort": value.median, "beside": beside, "kind": "number", "single": value.runs == 1}
+    one = "" if single and value.of <= 1 else f"{runs} run"
+    beside = {0: "predicted", 1: one}.get(value.runs, f"{quartiles} {runs} runs")
+    return {"text": number(value.median), "sort": value.median, "beside": beside, "kind": "short", "single": value.runs == 1}
 
 
 def write_csv(table, place):
@@ -256,11 +262,10 @@ def write_csv(table, place):
 def write_page(sections, out) -> Path:
     """Write out/index.html, whole or not at all."""
     import jinja2
-    from plotly.offline import get_plotlyjs
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = environment.get_template("page.html.j2").render(
-        sections=sections, plotly=get_plotlyjs(), made=datetime.date.today().isoformat())
+        sections=sections, made=datetime.date.today().isoformat())
     path = Path(out) / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
@@ -282,5 +287,5 @@ def write_svg(options) -> list[Path]:
             raise UserError(f"--svg: no figure '{figure}' in {name}: name one as {name}:FIGURE, of {', '.join(known)}")
         if not known[figure].panels:
             raise UserError(f"--svg: {wanted} has no results in {options.results}: {run_command(name, experiment, [])}")
-        paths += print_figures.save(known[figure]._replace(name=f"{experiment.name}-{figure}"), options.svg, ["svg"])
+        paths += drawing.save(known[figure]._replace(name=f"{experiment.name}-{figure}"), options.svg, ["svg"])
     return paths
