@@ -43,6 +43,8 @@ def save(figure, folder, forms=("svg", "pdf")) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with _settings(figure.name):
         sheet = _sheet(figure)
+        sheet.draw_without_rendering()
+        sheet.set_layout_engine("none")  # it is laid out: once is enough
         paths = [folder / f"{figure.name}.{form}" for form in forms]
         for path in paths:  # without a date, so that the same data give the same file
             dated = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
