@@ -17,6 +17,7 @@ OVERVIEW = """usage: python -m hogwild.experiments COMMAND …
 
 What a way to communicate costs and saves, measured and predicted.
 
+  fetch NAME…                      download the data sets of experiments and benchmarks; without a name: list them
   list                             the experiments, their cells, what is finished, what would be skipped and why
   run NAME… [--quick]              run what is not finished, and keep it under results/
   report [NAME…]                   one HTML page of figures and tables from what is there
@@ -25,7 +26,7 @@ What a way to communicate costs and saves, measured and predicted.
   advise --model-size N …          which exchange, drop rate and code to use, as predicted
 
 python -m hogwild.experiments COMMAND --help lists the options."""
-MODULES = {"report": "report.build", "compare": "report.compare", "network": "lab.network",
+MODULES = {"fetch": "plan.fetch", "report": "report.build", "compare": "report.compare", "network": "lab.network",
            "advise": "cost.advise"}  # with main(arguments)
 
 
@@ -71,10 +72,12 @@ def run(arguments) -> int:
         raise UserError(f"--seeds must be at least 1, got {options.seeds}")
     failed = 0
     for experiment in [grid.read(name, options.quick) for name in options.names]:
-        cells = run(experiment, options.results, options.seeds, options.force)
-        for slug, why in cells.items():
-            print(f"experiments: {experiment.name}/{slug} failed: {why}", file=sys.stderr)
-        failed += len(cells)
+        ended = run(experiment, options.results, options.seeds, options.force)
+        for slug, why in ended.failed.items():
+            console.note(f"experiments: {experiment.name}/{slug} failed: {why}")
+        if ended.nothing:
+            console.note(f"experiments: {experiment.name}: {ended.nothing}")
+        failed += len(ended.failed) + bool(ended.nothing)
     return 1 if failed else 0
 
 

@@ -41,19 +41,27 @@ def mixed(files) -> dict:
 
 
 @pytest.fixture(scope="session")
-def data_dir():
-    """Folder of the public data sets that lie beside the repository."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no data sets: ../shared/data, relative to the repository, does not exist")
-    return folder
+def data_set():
+    """A function: name of a published data set -> its folder; the test is skipped where it is missing."""
+    from hogwild.experiments.plan import published
+
+    def of(name):
+        if reason := published.missing(name):
+            pytest.skip(reason)
+        return published.folder() / name
+    return of
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_data_cache(tmp_path_factory):
-    """Keep the tests, and what they start, out of the user's cache of data; that of kernels stays in use."""
+    """Keep the tests, and what they start, out of the user's cache of data; that of kernels stays in use. Data sets are
+    those of HOGWILD_DATA, else those that lie beside the repository.
+    """
     from hogwild.kernels.compiler.cache_folders import user_cache
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     with pytest.MonkeyPatch.context() as patch:
+        if beside.is_dir() and not os.environ.get("HOGWILD_DATA"):
+            patch.setenv("HOGWILD_DATA", str(beside))
         patch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR") or str(user_cache() / "kernels"))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -1,17 +1,16 @@
 """One lock-free worker against scikit-learn's SGDClassifier: same float32 CSR, same epochs, same constant step.
 
-python -m hogwild.experiments.bench.linear [--rows 1000000] [--epochs 10] [--repeats 3] [--data FOLDER]
+python -m hogwild.experiments.bench.linear [--rows 1000000] [--epochs 10] [--repeats 3]
 """
 
 import argparse
 import statistics
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from hogwild.experiments.plan.datasets import DATA, load, matrix
+from hogwild.experiments.plan.datasets import load, matrix
 from hogwild.experiments.run.machine import describe
 from hogwild.families import linear, predictions
 from hogwild.kernels.losses import Logistic
@@ -47,13 +46,12 @@ def main():
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     print(describe())
     print(f"\n{options.epochs} epochs, logistic loss, no penalty, one thread; medians of {options.repeats} runs\n")
     print("| data | trainer | k examples/s | M non-zeros/s | times SGDClassifier | test accuracy |\n"
           "|---|---|---|---|---|---|")
-    for name, train_data, test in load(options.data, options.rows, SETS):
+    for name, train_data, test in load(options.rows, SETS):
         X, y, T = matrix(train_data), train_data.labels, matrix(test)
         runs = {"scikit-learn SGDClassifier, lr 0.5": partial(theirs, X, y, T, test, 0.5, options.epochs),
                 "hogwild sgd, lr 0.5": partial(ours, train_data, test, SGD(), 0.5, options.epochs),

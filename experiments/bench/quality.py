@@ -1,7 +1,7 @@
 """Seconds to a result: hogwild against scikit-learn, snapml and vowpalwabbit (where installed) on logistic regression.
 
 python -m hogwild.experiments.bench.quality [--sets imdb,kddcup99] [--trainers hogwild,lbfgs] [--rows 1000000]
-[--repeats 5] [--limit 120] [--C 1] [--data FOLDER] [--quick]
+[--repeats 5] [--limit 120] [--C 1] [--quick]
 
 The objective is mean log-loss + l2/2 |w|² with l2 = 1 / (C rows), the intercept free, taken in float64 of the weights that
 a trainer returns. Its optimum is the best of converged LogisticRegressions; liblinear, which penalises the intercept, may
@@ -27,7 +27,7 @@ from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 
 from hogwild.data import dataset
-from hogwild.experiments.plan.datasets import DATA, NAMES, load, matrix
+from hogwild.experiments.plan.datasets import NAMES, load, matrix
 from hogwild.experiments.run.machine import describe
 from hogwild.families import linear
 from hogwild.kernels.losses import Logistic
@@ -226,7 +226,6 @@ def files(name, rows, results, criteria, repeats, limit, folder):
 def arguments():
     """(options, sets, trainers) of the command line; what is wrong with it ends the program in a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the synthetic data")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sets", default=",".join(NAMES))
@@ -264,7 +263,7 @@ def main():
           "| data | trainer | s to the objective | best peer's / its | gap | with | s to the accuracy | best peer's / its | "
           "accuracy | with |\n|---|---|---|---|---|---|---|---|---|---|")
     texts = []
-    for name, train_data, test in load(options.data, options.rows, sets):
+    for name, train_data, test in load(options.rows, sets):
         criteria = Criteria(train_data, test, options.C)
         rows = Rows(train_data, matrix(train_data), criteria.y, criteria.l2)
         for W in () if warm else (1, cores()):

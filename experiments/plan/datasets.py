@@ -1,40 +1,37 @@
-"""The data sets of the benchmarks: real ones in a folder of the user's, and a synthetic one."""
+"""The data of the benchmarks: published sets, and a synthetic one."""
 
 import gzip
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse
 
 from hogwild.data import dataset, synthetic, transforms
+from hogwild.experiments.plan import published
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 SETS = {"imdb": ("imdb/imdb-bow.{}.svm.xz", "log,l2"), "20newsgroups": ("20newsgroups/20news-comp-sci.{}.svm.xz", "none")}
 KDD = "kddcup99/kddcup.data_10_percent.gz"
 NAMES = (*SETS, "kddcup99", "synthetic")
 WORDS = 1, 2, 3, 41  # columns of kddcup99 that hold words: protocol, service, flag; and the class
 
 
-def load(folder=DATA, rows=1_000_000, names=NAMES):
-    """Yield (name, training data, test data) of each set that is asked for; a real one that is missing is named."""
+def load(rows=1_000_000, names=NAMES):
+    """Yield (name, training data, test data) of each set that is asked for; a line says how to get one that is missing."""
     for name in names:
-        if name in SETS:
-            path = folder / SETS[name][0].format("train")
-        else:
-            path = folder / KDD if name == "kddcup99" else None
-        if path is not None and not path.exists():
-            print(f"{name}: skipped, no {path}")
+        reason = published.missing(name) if name in published.SETS else None
+        if reason:
+            print(f"skipped: {reason}")
         elif name in SETS:
-            yield name, *_text(folder, name)
+            yield name, *_text(name)
         elif name == "kddcup99":
-            yield name, *kddcup99(path)
+            yield name, *kddcup99(published.folder() / KDD)
         else:
             whole, _ = synthetic.rcv1_like(rows + rows // 20)
             yield f"synthetic, {rows:,} rows", whole.subset(0, rows), whole.subset(rows, whole.rows)
 
 
-def _text(folder, name):
+def _text(name):
     pattern, transform = SETS[name]
+    folder = published.folder()
     whole, names = dataset.read(folder / pattern.format("train")), transforms.parse(transform)
     state = transforms.fit(names, whole)
     test = dataset.read(folder / pattern.format("test"), n_features=whole.n_features)

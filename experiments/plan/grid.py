@@ -7,7 +7,6 @@ UserError that names the file and the key.
 import hashlib
 import itertools
 import math
-import os
 import re
 import shlex
 import tomllib
@@ -17,13 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 from hogwild.errors import UserError
 from hogwild.experiments.plan.checks import PHASE, check_needs, check_shown, demand_known
-from hogwild.experiments.plan.datasets import DATA
 from hogwild.experiments.plan.schema import build, table
 
 FOLDER = Path(__file__).parents[1] / "declared"
 LINK = ("rate", "delay", "per_host")  # keys of a link that the network lab knows
 BUILT_IN = ("seed", "record", "data")  # what a command may hold besides axes
-SHOWN_DATA = os.path.relpath(DATA, FOLDER.parents[1])  # as a person in the repository's folder types it
+SHOWN_DATA = "$HOGWILD_DATA"  # as a person types it
 OURS = "the package"  # source of the experiments that come with it
 MOST_CELLS = 20_000
 LONGEST = 100_000  # characters of a command
@@ -180,7 +178,7 @@ class Point(NamedTuple):
 
     axes: dict[str, Any]
     seed: int
-    shown: str  # the command as a person types it, in the repository's folder
+    shown: str  # the command as a person types it
     words: tuple[str, ...]  # of the program alone, without mpiexec; {record} and {data} are still to be filled in
     needs: tuple[str, ...]
     link: dict | None  # free keys of the link, where the network lab runs it
@@ -237,7 +235,7 @@ def point(experiment, axes, seed) -> Point:
     if "link" in axes:
         link = {key: value for key, value in experiment.value("link", axes["link"]).more.items() if key in LINK}
         needs.append("root-network")
-    typed = filled(words, "run.jsonl", SHOWN_DATA)
+    typed = filled(words, "run.jsonl", "@DATA@")
     if link is not None:
         options = [word for key, value in link.items() if value != "" for word in ("--" + key.replace("_", "-"), str(value))]
         hosts = -(-ranks // link.get("per_host", 1))
@@ -245,7 +243,7 @@ def point(experiment, axes, seed) -> Point:
     elif "ranks" in axes:
         needs.append("mpi")
         typed = ["mpiexec", "-n", str(ranks), *typed]
-    shown = shlex.join(typed)
+    shown = shlex.join(typed).replace("@DATA@", SHOWN_DATA)  # unquoted, so that a shell puts the folder there
     slug = SPACE.sub("-", "_".join(str(value) for value in axes.values()))[:80]
     return Point(axes, seed, shown, words, tuple(dict.fromkeys(needs)), link,
                  f"{slug}_s{seed}_{hashlib.sha256(shown.encode()).hexdigest()[:8]}")

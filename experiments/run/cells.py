@@ -13,10 +13,10 @@ import os
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from hogwild.errors import UserError
-from hogwild.experiments.plan import grid
-from hogwild.experiments.plan.datasets import DATA
+from hogwild.experiments.plan import grid, published
 from hogwild.experiments.run import process, progress, results
 from hogwild.experiments.run.machine import describe
 from hogwild.training.record import versions
@@ -28,12 +28,26 @@ OURS = ("hogwild: ", "sparsecomm: ", "network: ", "stopped at", "it ended well")
 SAID = 12  # lines of what a failed cell said that are kept
 
 
-def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) -> dict[str, str]:
-    """Run what is not finished; the cells that failed, by the name of their files, with a line that says why.
+class Outcome(NamedTuple):
+    """The cells of a run that have no result, by the names of their files, each with a line that says why."""
+
+    failed: dict[str, str]
+    skipped: dict[str, str]
+    cells: int  # of all
+
+    @property
+    def nothing(self) -> str:
+        """Why no cell at all was run; empty where one was, or was finished before."""
+        reasons = "; ".join(dict.fromkeys(self.skipped.values()))
+        return f"all {self.cells} cells were skipped: {reasons}" if len(self.skipped) == self.cells else ""
+
+
+def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) -> Outcome:
+    """Run what is not finished.
 
     seeds: how many, instead of those of the file. force: finished cells too. file: where the progress is shown.
     """
-    points, failed = grid.cells(experiment, seeds), {}
+    points, failed, skipped = grid.cells(experiment, seeds), {}, {}
     home = results.folder(folder, experiment.name, experiment.quick)
     with _alone(home), progress.Board(experiment, points, file) as shown:
         _claim(home, experiment)
@@ -42,6 +56,7 @@ def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) 
             if reason := missing(point):
                 _write(home, point, {**_first(experiment, point), "skipped": reason}, [], None)
                 shown.set(point, progress.SKIPPED, note=reason)
+                skipped[point.slug] = reason
                 continue
             shown.set(point, progress.RUNNING)
             end = cell(experiment, point, home)
@@ -51,7 +66,7 @@ def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) 
                 failed[point.slug] = why
         if not shown.live:
             shown.line(f"{experiment.name}: {shown.summary()}")
-    return failed
+    return Outcome(failed, skipped, len(points))
 
 
 def cell(experiment, point, home) -> dict:
@@ -78,7 +93,7 @@ def cell(experiment, point, home) -> dict:
 
 def _started(point, record, timeout):
     """(exit code, what was said, seconds, what the network's interfaces counted) of a cell's run."""
-    words = grid.filled(point.words, record, DATA)
+    words = grid.filled(point.words, record, published.folder())
     if point.link is None:
         launcher = ["mpiexec", "-n", str(point.axes["ranks"])] if "ranks" in point.axes else []
         if launcher:
@@ -106,7 +121,7 @@ def missing(point) -> str | None:
 def _lacks(need):
     kind, _, what = need.partition(":")
     if kind == "data":
-        return None if (DATA / what).exists() else f"no data set {grid.SHOWN_DATA}/{what}"
+        return published.missing(what)
     if kind in ("module", "torch"):
         name = (what or kind).partition(".")[0]  # of a module in a package, the package would be imported
         return None if importlib.util.find_spec(name) else f"{name} is not installed: {EXTRA}"

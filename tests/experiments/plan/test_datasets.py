@@ -13,17 +13,18 @@ def line(duration, protocol, label):
 
 
 @pytest.fixture
-def kdd(tmp_path):
+def kdd(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOGWILD_DATA", str(tmp_path))
     path = tmp_path / datasets.KDD
     path.parent.mkdir()
     rows = [line(k, "tcp" if k % 2 else "udp", "normal" if k % 3 else "smurf") for k in range(100)]
     with gzip.open(path, "wt") as file:
         file.writelines(rows)
-    return tmp_path
 
 
-def test_kddcup99_encoding(kdd):
-    (name, train, test), = datasets.load(kdd, names=("kddcup99",))
+@pytest.mark.usefixtures("kdd")
+def test_kddcup99_encoding():
+    (name, train, test), = datasets.load(names=("kddcup99",))
     assert name == "kddcup99" and (train.rows, test.rows) == (80, 20)
     assert train.n_features == test.n_features == 38 + 2 + 1 + 1 and train.values.dtype == np.float32
     X, y = datasets.matrix(train).toarray(), train.labels
@@ -36,10 +37,11 @@ def test_kddcup99_encoding(kdd):
     assert duration[0] == 0 and len(np.unique(duration)) == 100
 
 
-def test_missing_sets_are_named(tmp_path, capsys):
-    assert list(datasets.load(tmp_path, names=("imdb", "kddcup99"))) == []
-    said = capsys.readouterr().out
-    assert "imdb: skipped, no" in said and "kddcup99: skipped, no" in said
+def test_missing_sets_are_named_with_the_command_that_gets_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOGWILD_DATA", str(tmp_path))
+    assert list(datasets.load(names=("imdb", "kddcup99"))) == []
+    assert capsys.readouterr().out.splitlines() == [
+        f"skipped: no data set {name}: python -m hogwild.experiments fetch {name}" for name in ("imdb", "kddcup99")]
 
 
 def test_synthetic_split():

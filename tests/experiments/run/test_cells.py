@@ -78,7 +78,7 @@ def trial(tmp_path):
 def ran(path, tmp_path, **options):
     """(failed, what was shown, cells by what they do and seed) of a run in this process."""
     shown, experiment = io.StringIO(), grid.read(path)
-    failed = runner.run(experiment, tmp_path / "results", file=shown, **options)
+    failed = runner.run(experiment, tmp_path / "results", file=shown, **options).failed
     cells = {(cell.axes["what"], cell.seed): cell for cell in results.load(tmp_path / "results", experiment)}
     return failed, shown.getvalue(), cells
 
@@ -180,8 +180,36 @@ def test_what_is_missing_is_the_reason_to_skip(trial, tmp_path, capsys):
     assert cells["lacking", 0].skipped == ("nothing_of_this_name is not installed: "
                                            "pip install 'hogwild-sparsecomm[experiments]'")
     assert "1 skipped" in shown and "nothing_of_this_name" in shown
-    assert runner._lacks("data:no-such-set").startswith("no data set ") and runner._lacks("data:no-such-set").endswith("set")
     assert runner._lacks("module:json") is runner._lacks("cores:1") is None and "4096 cores" in runner._lacks("cores:4096")
+
+
+def test_a_missing_data_set_is_named_with_what_gets_it_and_a_run_of_nothing_fails(trial, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOGWILD_DATA", str(tmp_path / "sets"))
+    path, needed = trial(["good"]), ["data:mnist", "data:mine/a.txt"]
+    runner._lacks.cache_clear()
+    for k, need in enumerate(needed):
+        whole = path.read_text()
+        path.write_text(whole.replace("seeds = 1", f"seeds = 1\nneeds = ['{need}']"))
+        assert main(["run", str(path), "--results", str(tmp_path / f"results{k}")]) == 1
+        path.write_text(whole)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == ("experiments: trial: all 1 cells were skipped: no data set mnist: "
+                     "python -m hogwild.experiments fetch mnist")
+    assert f"no data set mine/a.txt: put it into {tmp_path / 'sets'}, or set HOGWILD_DATA" in second
+    (tmp_path / "sets" / "mine").mkdir(parents=True)
+    (tmp_path / "sets" / "mine" / "a.txt").touch()
+    runner._lacks.cache_clear()
+    assert runner._lacks(needed[1]) is None and runner._lacks(needed[0]) is not None
+    runner._lacks.cache_clear()
+
+
+def test_a_cell_reads_the_folder_of_data_sets_and_shows_its_variable(trial, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOGWILD_DATA", str(tmp_path / "a b"))
+    path = trial(["good"])
+    path.write_text(path.read_text().replace("{{seed}}", "{seed}").replace("{seed} {record}", "{data}/x {record}"))
+    _, _, cells = ran(path, tmp_path)
+    assert calls(tmp_path) == [f"good {tmp_path}/a b/x"]
+    assert cells["good", 0].command.endswith("good $HOGWILD_DATA/x run.jsonl")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -94,8 +94,8 @@ def test_folder(tmp_path, names, held):
     assert len(text.load(tmp_path, tmp_path / "other").held) == 2
 
 
-def test_penn_treebank(data_dir):
-    corpus = text.load(data_dir / "ptb")
+def test_penn_treebank(data_set):
+    corpus = text.load(data_set("ptb"))
     assert len(corpus.train) == 929_589 and len(corpus.held) == 73_760 and len(corpus.words) == 10_000
 
 

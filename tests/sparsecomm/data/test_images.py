@@ -108,8 +108,8 @@ def test_scales(tmp_path):
     assert np.allclose(mean, own.mean(0)) and np.allclose(deviation[:2], own.std(0)[:2]) and deviation[2] == 1
 
 
-def test_mnist(data_dir):
-    split = images.load(data_dir / "mnist")
+def test_mnist(data_set):
+    split = images.load(data_set("mnist"))
     assert split.train.x.shape == (60_000, 28, 28, 1) and split.test.x.shape == (10_000, 28, 28, 1)
     assert np.bincount(split.train.y).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
