@@ -28,7 +28,9 @@ from hogwild.experiments.report.figures import (
     x_ticks,
 )
 
-INK, FAINT = "#737b85", "#737b8555"  # of text and grid: legible on white and on black; the page has its own
+INK, FAINT = "#737b85", "#737b8555"  # of text and grid: legible on white and on black
+STRONG = "#737b84"  # of whiskers on bars
+THEMED = {INK: "var(--soft)", STRONG: "var(--ink)"}  # in the page
 WIDTH = 3.4  # inches of a panel
 WORDS = 16  # letters in a line beside bars
 COORDINATES = re.compile(r'\b(?:d|x|y)="[^"]*"')
@@ -58,7 +60,7 @@ def save(figure, folder, forms=("svg", "pdf")) -> list[Path]:
 def inline(figure, salt) -> tuple[list[str], dict[str, str]]:
     """(an SVG for each panel, a small one for each label of the legend), to be put into a page.
 
-    salt: no other figure of the page may have it. Text and grid have the colour of the CSS variable --soft.
+    salt: no other figure of the page may have it. Text and grid have the colours of the CSS variables --soft and --ink.
     """
     from matplotlib.figure import Figure as Sheet
     panels, handles, look = [], {}, styles(figure)
@@ -91,7 +93,9 @@ def _markup(sheet, texts) -> str:
     """The SVG as part of a page: without what a page does not need, as wide as its place; texts: of what is pointed at."""
     file = io.StringIO()
     sheet.savefig(file, format="svg", transparent=True)
-    svg = COORDINATES.sub(_rounded, UNUSED.sub("", file.getvalue())).replace(INK, "var(--soft)")
+    svg = COORDINATES.sub(_rounded, UNUSED.sub("", file.getvalue()))
+    for colour, variable in THEMED.items():
+        svg = svg.replace(colour, variable)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
     svg = POINTED.sub(lambda found: f'<g class="point"><title>{html.escape(texts[int(found[1])])}</title>{found[2]}</g>', svg)
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
@@ -107,9 +111,8 @@ def _height(figure) -> float:
     if not lies(figure):
         return 3.2 if figure.equal else 2.7
     def lines(panel):
-        texts = [_wrapped(word).count("\n") + 1 for word in places(figure, panel)]
-        beside = 1 if figure.stacked else len(panel.series)
-        return sum(max(beside, lines) for lines in texts)
+        words = [_wrapped(word).count("\n") + 1 for word in places(figure, panel)]
+        return len(words) * max(1 if figure.stacked else len(panel.series), *words)
     return 0.8 + 0.17 * max(4, *map(lines, figure.panels))
 
 
@@ -233,7 +236,7 @@ def _dots(figure, panel, k, ax, style, words, texts):
     series, wide = panel.series[k], 0.8 / len(panel.series)
     points = [p for p in series.points if math.isfinite(p.y)]
     at = [p._replace(x=p.y, y=words.index(p.x) + (k + 0.5) * wide - 0.4) for p in points]
-    _marks(ax, points, at, style, {"marker": style.marker, "markersize": 6}, linestyle="none", label=named(series))
+    _marks(ax, points, at, style, {"marker": style.marker, "markersize": 5}, linestyle="none", label=named(series))
     xs, ys = [q.x for q in at], [q.y for q in at]
     _whiskers(ax, xs, ys, style.colour, {"xerr": error_bars(points, "low", "y", "high")})
     _targets(ax, zip(xs, ys), _urls(figure, series, points, texts))
@@ -253,4 +256,4 @@ def _bars(figure, panel, k, ax, style, words, texts):
     for bar, url in zip(bars, _urls(figure, series, points, texts)):
         bar.set_url(url)
     if not figure.stacked:
-        _whiskers(ax, [p.y for p in points], at, INK, {"xerr": error_bars(points, "low", "y", "high")})
+        _whiskers(ax, [p.y for p in points], at, STRONG, {"xerr": error_bars(points, "low", "y", "high")})
