@@ -45,8 +45,6 @@ class Problem:
         t: steps done before the order. first: the worker's first call for this order. A family may do several chunks.
         """
         start, stop = claim(queue, len(order), most)
-        if first and start < stop:
-            self.enter(own)
         if start < stop or not len(order):
             self.run(rule, schedule, own, order[start:stop], t + start, 1, tally)
         if start == stop and not first:
@@ -64,9 +62,6 @@ class Problem:
 
     def begin(self, t) -> None:
         """Called before the workers start at step t."""
-
-    def enter(self, own) -> None:
-        """Called in each worker before its first call of `run`."""
 
     def leave(self, rule, schedule, own) -> None:
         """Called in each worker after its last, and in one that leaves before its first because more do not pay."""
@@ -167,7 +162,7 @@ class Run:
     def __init__(self, problem, rule, schedule, epochs, workers, seed, report, stopper, retries, checkpoint):
         self.problem, self.rule, self.schedule, self.epochs, self.seed = problem, rule, schedule, epochs, seed
         self.report, self.stopper, self.retries, self.checkpoint = report, stopper, retries, checkpoint
-        self.team, self.order = Workers(problem, workers), np.empty(problem.examples, np.int64)
+        self.team = Workers(problem, workers)
         # Where the run is: epoch, step, place in the epoch's order, and what the epoch has done so far.
         self.epoch, self.t, self.at, self.done = 1, 0, 0, np.zeros(4)  # loss, examples, non-zeros, seconds
         self.failures, self.seconds, self.history, self.reason = 0, 0.0, [], None
@@ -213,11 +208,10 @@ class Run:
 
     def _order(self):
         """What is left of this epoch's permutation."""
-        n, rows = self.problem.examples, self.problem.rows
-        self.order[:] = np.arange(n) if rows is None else rows  # always the same array: see Workers._say
-        np.random.default_rng((self.seed, self.epoch)).shuffle(self.order)
-        order = self.order[self.at:] if self.at else self.order
-        most = self.stopper.stop.max_steps
+        n, rows, most = self.problem.examples, self.problem.rows, self.stopper.stop.max_steps
+        order = np.arange(n) if rows is None else np.array(rows, np.int64)
+        np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        order = order[self.at:]
         return order if most is None else order[:max(most - self.t, 0)]
 
     def _one_epoch(self):

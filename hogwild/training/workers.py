@@ -159,7 +159,7 @@ class Workers:
 
     def _look(self):
         """Ask whether to go on, every WATCH_SECONDS."""
-        if self.watch and time.monotonic() >= self.look:
+        if time.monotonic() >= self.look:
             self.look = time.monotonic() + WATCH_SECONDS
             try:
                 if self.watch():
@@ -207,7 +207,6 @@ class Workers:
         """Every count-th example of chunks that all agree on, or all of them."""
         (rule, schedule, examples), t = self.order, self.begun
         first, stride = (0, 1) if self.problem.whole else (k, self.count)
-        self.problem.enter(self.own[k])
         while bounds := self._next():
             start, stop = bounds
             part, begun = np.ascontiguousarray(examples[start + first:stop:stride]), time.perf_counter()

@@ -114,17 +114,6 @@ def reached(array, index, value):
 
 
 @kernel
-def seen_soon(array, index, value, looks):
-    """Whether `array[index]` comes to be `value` or more within so many looks, between which the thread keeps its core: one
-    that gives way where others want it is late when it happens."""
-    for _ in range(looks):
-        if atomic_load(array, index) >= value:
-            return True
-        _pause()
-    return False
-
-
-@kernel
 def acquire(locks, index, halt):
     """Take spin lock `index` of locks (uint32, 0 is free), or give up when halt[0] is no longer 0."""
     free = locks.dtype.type(0)

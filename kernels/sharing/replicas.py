@@ -83,23 +83,15 @@ def _pause(replica):
     return lambda replica: np.int64(max(replica.state[1] - replica.state[0], 1.0))
 
 
+@kernel(inline=True)
 def measure_due(replica, examples):
     """Count the examples of the worker; whether it is time to measure how far a step goes, for `note_step`."""
-
-
-@overload(measure_due, **LOOP)
-def _measure_due(replica, examples):
-    if isinstance(replica, types.NoneType):
-        return lambda replica, examples: False
-
-    def due(replica, examples):
-        state = replica.state
-        state[0] += examples
-        if state[0] < state[2]:
-            return False
-        state[2] = state[0] + min(state[0], MEASURE)
-        return True
-    return due
+    state = replica.state
+    state[0] += examples
+    if state[0] < state[2]:
+        return False
+    state[2] = state[0] + min(state[0], MEASURE)
+    return True
 
 
 @kernel
