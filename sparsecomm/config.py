@@ -11,7 +11,8 @@ WARMUP_STAGES = 4  # … and its stages down to `keep`: 25, 6.3, 1.6, 0.4, then 
 
 CHOICES = {"threshold": ("sample", "histogram", "exact"), "scope": ("local", "global"),
            "exchange": ("auto", "sparse", "dense", "allgather", "balanced"), "index_code": ("auto", *INDEX_CODES),
-           "value_code": VALUE_CODES, "combine": ("global", "local"), "nonfinite": ("skip", "stop")}
+           "value_code": VALUE_CODES, "combine": ("global", "local"), "nonfinite": ("skip", "stop"),
+           "stepping": ("auto", "catch-up", "dense", "touched")}
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class Config:
     overlap: bool | None = None
     """Exchange a full bucket in a thread of its own during the backward pass. None: true, but in DistributedOptimizer false,
     since a script may change a gradient after it was sent."""
-    lazy: bool = False
-    """Step only the coordinates in the sparse sum; false: all others step with a gradient of zero."""
+    stepping: str = "auto"
+    """What a coordinate does whose gradient was not sent. catch-up: nothing, and when its sum of n steps arrives, n steps
+    with the mean, as dense training would; touched: nothing, and then one step; dense: a step with gradient 0. auto:
+    catch-up where gradient is dropped, waits in a residual, and the rule can (all but apollo)."""
 
     def __post_init__(self):
         for field in fields(self):
@@ -90,6 +93,17 @@ class Config:
             if used and everything:
                 raise UserError(f"{option} needs a compressor that drops elements and no dense exchange: sending everything "
                                 "leaves nothing for it to do")
+
+        if self.stepping == "catch-up" and not self.residual:
+            raise UserError("stepping catch-up needs the residual: without it what arrives is the gradient of one step, and "
+                            "there is nothing to catch up with")
+
+    @property
+    def catches_up(self) -> bool:
+        """Whether a coordinate that has waited steps for all that time. With combine local none waits: each gets this rank's
+        own gradient at every step."""
+        dropping = self.keep < 1 or self.compressor != "threshold"
+        return dropping and self.residual and self.combine == "global" and self.stepping in ("auto", "catch-up")
 
     def _number(self, name, low, high, low_open=False, high_open=False):
         x = getattr(self, name)

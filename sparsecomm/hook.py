@@ -30,7 +30,7 @@ from sparsecomm.wire.process_group import TorchWire
 TWICE = ("the hook has run twice without a step in between. A gradient that the script throws away, as a GAN's of its "
          "discriminator in the generator's step, must not be exchanged, or what was not sent of it comes later: compute it "
          "within `with state.paused():`. Several passes that add up need ddp.no_sync() for all but the last")
-UNFIT = "scope", "clip_local", "combine", "average_every", "lazy"  # need all gradients at once, or are the optimizer's
+UNFIT = "scope", "clip_local", "combine", "average_every", "stepping"  # need all gradients at once, or are the optimizer's
 
 
 class Pass:
@@ -55,10 +55,10 @@ class GradientDropping:
     """State of the hook: residual (unsent gradient) of each parameter on this rank. Construct it on all ranks alike.
 
     named_parameters: pairs of name and parameter, float32 and contiguous, all that the model trains. config: all of it
-    but `scope`, `clip_local`, `combine` and `lazy`; DistributedDataParallel sizes the buckets (bucket_cap_mb). The exchange
-    is not measured: allgather up to 4 ranks, else balanced. process_group: None for the default one; a gloo group of the same
-    ranks is made of it, now or, where there is none yet, with the first gradient. scaler: the script's GradScaler, whose
-    scale a residual follows; it may be set later.
+    but `scope`, `clip_local`, `combine` and `stepping`; DistributedDataParallel sizes the buckets (bucket_cap_mb). The
+    exchange is not measured: allgather up to 4 ranks, else balanced. process_group: None for the default one; a gloo group
+    of the same ranks is made of it, now or, where there is none yet, with the first gradient. scaler: the script's
+    GradScaler, whose scale a residual follows; it may be set later.
 
     A bucket with NaN or infinity on any rank delivers NaN on all of them, as DistributedDataParallel alone would: a
     GradScaler skips the step, and what the pass has taken from residuals returns to them. Of a parameter whose gradient is

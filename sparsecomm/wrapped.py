@@ -42,8 +42,9 @@ class WrappedOptimizer(DistributedOptimizer):
                                 f"give it to {type(inner).__name__}, or make DistributedOptimizer(model, …)")
         self.inner, self.schedule = inner, Constant(1.0)
         self.__setstate__({})  # what torch's Optimizer needs beside groups, state and defaults
-        if config is not None and config.lazy:
-            raise UserError("lazy needs a rule of hogwild.kernels.optim.rules: a torch optimizer steps every coordinate")
+        if config is not None and config.stepping not in ("auto", "dense"):
+            raise UserError(f"stepping {config.stepping} needs a rule of hogwild.kernels.optim.rules: a torch optimizer "
+                            "steps every coordinate at every step, where nothing was sent with gradient 0")
         modules = [] if named_parameters is None else param_groups.modules_of(named_parameters)
         self.names = _names(inner.param_groups, named_parameters)
         self._configure(config, accumulate)
@@ -131,7 +132,7 @@ def demand(inner):
                         "use an optimizer that steps once for each gradient")
     if isinstance(inner, torch.optim.SparseAdam):
         raise UserError('SparseAdam steps only sparse gradients, the mean of all ranks is dense; use the rule "adam" with '
-                        "Config(lazy=True), which steps what arrived, or torch.optim.Adam")
+                        'Config(stepping="touched"), which steps what arrived, or torch.optim.Adam')
 
 
 def _names(groups, named_parameters, first=0) -> dict:

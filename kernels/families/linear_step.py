@@ -6,7 +6,7 @@ from numba.extending import overload
 
 from hogwild.kernels.compiler.jit import INLINE
 from hogwild.kernels.families.scores import part
-from hogwild.kernels.optim import rules
+from hogwild.kernels.optim import protocol
 from hogwild.kernels.optim.steps import cast, decay_terms, decay_weight_at, decayed_gradient, most_decay_weight, move
 from hogwild.kernels.sharing.modes import add
 from hogwild.kernels.sharing.parameters import field_type, located, row_width
@@ -59,7 +59,7 @@ def _row_step(step, space, model, start, stop, intercept, dz):
             view, rule, indices, x = space.params, step.rule, model.csr.indices, model.csr.values
             flat, mode, outs = view.flat, view.mode, np.uint64(row_width(view))
             like = flat.dtype.type
-            c, k = cast(rules.prepare(rule, step.lr, step.t), like), cast(decay_terms(step.decay, step.lr), like)
+            c, k = cast(protocol.prepare(rule, step.lr, step.t), like), cast(decay_terms(step.decay, step.lr), like)
             most = like(most_decay_weight(step.decay, step.lr))
             for i in range(np.uint64(start), np.uint64(stop)):
                 at, s = located(view, indices, i, start) * outs, decay_weight_at(model.decay_weight, indices[i], most)

@@ -8,7 +8,7 @@ from numba.extending import overload
 
 from hogwild.kernels.compiler.atomics import atomic_add
 from hogwild.kernels.compiler.jit import LOOP, elementwise
-from hogwild.kernels.optim import rules
+from hogwild.kernels.optim import protocol
 from hogwild.kernels.optim.steps import cast
 from hogwild.kernels.sharing.modes import RoundRobin, add
 from hogwild.kernels.sharing.parameters import columns_of, field_type, located, row_width
@@ -94,7 +94,7 @@ def _shrink(space, rule, tau, rows, start, stop, now, t):
         view, lasso, scratch = space.params, space.lasso, space.scratch
         flat, width, columns = view.flat, np.uint64(row_width(view)), np.uint64(columns_of(scratch, tau))
         like = flat.dtype.type
-        c = cast(rules.prepare(rule, 1.0, t), like)
+        c = cast(protocol.prepare(rule, 1.0, t), like)
         for i in range(np.uint64(start), np.uint64(stop)):
             row = rows[i]
             owed, at = lasso.l1 * (now - lasso.applied[row]), located(view, rows, i, start) * width
@@ -104,7 +104,7 @@ def _shrink(space, rule, tau, rows, start, stop, now, t):
                     here = (at + k) * columns
                     w = flat[here]
                     if w != 0:
-                        change = -like(min(owed * rules.pace(rule, c, slots_at(scratch, flat, here)), abs(w)))
+                        change = -like(min(owed * protocol.pace(rule, c, slots_at(scratch, flat, here)), abs(w)))
                         change = change if w > 0 else -change
                         add(view.mode, flat, here, change)
                         _average(scratch, view.mode, flat, here, tau, change)

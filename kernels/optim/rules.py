@@ -1,79 +1,35 @@
-"""The optimizer rules: each a NamedTuple of hyper-parameters (the papers' symbols) and a few pure functions.
+"""The optimizer rules, see protocol.py. Conventions are torch's where torch has the rule; a variant is a hyper-parameter."""
 
-    start(hp)            -> initial value of each slot; its length is the number of slots S
-    prepare(hp, lr, t)   -> coefficients: scalars, once per step, in float64; t counts steps from 0
-    update(c, g, slots)  -> (delta, slots): elementwise; the step then does w -= delta
-    pace(c, slots)       -> learning rate of a coordinate, for the L1 penalty; may be left out where it is lr itself
-
-The same source runs on scalars inside Numba, on NumPy arrays and on torch tensors, so it keeps to arithmetic, `abs`,
-`root` and `maximum`. Conventions are torch's where torch has the rule; a variant is a named hyper-parameter.
-
-A block rule (Apollo) has three functions more, and its `update` takes the decoupled decay term as a fourth argument:
-
-    stages(hp)                   -> how many reductions over the block come before `update`
-    terms(c, stage, g, slots)    -> elementwise; the last one is reduced by max, the others by sum
-    close(c, stage, totals, n)   -> coefficients with what the n elements' totals tell
-"""
-
-import math
 from typing import NamedTuple
 
-import numpy as np
-from numba.extending import overload, register_jitable
+from numba.extending import register_jitable
 
-from hogwild.kernels.compiler.jit import LOOP, by_type
+from hogwild.kernels.compiler.jit import elementwise
+from hogwild.kernels.optim.apollo import Apollo
+from hogwild.kernels.optim.protocol import maximum, root
 
-
-@by_type
-def prepare(rule, lr, t):
-    """Coefficients of `rule` for step t (from 0) at learning rate lr, as a tuple of float64."""
+CAP = 30  # of the updates that an adaptive rule owes a coordinate, it moves by at most so many at once
 
 
-@by_type
-def update(rule, c, g, slots):
-    """Step `(delta, new slots)` for gradient g; elementwise, shapes and dtypes as g."""
+@elementwise
+def capped(n):
+    """n, but at most CAP."""
+    return -maximum(-n, -CAP)
 
 
-@by_type
-def pace(rule, c, slots):
-    """Learning rate of a coordinate, as c and its slots tell it: what a lasting gradient of 1 would move it by."""
-    return 1.0
+@elementwise
+def coasting(mu, n):
+    """(a, b, d, e): after n updates v = mu v + x the velocity is a v + b x, and the n velocities sum to d v + e x."""
+    a = mu**n
+    b = (1.0 - a) / (1.0 - mu)
+    return a, b, mu * b, (n - mu * b) / (1.0 - mu)
 
 
-@by_type
-def stages(rule):
-    """Number of reductions over the block that `update` needs; 0 for a coordinate-wise rule."""
-    return 0
-
-
-@by_type
-def terms(rule, c, stage, g, slots):
-    """Elementwise terms of reduction `stage`."""
-
-
-@by_type
-def close(rule, c, stage, totals, n):
-    """Coefficients after reduction `stage` over n elements."""
-
-
-def maximum(a, b):
-    """Elementwise maximum on scalars, NumPy arrays and torch tensors; NaN wins."""
-    return a.clamp(min=b) if hasattr(a, "clamp") else np.maximum(a, b)
-
-
-@overload(maximum, **LOOP)
-def _maximum(a, b):
-    return lambda a, b: a if not a <= b else b
-
-
-def root(x):
-    """Elementwise square root on scalars, NumPy arrays and torch tensors, in x's own dtype inside kernels."""
-    return x**0.5
-
-
-@overload(root, **LOOP)
-def _root(x):
-    return lambda x: math.sqrt(x)
+@elementwise
+def averaging(c, n):
+    """The coefficients of two running means, the first four of c, for n updates with one value."""
+    b1, b2 = c[0] ** n, c[2] ** n
+    return b1, 1.0 - b1, b2, 1.0 - b2
 
 
 class SGD(NamedTuple):
@@ -116,6 +72,14 @@ class Momentum(NamedTuple):
         v = c[0] * slots[0] + c[1] * g
         return c[2] * v, (v,)
 
+    def times(hp, c, n):
+        a, b, d, e = coasting(c[0], n)
+        return a, b * c[1], c[2] * d, c[2] * e * c[1]
+
+    @staticmethod
+    def repeat(c, g, slots):
+        return c[2] * slots[0] + c[3] * g, (c[0] * slots[0] + c[1] * g,)
+
     @staticmethod
     def pace(c, slots):
         return c[1] * c[2] / (1 - c[0])
@@ -142,6 +106,12 @@ class Nesterov(NamedTuple):
     def update(c, g, slots):
         v = c[0] * slots[0] + c[1] * g
         return c[2] * g + c[3] * v, (v,)
+
+    def times(hp, c, n):
+        a, b, d, e = coasting(c[0], n)
+        return a, b * c[1], c[3] * d, c[3] * e * c[1] + c[2] * n
+
+    repeat = staticmethod(Momentum.repeat)
 
     @staticmethod
     def pace(c, slots):
@@ -172,9 +142,24 @@ class AdaGrad(NamedTuple):
         G = slots[0] + g * g
         return c[0] * g / (root(G + c[1]) + c[2]), (G,)
 
+    def times(hp, c, n):
+        return c[0] * capped(n), c[1], c[2], 1.0 * n
+
+    @staticmethod
+    def repeat(c, g, slots):
+        G = slots[0] + c[3] * g * g
+        return c[0] * g / (root(G + c[1]) + c[2]), (G,)
+
     @staticmethod
     def pace(c, slots):
         return c[0] / (root(slots[0] + c[1]) + c[2])
+
+
+@elementwise
+def centred(c, g, s, mean):
+    """g over RMSProp's root, c[6] times the squared mean subtracted; rounding can leave that negative."""
+    spread = s - c[6] * mean * mean
+    return g / (root(maximum(spread, 0.0 * spread) + c[3]) + c[4])
 
 
 class RMSProp(NamedTuple):
@@ -204,9 +189,23 @@ class RMSProp(NamedTuple):
         if len(slots) == 1:
             return c[2] * g / (root(s + c[3]) + c[4]), (s,)
         mean = c[0] * slots[1] + c[1] * g
-        spread = s - c[6] * mean * mean
-        v = c[5] * slots[2] + g / (root(maximum(spread, 0.0 * spread) + c[3]) + c[4])  # rounding can leave it negative
+        v = c[5] * slots[2] + centred(c, g, s, mean)
         return c[2] * v, (s, mean, v)
+
+    def times(hp, c, n):
+        alpha = c[0] ** n
+        a, b, _, _ = coasting(c[5], n)
+        _, _, d, e = coasting(c[5], capped(n))
+        return alpha, 1.0 - alpha, c[2] * d, c[3], c[4], a, c[6], b, c[2] * e
+
+    @staticmethod
+    def repeat(c, g, slots):
+        s = c[0] * slots[0] + c[1] * g * g
+        if len(slots) == 1:
+            return c[8] * g / (root(s + c[3]) + c[4]), (s,)
+        mean = c[0] * slots[1] + c[1] * g
+        scaled = centred(c, g, s, mean)
+        return c[2] * slots[2] + c[8] * scaled, (s, mean, c[5] * slots[2] + c[7] * scaled)
 
     @staticmethod
     def pace(c, slots):
@@ -249,6 +248,11 @@ class Adam(NamedTuple):
         top = maximum(slots[2], v)
         return c[4] * m / (root(c[5] * top + c[6]) + c[7]), (m, v, top)
 
+    def times(hp, c, n):
+        return averaging(c, n) + (c[4] * capped(n), c[5], c[6], c[7])
+
+    repeat = update
+
     @staticmethod
     def pace(c, slots):
         return c[4] / (root(c[5] * slots[len(slots) - 1] + c[6]) + c[7])
@@ -266,7 +270,8 @@ class AdamW(NamedTuple):
     ranges = Adam.ranges
     default_lr = 1e-3
     default_wd = 1e-2  # what the step's Decay is when the user names none
-    start, prepare, update, pace = Adam.start, Adam.prepare, staticmethod(Adam.update), staticmethod(Adam.pace)
+    start, prepare, times = Adam.start, Adam.prepare, Adam.times
+    update, repeat, pace = staticmethod(Adam.update), staticmethod(Adam.repeat), staticmethod(Adam.pace)
 
 
 class Nadam(NamedTuple):
@@ -298,6 +303,11 @@ class Nadam(NamedTuple):
         m = c[0] * slots[0] + c[1] * g
         v = c[2] * slots[1] + c[3] * g * g
         return (c[4] * g + c[5] * m) / (root(c[6] * v) + c[7]), (m, v)
+
+    def times(hp, c, n):
+        return averaging(c, n) + (c[4] * capped(n), c[5] * capped(n), c[6], c[7])
+
+    repeat = update
 
     @staticmethod
     def pace(c, slots):
@@ -342,6 +352,11 @@ class RAdam(NamedTuple):
         v = c[2] * slots[1] + c[3] * g * g
         return c[4] * m / (c[5] * root(v) + c[6]), (m, v)
 
+    def times(hp, c, n):
+        return averaging(c, n) + (c[4] * capped(n), c[5], c[6])
+
+    repeat = update
+
     @staticmethod
     def pace(c, slots):
         return c[4] / (c[5] * root(slots[1]) + c[6])
@@ -377,69 +392,21 @@ class AdaBelief(NamedTuple):
         s = c[2] * slots[1] + c[3] * (g - m) * (g - m) + c[7]
         return c[4] * m / (c[5] * root(s) + c[6]), (m, s)
 
+    def times(hp, c, n):
+        b1, rest1, b2, rest2 = averaging(c, n)
+        gap = c[2] - c[0] * c[0]  # (g - m)² falls by b1² an update: its sum is that of a geometric series
+        spread = c[0] * c[0] * (b2 - b1 * b1) / gap if abs(gap) > 1e-9 else n * b2
+        return b1, rest1, b2, c[3] * spread, c[4] * capped(n), c[5], c[6], c[7] * rest2 / c[3]
+
+    @staticmethod
+    def repeat(c, g, slots):
+        m = c[0] * slots[0] + c[1] * g
+        s = c[2] * slots[1] + c[3] * (g - slots[0]) * (g - slots[0]) + c[7]
+        return c[4] * m / (c[5] * root(s) + c[6]), (m, s)
+
     @staticmethod
     def pace(c, slots):
         return c[4] / (c[5] * root(slots[1]) + c[6])
-
-
-class Apollo(NamedTuple):
-    """Diagonal quasi-Newton with a block-wise curvature update. Ma 2021; formulas of the author's apollo.py.
-
-    Its block is the parameter tensor in `dense_step`. In the sparse steps it is the touched row, which is NOT the
-    published algorithm. belief: sigma is max|g - m| instead of 0.01. stable: the decoupled decay is divided by the
-    block's mean curvature. The author's warm-up is `default_warmup`: (steps, first share of lr).
-    """
-
-    b: float = 0.9
-    eps: float = 1e-4
-    belief: bool = False
-    stable: bool = False
-    ranges = {"b": "[0, 1)", "eps": "(0, inf)", "belief": "[0, 1]", "stable": "[0, 1]"}
-    default_lr = 0.01
-    default_warmup = (500, 1e-3)
-
-    def start(hp):
-        return (0.0, 0.0, 0.0)  # m, B, d
-
-    def stages(hp):
-        return 2 if hp.stable else 1
-
-    def prepare(hp, lr, t):
-        alpha = (1.0 - hp.b) / (1.0 - hp.b ** (t + 1.0))
-        sigma, e = (0.0, hp.eps) if hp.belief else (0.01, hp.eps / 0.01)
-        plus = e / alpha if hp.belief else 0.0
-        return (lr, alpha, sigma, e, plus, hp.belief, 0.0, 0.0, 1.0)  # then 1/n, curvature step, mean D
-
-    @staticmethod
-    def terms(c, stage, g, slots):
-        m, B, d = slots
-        if stage == 0:
-            return d * d * d * d, (g - m) * d, B * d * d, abs(g - m)
-        v = (d * c[6]) * (d * c[6])
-        D = maximum(abs(B + v * c[7]), c[2]) + c[4]
-        return D, 0.0 * D, 0.0 * D, 0.0 * D
-
-    @staticmethod
-    def close(c, stage, totals, n):
-        lr, alpha, sigma, e, plus, belief, shrink, curve, mean = c
-        if stage == 0:
-            norm = totals[0] ** 0.25 + e
-            sigma = belief * totals[3] + (1.0 - belief) * sigma
-            curve = -(alpha * totals[1] + totals[2]) / (norm * norm)
-            return (lr, alpha, sigma, e, plus, belief, 1.0 / norm, curve, mean)
-        return (lr, alpha, sigma, e, plus, belief, shrink, curve, totals[0] / n)
-
-    @staticmethod
-    def update(c, g, slots, decay):
-        m, B, d = slots
-        m = m + c[1] * (g - m)
-        B = B + (d * c[6]) * (d * c[6]) * c[7]
-        d = m / (maximum(abs(B), c[2]) + c[4]) + decay / c[8]
-        return c[0] * d, (m, B, d)
-
-    @staticmethod
-    def pace(c, slots):
-        return c[0] / (maximum(abs(slots[1]), c[2]) + c[4])
 
 
 RULES = {rule.__name__.lower(): rule for rule in (

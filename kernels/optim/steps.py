@@ -14,7 +14,7 @@ from numba.extending import overload
 from numba.np.numpy_support import as_dtype
 
 from hogwild.kernels.compiler.jit import LOOP, SUM, elementwise, kernel, reduction
-from hogwild.kernels.optim import rules
+from hogwild.kernels.optim import protocol
 from hogwild.kernels.optim.hyperparameters import checked
 
 
@@ -71,19 +71,19 @@ def columns(theta):
 
 
 @elementwise
-def _load(arrays, j):
+def load(arrays, j):
     """The tuple of `array[j]`."""
     if len(arrays) == 0:
         return ()
-    return (arrays[0][j],) + _load(arrays[1:], j)
+    return (arrays[0][j],) + load(arrays[1:], j)
 
 
 @elementwise
-def _store(arrays, j, values):
+def store(arrays, j, values):
     """`array[j] = value` for each array."""
     if len(arrays) > 0:
         arrays[0][j] = values[0]
-        _store(arrays[1:], j, values[1:])
+        store(arrays[1:], j, values[1:])
 
 
 @elementwise
@@ -179,10 +179,16 @@ def _by_value(clip):
 
 
 @elementwise
+def bounded(g, most):
+    """g between -most and most."""
+    return -protocol.maximum(-protocol.maximum(g, -most), -most)
+
+
+@elementwise
 def decayed_gradient(g, w, k, bound, s):
     """Gradient g clipped to ±bound, plus the coupled decay of w weighted by s."""
     if len(bound) == 1:
-        g = -rules.maximum(-rules.maximum(g, -bound[0]), -bound[0])
+        g = bounded(g, bound[0])
     if len(k) == 3:
         g = g + k[0] * s * w
     return g
@@ -203,15 +209,15 @@ def _move(rule, c, g, w, slots, k, s):
     has_decay = len(k) == 3
     if hasattr(rule.instance_class, "terms"):
         def moved(rule, c, g, w, slots, k, s):
-            delta, slots = rules.update(rule, c, g, slots, _decay_of(w, k, s, 1))
+            delta, slots = protocol.update(rule, c, g, slots, _decay_of(w, k, s, 1))
             return w - delta, slots
     elif has_decay:
         def moved(rule, c, g, w, slots, k, s):
-            delta, slots = rules.update(rule, c, g, slots)
+            delta, slots = protocol.update(rule, c, g, slots)
             return w - _decay_of(w, k, s, 2) - delta, slots
     else:
         def moved(rule, c, g, w, slots, k, s):
-            delta, slots = rules.update(rule, c, g, slots)
+            delta, slots = protocol.update(rule, c, g, slots)
             return w - delta, slots
     return moved
 
@@ -233,15 +239,15 @@ def _block_impl(rule, c, w, slots, indices, x, start, stop, factor, k, bound, we
 
     def block(rule, c, w, slots, indices, x, start, stop, factor, k, bound, weight, most):
         like = w.dtype.type
-        for stage in range(rules.stages(rule)):
+        for stage in range(protocol.stages(rule)):
             small = cast(c, like)
             a, b, e, top = 0.0, 0.0, 0.0, 0.0
             for i in range(np.uint64(start), np.uint64(stop)):
                 j = _at(indices, i, i)
                 g = decayed_gradient(factor * x[i], w[j], k, bound, decay_weight_at(weight, j, most))
-                ta, tb, te, tt = rules.terms(rule, small, stage, g, _load(slots, j))
+                ta, tb, te, tt = protocol.terms(rule, small, stage, g, load(slots, j))
                 a, b, e, top = a + ta, b + tb, e + te, max(top, tt)
-            c = rules.close(rule, c, stage, (a, b, e, top), stop - start)
+            c = protocol.close(rule, c, stage, (a, b, e, top), stop - start)
         return c
     return block
 
@@ -259,14 +265,14 @@ def step(rule, w, slots, indices, x, start, stop, factor, lr, t, decay, clip, we
     bound64, factor = clip_terms(clip, x, start, stop, factor)
     bound, k, factor = cast(bound64, like), cast(decay_terms(decay, lr), like), like(factor)
     most = like(most_decay_weight(decay, lr))
-    c64 = _block(rule, rules.prepare(rule, lr, t), w, slots, indices, x, start, stop, factor, k, bound, weight, most)
+    c64 = _block(rule, protocol.prepare(rule, lr, t), w, slots, indices, x, start, stop, factor, k, bound, weight, most)
     c = cast(c64, like)
     for i in range(np.uint64(start), np.uint64(stop)):
         j = _at(indices, i, i)
         s = decay_weight_at(weight, j, most)
         g = decayed_gradient(factor * x[i], w[j], k, bound, s)
-        new, state = move(rule, c, g, w[j], _load(slots, j), k, s)
-        _store(slots, j, state)
+        new, state = move(rule, c, g, w[j], load(slots, j), k, s)
+        store(slots, j, state)
         w[j] = new
 
 
@@ -336,7 +342,7 @@ def array_step(rule, w, g, slots, lr, t, decay=None, clip=None, scale=1.0):
     g = _clamped(g, bound)
     g = decayed_gradient(g, w, k, (), 1.0)
     c, n = rule.prepare(float(lr), int(t)), math.prod(w.shape)
-    for stage in range(int(rules.stages(rule))):
+    for stage in range(int(protocol.stages(rule))):
         *sums, top = rule.terms(c, stage, g, tuple(slots))
         c = rule.close(c, stage, (*(float(x.sum()) for x in sums), float(top.max())), n)
     new, state = move(rule, c, g, w, tuple(slots), k, 1.0)

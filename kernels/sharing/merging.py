@@ -8,7 +8,7 @@ from numba.extending import overload
 
 from hogwild.kernels.compiler.atomics import atomic_add
 from hogwild.kernels.compiler.jit import LOOP, kernel, prefetch_to_write
-from hogwild.kernels.optim import rules
+from hogwild.kernels.optim import protocol
 from hogwild.kernels.optim.lazy_l1 import slots_at
 from hogwild.kernels.optim.steps import cast
 
@@ -83,14 +83,15 @@ def _shrink_new(penalty, group, first, theta, before, layout):
 
     def shrunk(penalty, group, first, theta, before, layout):
         like = theta.dtype.type
-        c, last = cast(rules.prepare(penalty.rule, 1.0, penalty.t), like), group.penalized * layout.size - first
+        c, last = cast(protocol.prepare(penalty.rule, 1.0, penalty.t), like), group.penalized * layout.size - first
         for a in range(0, min(theta.size, last), layout.columns):
             w, owed = theta[a], 0.0
             if w != 0 and before[a] == 0:
                 for k in range(group.last_round.size):
                     if group.last_round[k] == group.gate[ROUND] and group.replicas[k, first + a] == 0:
                         owed += group.unpaid_l1[k]
-                less = like(min(owed * rules.pace(penalty.rule, c, slots_at(penalty.scratch, theta, np.uint64(a))), abs(w)))
+                pace = protocol.pace(penalty.rule, c, slots_at(penalty.scratch, theta, np.uint64(a)))
+                less = like(min(owed * pace, abs(w)))
                 theta[a] = w - less if w > 0 else w + less
     return shrunk
 

@@ -227,7 +227,9 @@ class Dense(Exchange):
     def _sum_sparse(self, step, n, payload, bad):
         values = np.zeros(n, np.float32)
         values[payload.indices] = payload.values
-        return self.sum(step, n, payload._replace(indices=None, values=values), bad)
+        total = self.sum(step, n, payload._replace(indices=None, values=values), bad)
+        indices = np.flatnonzero(total.values).astype(np.uint32)
+        return total._replace(indices=indices, values=total.values[indices])
 
 
 def _silence(values) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from hogwild.errors import UserError
+from hogwild.kernels.optim.catch_up import LONGEST, array_catch_up, catch_up, low16, shorten_waits
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.steps import array_step, dense_step, new_slots, step
 
@@ -12,6 +13,7 @@ class Host:
 
     device = None
     slots = staticmethod(lambda rule, w: new_slots(rule, w.size))
+    never_stepped = staticmethod(lambda w: np.full(w.size, -1, np.int16))
 
     @staticmethod
     def validate(tensors, rank):
@@ -25,7 +27,7 @@ class Host:
 
     @staticmethod
     def host(x) -> np.ndarray:
-        """The values of a tensor, or of all slots of one (float32[S, n]), in this process's memory."""
+        """The values of a tensor, of all its slots (float32[S, n]) or its last steps (int16[n]), in this memory."""
         return x
 
     @staticmethod
@@ -35,12 +37,20 @@ class Host:
             x[...] = values
 
     @staticmethod
-    def move(rule, w, slots, g, touched, lr, t, decay, clip, scale):
-        """Step w and its slots, the t-th time, with gradient `scale * g`, or only at the indices `touched` (uint32)."""
+    def move(rule, state, g, touched, now, decay, clip):
+        """Step with gradient `scale * g`, or only at the indices `touched` (uint32).
+
+        state: the tensor, its slots, and its last steps where it catches up, or None; now: scale, learning rate, t.
+        """
+        (w, slots, last), (scale, lr, t) = state, now
         if touched is None:
             dense_step(rule, w, g, slots, lr, t, decay, clip, scale)
-        else:
+            if last is not None:
+                last.fill(low16(t))
+        elif last is None:
             step(checked(rule), w, tuple(slots), touched, g[touched], 0, touched.size, scale, lr, t, decay, clip, None)
+        else:
+            catch_up(rule, (w, tuple(slots), last), touched, g, now, decay, clip)
 
 
 class Device:
@@ -60,6 +70,11 @@ class Device:
         return w.new_tensor(rule.start())[:, None].repeat(1, w.numel())
 
     @staticmethod
+    def never_stepped(w):
+        import torch
+        return torch.full_like(w, -1, dtype=torch.int16)
+
+    @staticmethod
     def host(x):
         return x.cpu().numpy()
 
@@ -68,14 +83,24 @@ class Device:
         import torch
         x.copy_(torch.from_numpy(values))
 
-    def move(self, rule, w, slots, g, touched, lr, t, decay, clip, scale):
+    def move(self, rule, state, g, touched, now, decay, clip):
+        (w, slots, last), (scale, lr, t) = state, now
         if touched is None:
             array_step(rule, w, g, slots, lr, t, decay, clip, scale)
+            if last is not None:
+                last.fill_(low16(t))
             return
         import torch
         at = torch.from_numpy(touched.astype(np.int64)).to(self.device)
         part, few = w[at], [slot[at] for slot in slots]
-        array_step(rule, part, g[at], few, lr, t, decay, clip, scale)
+        if last is None:
+            array_step(rule, part, g[at], few, lr, t, decay, clip, scale)
+        elif at.numel():
+            if t % LONGEST == 0:
+                shorten_waits(last, t)
+            n = ((low16(t) - last[at]).int() & 0xFFFF).clamp(min=1).double()
+            array_catch_up(rule, part, g[at], few, n, now, decay, clip)
+            last[at] = low16(t)
         for x, new in zip((w, *slots), (part, *few)):
             x[at] = new
 

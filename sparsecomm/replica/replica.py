@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hogwild.kernels.optim.catch_up import catches_up
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.schedules import cycled, observed, rate
 from sparsecomm import guard
@@ -46,6 +47,7 @@ class Replica:
         self.comm, self.names, self.default, self.settings = comm, names, default, settings
         self.wire, self.size, self.rank = Wire(comm), comm.Get_size(), comm.Get_rank()
         self.tensors, self.groups, self.slots, self.missed, self.t = {}, {}, {}, {}, 0
+        self.last = {}  # of tensors whose coordinates catch up: the step (of `t - missed`, modulo 2^16) each had last
         self.seconds, self.arrays = Counter(), None
 
     def adopt(self, tensors, groups) -> list:
@@ -68,11 +70,14 @@ class Replica:
                 "tensors": f"{zlib.crc32(shapes.encode()):08x}",
                 "configuration": f"{zlib.crc32(repr((*self.settings, groups)).encode()):08x}"}
 
-    def start(self, names):
-        """Allocate the slots of tensors that step from now on."""
+    def start(self, names, catching_up=False):
+        """Allocate the slots of tensors that step from now on. catching_up: those whose rules can, catch up."""
         for name in names:
+            rule, w = self.groups[name].rule, self.tensors[name]
             self.missed[name] = self.t
-            self.slots[name] = self.arrays.slots(self.groups[name].rule, self.tensors[name])
+            self.slots[name] = self.arrays.slots(rule, w)
+            if catching_up and catches_up(rule):
+                self.last[name] = self.arrays.never_stepped(w)
 
     def stays_at_zero(self, name) -> bool:
         """Whether a gradient of 0 changes neither the tensor nor its slots."""
@@ -83,8 +88,8 @@ class Replica:
         """Step one tensor with the gradient `scale * g`, or only at the indices `touched` (uint32)."""
         group = self.groups[name]
         lr, rule = float(rate(group.schedule, self.t)) * lr_factor, cycled(group.rule, group.schedule, self.t)
-        self.arrays.move(rule, self.tensors[name], self.slots[name], g, touched, lr, self.t - self.missed[name], group.decay,
-                         clip, scale)
+        state = self.tensors[name], self.slots[name], self.last.get(name)
+        self.arrays.move(rule, state, g, touched, (scale, lr, self.t - self.missed[name]), group.decay, clip)
 
     def observe(self, metric):
         """Give the schedules the result of an evaluation: a plateau counts it."""
@@ -115,13 +120,16 @@ class Replica:
     def common(self) -> dict[str, np.ndarray]:
         """Arrays of the next step's state that all ranks have alike, the parameters not among them."""
         missed = np.array([self.missed.get(name, 0) for name in self.tensors], np.int64)
-        return {"missed": missed, **{f"slots.{name}": self.arrays.host(x) for name, x in self.slots.items()}}
+        return {"missed": missed, **{f"slots.{name}": self.arrays.host(x) for name, x in self.slots.items()},
+                **{f"last.{name}": self.arrays.host(x) for name, x in self.last.items()}}
 
     def load_common(self, common):
         """Continue from a `common`."""
         self.missed = dict(zip(self.tensors, common["missed"].tolist()))
         for name, slots in self.slots.items():
             self.arrays.put(slots, common[f"slots.{name}"])
+        for name, last in self.last.items():
+            self.arrays.put(last, common[f"last.{name}"])
 
     @contextmanager
     def _clock(self, name):

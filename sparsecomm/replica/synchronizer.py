@@ -11,6 +11,7 @@ from hogwild.kernels.compiler.cache import announce
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.steps import Clip
 from sparsecomm import guard
+from sparsecomm.compress.registry import options_of
 from sparsecomm.config import Config
 from sparsecomm.exchange.bucketed import BucketedExchange, bucket_names
 from sparsecomm.exchange.choice import make_exchange
@@ -54,10 +55,10 @@ class Synchronizer(BucketedExchange, Replica):
         ahead = self._ahead(len(made), config)
         self.lane = self.comm.Dup() if ahead else self.comm
         exchange, config, line = make_exchange(self.lane, config, sum(len(w) for w in self.tensors.values()))
-        self.say(line)
         BucketedExchange.__init__(self, exchange, config, shapes, self.arrays.device, ahead)
         self.skipped, self.loaded = 0, False
         self._fill(made)
+        self.say(f"{line}; stepping catch-up" if self.last else line)
 
     def add(self, tensors, groups, shapes=None):
         """Adopt more tensors between two steps, on all ranks. Raises UserError as at the start."""
@@ -71,7 +72,12 @@ class Synchronizer(BucketedExchange, Replica):
     def _fill(self, made):
         if made:
             self.fill(made, self.seed)
-            self.start([name for part in made for name in part])
+            names = [name for part in made for name in part]
+            block = {type(self.groups[name].rule).__name__ for name in names if hasattr(self.groups[name].rule, "terms")}
+            if block and self.config.stepping == "catch-up":
+                raise UserError(f"stepping catch-up is not defined for {block.pop()}, whose step depends on the whole "
+                                "tensor; leave it at auto, which steps every coordinate, or name another rule")
+            self.start(names, self.config.catches_up and options_of(self.config).sparse)
 
     def _ahead(self, count, config):
         """Whether `count` buckets are exchanged by a thread of their own."""
@@ -115,13 +121,21 @@ class Synchronizer(BucketedExchange, Replica):
         for name in idle & self.place.keys():
             self.missed[name] += 1
         for name in (name for bucket in self.reduced() for name in bucket.names if name not in idle):
+            g, scale = self.total(name), shorten * (1.0 / self.size)
             if name in self.replaced:
                 g, scale = self.replaced[name], shorten
-                touched = np.flatnonzero(self.arrays.host(g)).astype(np.uint32) if self.config.lazy else None
-            else:
-                g, scale = self.total(name), shorten * (1.0 / self.size)
-                touched = self.touched(name) if self.config.lazy or self.stays_at_zero(name) else None
-            self.move(name, g, touched, scale, lr_factor[name] if isinstance(lr_factor, dict) else lr_factor, clip)
+            factor = lr_factor[name] if isinstance(lr_factor, dict) else lr_factor
+            self.move(name, g, self._stepped(name), scale, factor, clip)
+
+    def _stepped(self, name):
+        """uint32[m]: the coordinates that step; None: all."""
+        part = self.config.stepping == "touched" or name in self.last
+        if not part and (name in self.replaced or not self.stays_at_zero(name)):
+            return None
+        touched = self.touched(name)
+        if name not in self.replaced or touched is None:
+            return touched
+        return np.union1d(touched, np.flatnonzero(self.arrays.host(self.replaced[name]))).astype(np.uint32)
 
     def _check(self):
         """Average the parameters, and check that they are equal on all ranks, at the steps where each is due."""

@@ -45,7 +45,7 @@ def test_the_example_learns(tmp_path):
     ended = mpirun(2, program, timeout=300)
     assert ended.code == 0, ended.err
     first, last = ended.out.splitlines()
-    assert first == "exchange allgather between 2 ranks" and last.startswith("loss "), ended.out
+    assert first == "exchange allgather between 2 ranks; stepping catch-up" and last.startswith("loss "), ended.out
     assert float(last.split()[1]) < 1.5 and int(last.split("'sent': ")[1].split(",")[0]) < 100 * 0.06 * 8 * 19210, ended.out
 
 

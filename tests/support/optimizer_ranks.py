@@ -200,7 +200,8 @@ def check_state():
 def check_device():
     """What a GPU does, on the CPU where there is none: the steps of the kernels, to rounding."""
     for options in ({}, {"value_code": "float16", "clip": 0.5}, {"momentum": 0.7, "rule": "sgd"}, {"exchange": "dense"},
-                    {"combine": "local", "average_every": 4}, {"lazy": True}, {"rule": "apollo"}, {"clip_local": 0.1},
+                    {"combine": "local", "average_every": 4}, {"stepping": "touched"},
+                    {"stepping": "dense"}, {"rule": "apollo"}, {"clip_local": 0.1},
                     {"rule": "sgd", "exchange": "balanced", "scope": "global"}):
         options = {"rule": "adam", "keep": 0.2, "threshold": "exact", **options}
         nets = [model(seed=RANK), model(seed=RANK).to(DEVICE)]

@@ -59,9 +59,9 @@ def check_clipped():
 def check_unchanged():
     """Read only, the same bits as without; `.grad` is the mean, and is sent once."""
     for given in {"keep": 0.1, "value_code": "int8"}, {"exchange": "dense"}, {"keep": 0.1, "device": True}, \
-            {"keep": 0.1, "lazy": True}, {"keep": 0.1, "combine": "local", "average_every": 3}:
+            {"keep": 0.1, "stepping": "touched"}, {"keep": 0.1, "combine": "local", "average_every": 3}:
         for form in 0, 1:
-            if form and given.get("lazy"):
+            if form and given.get("stepping"):
                 continue
             options = dict(given)
             if options.pop("device", False):
@@ -89,7 +89,7 @@ def check_unchanged():
 
 def check_changed():
     """What the script makes of the mean counts, on all coordinates; where the ranks do not do the same, it is refused."""
-    for options in {"keep": 0.05}, {"keep": 0.05, "lazy": True}:
+    for options in {"keep": 0.05}, {"keep": 0.05, "stepping": "touched"}:
         net, alone = model(), model()
         optimizer = make(net, "sgd", 1.0, **options)
         other = optim.SGD(alone.parameters(), lr=1.0)

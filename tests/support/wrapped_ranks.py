@@ -261,10 +261,10 @@ def check_refused():
     ps = list(net.parameters())
     make = functools.partial(sparsecomm.DistributedOptimizer, say=id)
     raises(["LBFGS", "closure"], lambda: make(optim.LBFGS(ps)))
-    raises(["SparseAdam", "lazy"], lambda: make(optim.SparseAdam(ps)))
+    raises(["SparseAdam", "stepping"], lambda: make(optim.SparseAdam(ps)))
     raises(["lr", "Adam"], lambda: make(optim.Adam(ps), lr=0.1))
     raises(["rule", "Adam"], lambda: make(optim.Adam(ps), "adam"))
-    raises(["lazy"], lambda: make(optim.Adam(ps), config=Config(lazy=True)))
+    raises(["stepping touched"], lambda: make(optim.Adam(ps), config=Config(stepping="touched")))
     raises(["named_parameters", "0.2"], lambda: make(
         optim.Adam(ps), named_parameters=net[0].named_parameters(prefix="0")))
     raises(["sparsecomm has made"], lambda: make(make(optim.Adam(ps))))
