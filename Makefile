@@ -12,13 +12,14 @@ SLOWEST = --durations 25 --durations-min 2
 COUNTED = $(if $(COUNTS),--junitxml $(COUNTS)/$@.xml)
 DECLARED = .venv/made setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help train test test-checked test-waits test-rest test-openmpi bench lint clean
+.PHONY: help train test test-checked test-waits test-rest test-openmpi bench lint docs clean
 
 help:
 	@echo "make train   train without locks, then on two processes that send 1% of the gradient (no download of data)"
 	@echo "make test    run the tests; make test-openmpi: those that need Open MPI; make test-checked: kernels with bounds checks"
 	@echo "make bench   measure against scikit-learn and torch (an hour; each hogwild.experiments.bench.… also runs alone)"
 	@echo "make lint    check the style"
+	@echo "make docs    build the documentation: build/docs/index.html"
 	@echo "make clean   remove .venv and all that was built"
 
 train: .venv/train
@@ -55,6 +56,9 @@ bench: .venv/bench
 
 lint: .venv/test
 	@$(BIN)/ruff check
+
+docs: .venv/test
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/docs/index.html"
 
 clean:
 	@echo "removing .venv and all that was built"

@@ -125,7 +125,7 @@ def lost_share(degrees, rows, workers, kept=None) -> float:
     Calibration: two threads that add to equally likely coordinates, one a row, lost 22-32% on 1 coordinate (predicted
     33%), 3% on the 16 of one cache line (5.6%), 0.13% on 1,000 (0.10%), 0.00-0.01% on 10,000 (0.010%): WINDOW = 1 is
     within a factor of 2 of each. Under plain SGD two workers lost 2.7 to 3.2 times the prediction on a quiet machine,
-    at any density (experiments/RESULTS.md), and the prediction on a loaded one. Rows of 10 to 50 entries lost 0.3 to
+    at any density (docs/results.md), and the prediction on a loaded one. Rows of 10 to 50 entries lost 0.3 to
     0.8 of the prediction in the kernel of linear models with an adaptive rule, and 1 to 7 times it where the threads
     did nothing but add, since a processor then has many updates under way. More workers are extrapolated; the examples
     come in random order.

@@ -11,7 +11,7 @@ from mpi import QUIET, ROOT, SUPPORT
 
 PROGRAM, ALONE = (SUPPORT / f"{name}_ranks.py" for name in ("hook", "ddp"))
 
-# As in the README.
+# As in docs/torch.md, in one piece.
 EXAMPLE = """
 import torch
 import torch.distributed as dist

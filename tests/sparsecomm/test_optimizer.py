@@ -13,7 +13,7 @@ from sparsecomm.config import Config
 RANKS = {1: "optimizer wrapped masters synchronize schedulers", 2: "script group around join wrapped masters synchronize",
          3: "optimizer script group around.buffers around.state_of_other_steps join wrapped masters synchronize"}
 
-# As in the README.
+# As in docs/torch.md, in one piece.
 SCRIPT = """
 import torch
 import sparsecomm
