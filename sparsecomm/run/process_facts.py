@@ -39,12 +39,15 @@ def facts() -> dict:
 
 
 def mpi() -> dict:
-    """Name and thread level of the MPI that this process has started; nothing where it has started none."""
+    """Name of the MPI that this process has loaded, and the thread level if it was started; nothing where there is none."""
     mpi = sys.modules.get("mpi4py.MPI")
     if not hasattr(mpi, "Get_library_version"):
         return {}
     library = " ".join(mpi.Get_library_version().split("\n")[0].strip("\0").split())
-    return {"MPI": library.replace("MPICH Version: ", "MPICH ").split(", package")[0],
+    name = {"MPI": library.replace("MPICH Version: ", "MPICH ").split(", package")[0]}
+    if not mpi.Is_initialized():
+        return name
+    return {**name,
             "thread level": LEVELS[(mpi.THREAD_SINGLE, mpi.THREAD_FUNNELED, mpi.THREAD_SERIALIZED,
                                     mpi.THREAD_MULTIPLE).index(mpi.Query_thread())]}
 

@@ -5,6 +5,7 @@ mpi4py is imported late: a process that has initialised MPI must not fork.
 
 import contextlib
 import ctypes
+import importlib.util
 import multiprocessing
 import os
 import resource
@@ -64,19 +65,30 @@ def mpi():
     if multiprocessing.parent_process() is not None and "mpi4py.MPI" not in sys.modules:
         raise UserError("a worker process, as of a DataLoader, is no rank: make the optimizer below "
                         "if __name__ == '__main__', which workers do not run")
+    foreign = _mpich_under_open_mpi()
     try:
+        import mpi4py
+        mpi4py.rc.initialize = mpi4py.rc.initialize and not foreign  # otherwise MPI_Init ends the process
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of another MPI's launcher: see below
             from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"MPI is needed: pip install 'hogwild-sparsecomm[mpich]' ({reason})") from None
-    if MPI.COMM_WORLD.size == 1 < size():
+    if foreign or MPI.COMM_WORLD.size == 1 < size():
         library = " ".join(MPI.Get_library_version().split("\n")[0].strip("\0").split())
         started = "torchrun starts no ranks of MPI; use" if "TORCHELASTIC_RUN_ID" in os.environ else \
             "the launcher is another MPI's; use"
         raise Apart(f"{size()} processes were started, but MPI ({library}) shows each one itself alone: {started} "
                     f"{os.path.dirname(sys.executable)}/mpiexec -n {size()} python …, or srun --mpi=pmi2")
     return MPI
+
+
+def _mpich_under_open_mpi() -> bool:
+    """Whether MPI_Init is still to be called and would end this process: MPICH's does under Open MPI's launcher."""
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ or mpi_is_on() or importlib.util.find_spec("mpi4py") is None:
+        return False
+    file = importlib.util.find_spec("mpi4py.MPI").origin or ""
+    return os.path.basename(file).startswith("MPI.mpich.")  # in wheels; others do not tell their MPI without its start
 
 
 def world():

@@ -70,6 +70,13 @@ def open_mpi() -> bool:
     return "open mpi" in (version.stdout + version.stderr).lower() or "prte" in version.stdout.lower()
 
 
+def other_launcher(rank, size) -> dict[str, str]:
+    """What the mpiexec of another MPI than mpi4py's puts into the environment of a process."""
+    if open_mpi():
+        return {"PMI_RANK": str(rank), "PMI_SIZE": str(size)}
+    return {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": str(size), "PMIX_NAMESPACE": "prterun-x@1"}
+
+
 def started(mark) -> dict[int, str]:
     """Process id and command line of every living process whose environment holds `mark`."""
     found = {}

@@ -104,9 +104,8 @@ def test_one_process():
 
 
 def test_processes_that_do_not_see_each_other():
-    """mpiexec of one MPI, mpi4py of another; or no mpi4py: on rank 0 a problem, not only an error."""
-    other = ("PMI_RANK", "PMI_SIZE") if mpi.open_mpi() else ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
-    first, second = (alone({other[0]: rank, other[1]: "2"}) for rank in ("0", "1"))
+    """mpiexec of one MPI, mpi4py of another: a table and a problem on rank 0, not only an error."""
+    first, second = (alone(mpi.other_launcher(rank, 2)) for rank in ("0", "1"))
     rows, problems = read(first.stdout)
     assert first.returncode == 1 and rows["MPI"] and "2 processes were started, but MPI (" in problems[0]
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
