@@ -35,7 +35,7 @@ WIDTH = 3.4  # inches of a panel
 WORDS = 16  # letters in a line beside bars
 COORDINATES = re.compile(r'\b(?:d|x|y)="[^"]*"')
 UNUSED = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>"
-                    r"|<defs>\s*<style.*?</defs>|(?<=<g) id=\"[^\"]*\"", re.S)
+                    r"|<defs>\s*<style.*?</defs>|(?<=<g) id=\"[^\"]*\"|font-size: 9px; font-family: [^;]*; ", re.S)
 POINTED = re.compile(r'<a xlink:href="#(\d+)"[^>]*>(.*?)</a>', re.S)  # how matplotlib writes what has a URL
 
 
@@ -195,7 +195,7 @@ def _urls(figure, series, points, texts) -> list:
 def _targets(ax, at, urls):
     """Invisible squares to point at."""
     if urls:
-        ax.scatter(*zip(*at), s=120, marker="s", color="none", urls=urls)
+        ax.scatter(*zip(*at), s=120, marker="s", color="none", clip_on=False, urls=urls)
 
 
 def _line(figure, panel, k, ax, style, words, texts):

@@ -96,8 +96,10 @@ def test_page_holds_every_figure_table_and_command(folder, tags):
     assert "Nothing yet" in tags.text and f"python -m hogwild.experiments run {folder}/empty.toml" in tags.text
 
 
-def test_page_is_well_formed_and_loads_nothing(tags):
-    assert not tags.open
+def test_page_is_well_formed_and_loads_nothing(page, tags):
+    assert not tags.open and len(page) < 150_000
+    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
     for tag, attributes in tags.found:
         assert tag not in ("link", "img", "iframe", "object", "embed") and "src" not in attributes
         assert not any(name.startswith("on") for name in attributes)
