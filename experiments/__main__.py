@@ -1,33 +1,44 @@
 """`python -m hogwild.experiments`: declared experiments, network lab, report. Mistakes give one line and exit code 2."""
 
 import importlib
-import inspect
 import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from hogwild.cli.arguments import parsed
+from hogwild.cli import pages
+from hogwild.cli.arguments import meant, parsed
 from hogwild.errors import Terminated, UserError
 from hogwild.training import console
 
-OVERVIEW = """usage: python -m hogwild.experiments COMMAND …
-
-What a way to communicate costs and saves, measured and predicted.
-
-  fetch NAME…                      download the data sets of experiments and benchmarks; without a name: list them
-  list                             the experiments, their cells, what is finished, what would be skipped and why
-  run NAME… [--quick]              run what is not finished, and keep it under results/
-  report [NAME…]                   one HTML page of figures and tables from what is there
-  compare A.jsonl B.jsonl …        records of your own runs, side by side
-  network --hosts N … -- COMMAND   run a command on emulated links, and count the bytes of each host
-  advise --model-size N …          which exchange, drop rate and code to use, as predicted
-
-python -m hogwild.experiments COMMAND --help lists the options."""
+COMMANDS = {
+    "fetch NAME …": "download the data sets of experiments and benchmarks; without a name: list them",
+    "list": "the experiments, their cells, what is finished, what would be skipped and why",
+    "run NAME … [--quick]": "run what is not finished, and keep it under results/",
+    "report [NAME …]": "one HTML page of figures and tables from what is there",
+    "compare A.jsonl B.jsonl …": "records of your own runs, side by side",
+    "network --hosts N … -- COMMAND": "run a command on emulated links, and count the bytes of each host",
+    "advise --model-size N …": "which exchange, drop rate and code to use, as predicted",
+}
+FOLDER = arg(metavar="FOLDER")
+PROGRAM = "python -m hogwild.experiments"
 MODULES = {"fetch": "plan.fetch", "report": "report.build", "compare": "report.compare", "network": "lab.network",
            "advise": "cost.advise"}  # with main(arguments)
+
+
+def overview() -> str:
+    """What --help prints."""
+    return pages.overview(f"{PROGRAM} COMMAND …", "What a way to communicate costs and saves, measured and predicted.",
+                          COMMANDS, f"{PROGRAM} COMMAND --help lists the options.")
+
+
+def help_pages(columns=80) -> dict[str, str]:
+    """The whole --help of the command and of each sub-command, by how it is called."""
+    commands = [[], *([call.split()[0]] for call in COMMANDS)]
+    return {" ".join([PROGRAM, *words]): pages.printed(main, words, columns) for words in commands}
 
 
 @dataclass
@@ -36,7 +47,7 @@ class List:
 
     quick: bool = False
     """The short forms."""
-    results: Path = Path("results")
+    results: Annotated[Path, FOLDER] = Path("results")
     """Folder of the results."""
 
 
@@ -49,7 +60,7 @@ class RunOptions:
       python -m hogwild.experiments run communication-cost rank-scaling --seeds 5
     """
 
-    names: Positional[list[str]] = field(default_factory=list)
+    names: Annotated[Positional[list[str]], arg(metavar="NAME")] = field(default_factory=list)
     """Names as `list` shows them, or .toml files of your own."""
     quick: bool = False
     """The short form, in under two minutes."""
@@ -57,7 +68,7 @@ class RunOptions:
     """Run with so many seeds, instead of as many as the file says."""
     force: bool = False
     """Run finished cells again too."""
-    results: Path = Path("results")
+    results: Annotated[Path, FOLDER] = Path("results")
     """Folder of the results."""
 
 
@@ -65,7 +76,7 @@ def run(arguments) -> int:
     """`experiments run`; the exit code."""
     from hogwild.experiments.plan import grid
     from hogwild.experiments.run.cells import run
-    options = parsed("python -m hogwild.experiments run", RunOptions, arguments, description=inspect.getdoc(RunOptions))
+    options = parsed(f"{PROGRAM} run", RunOptions, arguments)
     if not options.names:
         raise UserError(f"run needs the name of an experiment: {', '.join(grid.names())}")
     if options.seeds is not None and options.seeds < 1:
@@ -88,7 +99,7 @@ def show(arguments) -> int:
     from hogwild.experiments.plan import grid
     from hogwild.experiments.run import results
     from hogwild.experiments.run.cells import missing
-    options = parsed("python -m hogwild.experiments list", List, arguments, description=inspect.getdoc(List))
+    options = parsed(f"{PROGRAM} list", List, arguments)
     for name in grid.names():
         experiment = grid.read(name, options.quick)
         finished = [cell for cell in results.load(options.results, experiment) if cell.finished]
@@ -107,14 +118,17 @@ def main(arguments=None) -> int:
     try:
         with console.output():
             if command in ("", "-h", "--help"):
-                print(OVERVIEW)
+                print(overview())
                 return 0 if command else 2
+            if command == "--version":
+                print(pages.versions())
+                return 0
             if command in ("run", "list"):
                 return {"run": run, "list": show}[command](arguments[1:])
             if command in MODULES:
                 return importlib.import_module(f"hogwild.experiments.{MODULES[command]}").main(arguments[1:]) or 0
-        raise UserError(f"unknown command '{command}': use list, run, {', '.join(MODULES)} "
-                        "(python -m hogwild.experiments --help)")
+        known = [call.split()[0] for call in COMMANDS]
+        raise UserError(f"unknown command '{command}': use {', '.join(known)}{meant(command, known)} ({PROGRAM} --help)")
     except UserError as error:
         console.note("experiments: " + " ".join(str(error).split("\n")))
         return 2

@@ -1,6 +1,5 @@
 """The `sparsecomm` command: train on many processes, evaluate. Mistakes give one line and exit code 2."""
 
-import inspect
 import os
 import sys
 from dataclasses import dataclass, field, make_dataclass
@@ -9,7 +8,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from hogwild.cli.arguments import defaults, parsed
+from hogwild.cli import pages
+from hogwild.cli.arguments import meant, parsed
+from hogwild.cli.declared import defaults
 from hogwild.errors import UserError
 from hogwild.kernels.compiler.cache import announce
 from hogwild.training import console
@@ -24,6 +25,8 @@ from sparsecomm.wire import launch
 class Training(Stopping, Optimization):
     """How the model is trained: as by `hogwild train`, but a step is one for the batches of all ranks."""
 
+    group = "training"  # in --help
+
     rule: str | None = None
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo; or module.Class of your
     own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6. Default: adagrad; lm: adam."""
@@ -35,9 +38,9 @@ class Training(Stopping, Optimization):
     """Passes over the training data; default: 5; linear: those over 50,000 examples, at least 5, at most 200."""
     evaluate_every: int | None = None
     """Evaluate after every so many steps too, for the record and for --target."""
-    early_stopping: str | None = None
-    """Metric whose best epoch is the result, and training stopped --patience epochs after it: accuracy, f1, log_loss, …;
-    lm: perplexity."""
+    early_stopping: Annotated[str | None, arg(metavar="METRIC")] = None
+    """Metric whose best epoch is the result, and training stopped --patience epochs after it: accuracy, f1, log_loss, …,
+    of lm perplexity."""
     max_steps: int | None = None
     """Stop after so many steps."""
 
@@ -70,6 +73,8 @@ class Exchange(Config):
 class Running(Output):
     """Where the run's results are written, and what happens when it is cut short."""
 
+    group = "failures"
+
     checkpoint: Path | None = None
     """File for checkpoints, with each rank's residual: written while it runs, and on Ctrl-C and SIGTERM."""
     resume: bool = False
@@ -77,7 +82,7 @@ class Running(Output):
     timeout: float | None = None
     """End the job when a rank has neither answered nor computed for so many seconds; default: SPARSECOMM_PATIENCE, else 20
     for a process that is stopped or gone, 600 for another."""
-    on_failure: str = "stop"
+    on_failure: Annotated[str, arg(metavar="stop|shrink")] = "stop"
     """What the death of a rank does: stop ends the job; shrink: the others continue (Open MPI, mpiexec --with-ft ulfm)."""
 
     def check(self):
@@ -120,46 +125,51 @@ class Doctor:
     """
 
 
-OVERVIEW = """usage: [mpiexec -n RANKS] sparsecomm COMMAND …
-
-Data-parallel training on many processes that send each other about 1% of the gradient (Aji & Heafield 2017).
-
-{tasks}
-  sparsecomm evaluate MODEL DATA   measure a saved {evaluated}
-  sparsecomm doctor                what is wrong with MPI, hosts, cores or versions of the ranks
-
-mpiexec starts as many ranks as -n says, on the hosts of -hosts or of a host file; there may be more ranks than cores.
-Under Slurm: srun -n RANKS --mpi=pmi2 sparsecomm train …. Without a launcher there is one rank.
-
-sparsecomm COMMAND --help lists the options: sparsecomm train mlp --help."""
+COMMANDS = {"evaluate": Evaluate, "doctor": Doctor}
+NOTES = ("mpiexec starts as many ranks as -n says, on the hosts of -hosts or of a host file; there may be more ranks than "
+         "cores. Under Slurm: srun -n RANKS --mpi=pmi2 sparsecomm train …. Without a launcher there is one rank.",
+         "sparsecomm COMMAND --help lists the options: sparsecomm train mlp --help.")
 
 
 def overview() -> str:
     """What `sparsecomm --help` prints."""
-    evaluated = [name for name, task in TASKS.items() if task.evaluated_by == "sparsecomm"]
-    return OVERVIEW.format(
-        tasks="\n".join(f"  {f'sparsecomm train {name} {task.data}':<32} {task.summary}" for name, task in TASKS.items()),
-        evaluated=f"{', '.join(evaluated[:-1])} or {evaluated[-1]}")
+    training = {f"sparsecomm train {name} {task.data}": task.summary for name, task in TASKS.items()}
+    *evaluated, last = [name for name, task in TASKS.items() if task.evaluated_by == "sparsecomm"]
+    return pages.overview(
+        "[mpiexec -n RANKS] sparsecomm COMMAND …",
+        "Data-parallel training on many processes that send each other about 1% of the gradient (Aji & Heafield 2017).",
+        {**training, "sparsecomm evaluate MODEL DATA": f"measure a saved {', '.join(evaluated)} or {last}",
+         "sparsecomm doctor": "what is wrong with MPI, hosts, cores or versions of the ranks"}, *NOTES)
+
+
+def help_pages(columns=80) -> dict[str, str]:
+    """The whole --help of the command and of each sub-command, by how it is called."""
+    commands = [[], *(["train", name] for name in TASKS), *([name] for name in COMMANDS)]
+    return {" ".join(["sparsecomm", *words]): pages.printed(parse, words, columns) for words in commands}
 
 
 def parse(arguments):
-    """(command, options) of `arguments`, options being one of the dataclasses; --help ends here. Raises UserError."""
+    """(command, options) of `arguments`, options being one of the dataclasses; --help and --version end here. Raises
+    UserError."""
     command = arguments[0] if arguments else "--help"
+    if command == "--version":
+        print(pages.versions())
+        sys.exit(0)
     if command in ("-h", "--help") or (command == "train" and arguments[1:2] in (["-h"], ["--help"])):
         print(overview())
         sys.exit(0 if arguments else 2)
     if command == "train":
         name = arguments[1] if len(arguments) > 1 else ""
         if name not in TASKS:
-            raise UserError(f"train needs a task, one of {', '.join(TASKS)}, got '{name}': sparsecomm train mlp [DATA]")
+            raise UserError(f"train needs a task, one of {', '.join(TASKS)}, got '{name}'{meant(name, TASKS)}: sparsecomm "
+                            "train mlp [DATA]")
         cls = command_options(name)
-        return name, parsed(f"sparsecomm train {name}", cls, arguments[2:], default=defaults(cls, arguments[2:]),
-                            description=TASKS[name].help)
-    if command == "evaluate":
-        return command, parsed("sparsecomm evaluate", Evaluate, arguments[1:], description=inspect.getdoc(Evaluate))
-    if command == "doctor":
-        return command, parsed("sparsecomm doctor", Doctor, arguments[1:], description=inspect.getdoc(Doctor))
-    raise UserError(f"unknown command '{command}': use train, evaluate or doctor (sparsecomm --help)")
+        return name, parsed(f"sparsecomm train {name}", cls, arguments[2:], defaults(cls, arguments[2:]), TASKS[name].help)
+    if command in COMMANDS:
+        return command, parsed(f"sparsecomm {command}", COMMANDS[command], arguments[1:])
+    known = ["train", *COMMANDS]
+    raise UserError(f"unknown command '{command}': use {', '.join(known[:-1])} or {known[-1]}"
+                    f"{meant(command, known)} (sparsecomm --help)")
 
 
 def command():

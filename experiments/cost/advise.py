@@ -74,8 +74,7 @@ def quantity(option, text, units, low=0.0) -> float:
 
 def main(arguments):
     """python -m hogwild.experiments advise …"""
-    options = parsed("python -m hogwild.experiments advise", AdviseOptions, arguments,
-                     description=AdviseOptions.__doc__)
+    options = parsed("python -m hogwild.experiments advise", AdviseOptions, arguments)
     n, link = int(quantity("--model-size", options.model_size, SIZES)), _link(options)
     _check(options, n)
     works = measured(options, n)

@@ -377,8 +377,7 @@ def main(arguments) -> int:
     """`python -m hogwild.experiments network`: the exit code of the run. Raises UserError."""
     arguments = list(arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = parsed("python -m hogwild.experiments network", NetworkOptions, arguments[:end],
-                     description=NetworkOptions.__doc__)
+    options = parsed("python -m hogwild.experiments network", NetworkOptions, arguments[:end], more="-- COMMAND …")
     command = arguments[end + 1:]
     if not command:
         raise UserError("what is to run is missing: python -m hogwild.experiments network [OPTION …] -- COMMAND …")

@@ -44,8 +44,7 @@ def sweep(comm, largest, seconds):
 def main():
     if launch.rank():  # only rank 0 speaks
         sys.stdout = open("/dev/null", "w")
-    options = parsed("python -m hogwild.experiments.lab.pingpong", PingPongOptions, sys.argv[1:],
-                     description=PingPongOptions.__doc__)
+    options = parsed("python -m hogwild.experiments.lab.pingpong", PingPongOptions, sys.argv[1:])
     if options.largest < 1:
         raise UserError(f"--largest must be at least 1 byte, got {options.largest}")
     comm = launch.world()

@@ -2,14 +2,14 @@
 
 import contextlib
 import fcntl
-import inspect
 import os
 import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
@@ -33,15 +33,15 @@ class Fetch:
       python -m hogwild.experiments fetch imdb --downloads ~/Downloads
     """
 
-    names: Positional[list[str]] = field(default_factory=list)
+    names: Annotated[Positional[list[str]], arg(metavar="NAME")] = field(default_factory=list)
     """Names of data sets."""
-    downloads: Path | None = None
+    downloads: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Folder of the publishers' files that you downloaded yourself, for a machine without a network."""
 
 
 def main(arguments) -> int:
     """`experiments fetch`; the exit code."""
-    options = parsed("python -m hogwild.experiments fetch", Fetch, arguments, description=inspect.getdoc(Fetch))
+    options = parsed("python -m hogwild.experiments fetch", Fetch, arguments)
     if unknown := [name for name in options.names if name not in SETS]:
         raise UserError(f"no data set '{unknown[0]}': choose from {', '.join(SETS)}")
     if not options.names:

@@ -10,7 +10,6 @@ the address of rank 0. Phases of a step: compute is measured before the run, by 
 takes beyond it is called exchange, whether or not some of it passed beside the backward pass.
 """
 
-import inspect
 import os
 import sys
 import time
@@ -89,7 +88,7 @@ def parse(arguments):
     name, command = arguments[0] if arguments else "", "python -m hogwild.experiments.programs.baselines"
     if name not in TASKS:
         raise UserError(f"needs a task, one of {', '.join(TASKS)}, got '{name}': {command} mlp [DATA] --hook fp16")
-    options = parsed(f"{command} {name}", TASKS[name], arguments[1:], description=inspect.getdoc(TASKS[name]))
+    options = parsed(f"{command} {name}", TASKS[name], arguments[1:])
     for option, low in ("epochs", 1), ("rank_approximation", 1), ("powersgd_start", 2), ("evaluate_every", 1):
         value = getattr(options.training, option)
         if value is not None and value < low:

@@ -7,7 +7,6 @@ of the updates that lock-free workers lose, exactly, from a sum that is known. m
 process that reads parsed data from the cache and trains. shadow: what the counters cost that estimate lost updates in a run.
 """
 
-import inspect
 import os
 import subprocess
 import sys
@@ -299,8 +298,7 @@ def main(arguments=None) -> int:
         if not arguments or arguments[0] not in COMMANDS:
             raise UserError(f"name a measurement: {', '.join(COMMANDS)}")
         measure, cls = COMMANDS[arguments[0]]
-        options = parsed(f"hogwild.experiments.programs.shared_memory {arguments[0]}", cls, arguments[1:],
-                         description=inspect.getdoc(cls))
+        options = parsed(f"hogwild.experiments.programs.shared_memory {arguments[0]}", cls, arguments[1:])
         for name in ("workers", "epochs", "rows", "pairs", "features"):
             if getattr(options, name, 1) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")

@@ -32,13 +32,13 @@ NONE = "", "–", "failed", "skipped"  # what stands among numbers where there i
 class ReportOptions:
     """Write the results of experiments as one HTML page, with figures as SVG and PDF and tables as CSV beside it."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
     """Experiments, by name or as a .toml file; default: all. With --svg: NAME:FIGURE."""
     quick: bool = False
     """The results of `run --quick`. Without it those of the full form, and the quick ones only where there are no others."""
-    results: Path = results.RESULTS
+    results: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = results.RESULTS
     """Folder that `run` wrote into."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of the page, index.html; default: report, in the folder of the results."""
     svg: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Write no page, but the figures NAME:FIGURE as FOLDER/NAME-FIGURE.svg."""

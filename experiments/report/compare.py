@@ -4,11 +4,11 @@ Records are those of `hogwild train … --record` and `sparsecomm train … --re
 which several runs were appended counts as several.
 """
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
@@ -32,13 +32,13 @@ class Compare:
       python -m hogwild.experiments compare dense.jsonl dropped.jsonl
     """
 
-    records: Positional[list[Path]]
+    records: Annotated[Positional[list[Path]], arg(metavar="RECORD")]
     """Files of JSON lines, written with --record."""
 
 
 def main(arguments):
     """`experiments compare`."""
-    options = parsed("python -m hogwild.experiments compare", Compare, arguments, description=inspect.getdoc(Compare))
+    options = parsed("python -m hogwild.experiments compare", Compare, arguments)
     twins = len({path.stem for path in options.records}) < len(options.records)
     named = [run for path in options.records for run in runs(path, str(path) if twins else path.stem)]
     if len(named) < 2:

@@ -1,111 +1,73 @@
-"""Command lines and TOML files read into dataclasses of options, by tyro; every mistake is one line."""
+"""Command lines parsed into dataclasses of options, by tyro; every mistake is one line."""
 
 import contextlib
+import dataclasses
+import difflib
+import inspect
 import io
 import itertools
 import re
-import tomllib
-from dataclasses import fields, is_dataclass
-from pathlib import Path
+import sys
 
 import tyro
 
+from hogwild.cli import pages
+from hogwild.cli.declared import built, options_of, view
 from hogwild.errors import UserError
 
-Flag = tyro.conf.FlagCreatePairsOff
+CONFIG = tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone
 # What tyro says of a value that is no number, for each way an option may ask for one.
 NO_NUMBER = re.compile(r"Error parsing (\S+): (?:no type matching \S*\b|invalid literal for |could not convert string to )"
                        r"(int|float)\b.*?\[?(['\"].*['\"])\]?\.?", re.IGNORECASE)
+NO_VALUE = re.compile(r"Missing value for argument '(\S+)'.*")
 
 
-def flat(options) -> dict:
-    """Values of a dataclass by name, those of nested ones beside the others."""
-    values = {}
-    for field in fields(options):
-        value = getattr(options, field.name)
-        values |= flat(value) if is_dataclass(value) else {field.name: value}
-    return values
+def parsed(command, options, arguments, default=None, description=None, more=""):
+    """An `options` of the command line, parsed by tyro, whose framed error messages become one line; --help ends here.
 
-
-def defaults(cls, arguments):
-    """A `cls` with what the TOML file of --config says, where options of nested dataclasses stand beside the others."""
-    path = None
-    for i, word in enumerate(arguments):
-        if word == "--config" and i + 1 < len(arguments):
-            path = arguments[i + 1]
-        elif word.startswith("--config="):
-            path = word.partition("=")[2]
-    if path is None:
-        return cls()
-    try:
-        given = tomllib.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    given = {key.replace("-", "_"): value for key, value in given.items()}
-    known = []
-    filled = _filled(cls, path, given, known)
-    if given:
-        raise UserError(f"{path}: unknown option '{next(iter(given))}'; known: {', '.join(known)}")
-    return filled
-
-
-def _filled(cls, path, given, known):
-    """`cls` with the options that are its own, which are taken out of `given`; all their names join `known`."""
-    values = {}
-    for field in fields(cls):
-        if is_dataclass(field.type):
-            values[field.name] = _filled(field.type, path, given, known)
-            continue
-        # The name on the command line, where tyro.conf.arg gives another.
-        renamed = (mark.name for mark in getattr(field.type, "__metadata__", ()) if getattr(mark, "name", None))
-        known.append(next(renamed, field.name).replace("-", "_"))
-        if known[-1] in given:
-            values[field.name] = _typed(path, known[-1], field.type, given.pop(known[-1]))
-    return cls(**values)
-
-
-def _typed(path, name, kinds, value):
-    """A TOML value as the option's type."""
-    if hasattr(kinds, "__metadata__"):  # Annotated
-        kinds = kinds.__origin__
-    kind = next(k for k in (bool, Path, float, int, str) if k in getattr(kinds, "__args__", (kinds,)))
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{path}: {name} must be of type {kind.__name__}, got {value!r}")
-    return value
-
-
-def parsed(command, options, arguments, **more):
-    """tyro's parse, with its framed error messages made one line; --help as it is."""
+    default: an `options` whose values are the defaults. description: the text of --help; None: the docstring.
+    more: what follows the options, for the usage.
+    """
+    if "-h" in arguments or "--help" in arguments:
+        print(pages.page(command, description or inspect.getdoc(options), list(options_of(options, default)), more))
+        sys.exit(0)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(options, prog=command, args=arguments, config=(Flag, tyro.conf.OmitArgPrefixes), **more)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        # A title, then blocks between rules; drawn with ASCII where the terminal knows no better.
-        rows = [line.strip("│|╭╮╰╯─+ ") for line in said.getvalue().splitlines()]
-        content = itertools.dropwhile(_is_rule, rows[1:])
-        message = " ".join(" ".join(itertools.takewhile(lambda row: not _is_rule(row), content)).split())
+            given = tyro.cli(view(options, default), prog=command, args=arguments, config=CONFIG, add_help=False)
+    except SystemExit:
+        raise UserError(f"{_line(said.getvalue(), options, default)} (see {command} --help)") from None
+    return built(options, vars(given))
+
+
+def _line(said, options, default) -> str:
+    """tyro's message in a line."""
+    # A title, then blocks between rules; drawn with ASCII where the terminal knows no better.
+    rows = [line.strip("│|╭╮╰╯─+ ") for line in said.splitlines()]
+    content = itertools.dropwhile(_is_rule, rows[1:])
+    message = " ".join(" ".join(itertools.takewhile(lambda row: not _is_rule(row), content)).split())
+    if message.startswith("Unrecognized options: "):
+        words = message.partition(": ")[2].split(", ")
+        unknown = [word for word in words if word.startswith("-")]
+        if not unknown:
+            return f"surplus argument '{words[0]}'"
         near = next((row.split()[0] for row in rows if row.startswith("--") and not _is_rule(row)), None)
-        meant = f"; did you mean {near}?" if near and any("Perhaps" in row for row in rows) else ""
-        raise UserError(f"{_plain(message)}{meant} (see {command} --help)") from None
+        return f"unknown option {unknown[0]}" + (f"; did you mean {near}?" if near and "Perhaps you meant" in said else "")
+    if message.startswith(("Missing from", "The following arguments are required")):
+        needed = [option.shown for option in options_of(options, default) if option.default is dataclasses.MISSING]
+        return f"missing: {', '.join(each for each in needed if each in message)}"
+    if found := NO_VALUE.fullmatch(message):
+        return f"{found[1]} needs a value" if found[1].startswith("-") else f"missing: {found[1].upper()}"
+    if found := NO_NUMBER.fullmatch(message):
+        name, kind, got = found.groups()
+        return f"{name} needs a {'whole ' * (kind.lower() == 'int')}number, got {got}"
+    return message
 
 
-def _plain(message) -> str:
-    """tyro's message, where it tells of its types, in words that say what was needed."""
-    if not (found := NO_NUMBER.fullmatch(message)):
-        return message
-    name, kind, got = found.groups()
-    return f"{name} needs a {'whole ' * (kind.lower() == 'int')}number, got {got}"
+def meant(word, known) -> str:
+    """What is said of a word that is like one of those known, else ""."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _is_rule(row) -> bool:

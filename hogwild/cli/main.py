@@ -1,55 +1,60 @@
 """The `hogwild` command: train, evaluate, predict, inspect. Mistakes give one line and exit code 2."""
 
-import inspect
 import sys
 
-from hogwild.cli import options
-from hogwild.cli.arguments import defaults, parsed
+from hogwild.cli import options, pages
+from hogwild.cli.arguments import meant, parsed
+from hogwild.cli.declared import defaults
 from hogwild.errors import Terminated, UserError
 from hogwild.families import registry
 from hogwild.training import console
 
 COMMANDS = {"evaluate": options.Evaluate, "predict": options.Predict, "inspect": options.Inspect}
+NOTES = ("hogwild COMMAND --help lists the options; for training: hogwild train linear --help.",
+         "Exit codes: 2 after a mistake, 130 after Ctrl-C, 143 after SIGTERM (training first saves what was learnt).")
 
-OVERVIEW = """usage: hogwild COMMAND …
 
-Lock-free (Hogwild) training of sparse models.
+def overview() -> str:
+    """What `hogwild --help` prints."""
+    training = {f"hogwild train {name} {entry.data}": entry.summary for name, entry in registry.FAMILIES.items()}
+    return pages.overview("hogwild COMMAND …", "Lock-free (Hogwild) training of sparse models.", {
+        **training, "hogwild evaluate MODEL DATA": "measure a saved model", "hogwild predict MODEL DATA": "print predictions",
+        "hogwild inspect DATA": "describe a data file"}, *NOTES)
 
-{families}
-  hogwild evaluate MODEL DATA      measure a saved model
-  hogwild predict MODEL DATA       print predictions
-  hogwild inspect DATA             describe a data file
 
-hogwild COMMAND --help lists the options; for training: hogwild train linear --help.
-Exit codes: 2 after a mistake, 130 after Ctrl-C, 143 after SIGTERM (training first saves what was learnt)."""
+def help_pages(columns=80) -> dict[str, str]:
+    """The whole --help of the command and of each sub-command, by how it is called."""
+    commands = [[], *(["train", name] for name in registry.FAMILIES), *([name] for name in COMMANDS)]
+    return {" ".join(["hogwild", *words]): pages.printed(main, words, columns) for words in commands}
 
 
 def _do(arguments):
     """What the arguments ask for; --help ends here. Raises UserError."""
     command = arguments[0] if arguments else "--help"
-    if command in ("-h", "--help") or (command == "train" and arguments[1:2] in (["-h"], ["--help"])):
-        print(OVERVIEW.format(families="\n".join(
-            f"  {f'hogwild train {name} {entry.data}':<32} {entry.summary}" for name, entry in registry.FAMILIES.items())))
+    if command == "--version":
+        print(pages.versions())
+    elif command in ("-h", "--help") or (command == "train" and arguments[1:2] in (["-h"], ["--help"])):
+        print(overview())
         sys.exit(0 if arguments else 2)
-    if command == "train":
+    elif command == "train":
         _train(arguments[1:])
     elif command in COMMANDS:
         given = parsed(f"hogwild {command}", COMMANDS[command], arguments[1:])
         from hogwild.cli import commands  # with it come the kernels
         getattr(commands, command)(given)
     else:
-        raise UserError(f"unknown command '{command}': use train, evaluate, predict or inspect (hogwild --help)")
+        raise UserError(f"unknown command '{command}': use train, evaluate, predict or inspect"
+                        f"{meant(command, ['train', *COMMANDS])} (hogwild --help)")
 
 
 def _train(arguments):
     """hogwild train FAMILY …"""
     name = arguments[0] if arguments else ""
     if name not in registry.FAMILIES:
-        raise UserError(f"train needs a problem family, one of {', '.join(registry.FAMILIES)}, got '{name}': "
-                        "hogwild train linear [DATA]")
+        raise UserError(f"train needs a problem family, one of {', '.join(registry.FAMILIES)}, got '{name}'"
+                        f"{meant(name, registry.FAMILIES)}: hogwild train linear [DATA]")
     family = registry.family(name)
-    given = parsed(f"hogwild train {name}", family.options, arguments[1:],
-                   default=defaults(family.options, arguments[1:]), description=inspect.getdoc(family.options))
+    given = parsed(f"hogwild train {name}", family.options, arguments[1:], defaults(family.options, arguments[1:]))
     from hogwild.cli import train
     train.train_family(family, given)
 

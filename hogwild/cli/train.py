@@ -1,6 +1,6 @@
 """`hogwild train FAMILY`: the family prepares the run; here it is carried out, recorded, resumed and saved."""
 
-from hogwild.cli.arguments import flat
+from hogwild.cli.declared import flat
 from hogwild.errors import sound
 from hogwild.training import checkpoint, model_files
 from hogwild.training.closing import close

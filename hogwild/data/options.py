@@ -2,21 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from hogwild.errors import UserError
+
+COLUMN = arg(metavar="COLUMN")
 
 
 @dataclass(frozen=True)
 class Reading:
     """How a data file is read."""
 
+    group = "data"  # in --help
+
     zero_based: bool = False
     """svmlight indices start at 0."""
-    label: str | None = None
+    label: Annotated[str | None, COLUMN] = None
     """Label column of a table; default: the model's."""
-    header: str = "auto"
+    header: Annotated[str, arg(metavar="auto|yes|no")] = "auto"
     """Whether the first line of a CSV names the columns: auto (told from the lines below it), yes or no."""
     cache: bool = True
     """Do not keep the parsed file."""
@@ -30,9 +35,9 @@ class Reading:
 class TableReading(Reading):
     """How a data file is read that no model knows yet."""
 
-    label: str | None = None
+    label: Annotated[str | None, COLUMN] = None
     """Label column of a table (CSV, Parquet), by name or number from 0; default: the last."""
-    categorical: str | None = None
+    categorical: Annotated[str | None, arg(metavar="COLUMN,…")] = None
     """Columns of a table, by name or number, each of whose values becomes a feature: COLUMN,…; text is taken so by itself."""
 
     def reading(self):

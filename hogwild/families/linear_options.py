@@ -24,6 +24,8 @@ class LinearData(Files):
 class LinearModelOptions:
     """What is fitted."""
 
+    group = "model"  # in --help
+
     loss: str = "logistic"
     """logistic, hinge, squared-hinge, modified-huber, perceptron, softmax (classes; more than two: each against the rest,
     or softmax); squared, huber[:delta=1.35], epsilon-insensitive[:epsilon=0.1] and squared-epsilon-insensitive (real

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from tyro.conf import arg
 
 from hogwild.errors import UserError
 from hogwild.kernels.optim.rules import RULES
@@ -24,10 +26,12 @@ FREE_ON_RESUME = ("data", "test", "sample_weight", "cache", "model", "record", "
 class Optimization:
     """How a gradient becomes a step."""
 
+    group = "training"  # in --help
+
     rule: str = "adagrad"
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo;
     or module.Class of your own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6."""
-    lr: str | None = None
+    lr: Annotated[str | None, arg(metavar="RATE")] = None
     """Learning rate; auto: the best of some tried on a sample; default: what suits the rule and the data's rows.
     For real targets: of targets scaled to a standard deviation of 1."""
     schedule: str = "constant"
@@ -50,7 +54,9 @@ class Optimization:
 class Stopping:
     """What ends a run before its last epoch."""
 
-    early_stopping: str | None = None
+    group = "stopping"
+
+    early_stopping: Annotated[str | None, arg(metavar="METRIC")] = None
     """Metric whose best epoch is the result, and training stopped --patience epochs after it: accuracy, f1, log_loss (of
     logistic and softmax), auc (of two classes, not with softmax); for real targets rmse, mae, r2."""
     patience: int = 3
@@ -73,16 +79,11 @@ class Stopping:
 
 
 @dataclass(frozen=True)
-class Training(Stopping, Optimization):
-    """How a model is trained by the workers of one machine."""
+class Workers:
+    """The workers of one machine, and what they share."""
 
-    l1: float = 0.0
-    """L1 penalty l1 |w|_1 on the mean loss: weights that do not help become 0, at the end of training those that its last
-    steps left near 0. With --l2: elastic net."""
-    epochs: int | None = None
-    """Passes over the training data; default: those that make 50,000 steps, at least 5, at most 200."""
-    average: float | None = None
-    """Average the weights over all steps from this epoch on (ASGD); 0: from the start."""
+    group = "sharing"
+
     workers: int | None = None
     """Threads; default: as many as are advised for the data, see hogwild inspect."""
     mode: str = "wild"
@@ -100,6 +101,21 @@ class Training(Stopping, Optimization):
     hot: the intercept and the commonest features (modes wild and atomic).
     all: all parameters, so that no update is lost (mode wild; not for --l1 with --average).
     """
+
+
+@dataclass(frozen=True)
+class Training(Stopping, Workers, Optimization):
+    """How a model is trained by the workers of one machine."""
+
+    group = "training"
+
+    l1: float = 0.0
+    """L1 penalty l1 |w|_1 on the mean loss: weights that do not help become 0, at the end of training those that its last
+    steps left near 0. With --l2: elastic net."""
+    epochs: int | None = None
+    """Passes over the training data; default: those that make 50,000 steps, at least 5, at most 200."""
+    average: float | None = None
+    """Average the weights over all steps from this epoch on (ASGD); 0: from the start."""
     retries: int = 5
     """Maximum rollbacks to the last good state, each with half the learning rate, after a loss that is not finite."""
     seed: int = 0
@@ -115,6 +131,8 @@ class Training(Stopping, Optimization):
 @dataclass(frozen=True)
 class Output:
     """Where the run's results are written, and from where an interrupted run resumes."""
+
+    group = "output"
 
     model: Path | None = None
     """Where the model is saved (safetensors)."""

@@ -11,8 +11,10 @@ from hogwild.training.options import at_least
 
 
 @dataclass(frozen=True)
-class _TaskOptions:
-    """What every task has."""
+class _Data:
+    """What is trained and measured on."""
+
+    group = "data"  # in --help
 
     data: Positional[Path | None] = None
     """Training data."""
@@ -20,10 +22,25 @@ class _TaskOptions:
     """Held-out data; without them, the share --holdout of DATA is held out."""
     holdout: float = 0.1
     """Share of DATA held out where there is no --test; 0 trains on everything."""
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """What the ranks step on."""
+
+    group = "training"
+
     batch: int = 32
     """Examples of each rank in a step; all ranks together make the batch."""
     seed: int = 0
     """Seed of the first weights, the permutations and the held-out share."""
+
+
+@dataclass(frozen=True)
+class _TaskOptions(_Batches, _Data):
+    """What every task has."""
+
+    group = "data"
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,8 @@ class _ImageOptions(_TaskOptions):
 class MlpOptions(_ImageOptions):
     """Three fully connected layers and a softmax, on images."""
 
+    group = "model"
+
     batch: int = 40
     """Images of each rank in a step; all ranks together make the batch."""
     width: int = 1024
@@ -63,6 +82,8 @@ class MlpOptions(_ImageOptions):
 class CnnOptions(_ImageOptions):
     """Two convolutions and two linear layers, on images."""
 
+    group = "model"
+
     channels: int = 32
     """Planes of the first convolution; the second has twice as many."""
 
@@ -70,6 +91,8 @@ class CnnOptions(_ImageOptions):
 @dataclass(frozen=True)
 class LmOptions(_TaskOptions):
     """LSTM language model on the words of a text."""
+
+    group = "model"
 
     data: Positional[Path | None] = None
     """A text (plain, .gz, .bz2, .xz) with words separated by blanks, or a folder with *train* and *valid* texts."""

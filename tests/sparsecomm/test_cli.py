@@ -28,7 +28,7 @@ def test_help_can_be_read(capsys, task):
     out = capsys.readouterr().out
     assert not stop.value.code and re.search(rf"^\s*mpiexec -n \d sparsecomm train {task}", out, re.MULTILINE)
     for word in ("Examples:", "--batch", "--rule", "adagrad", "--keep", "--value-code", "--momentum-correction",
-                 "--drop-warmup", "--no-residual", "--checkpoint", "--on-failure", "task options", "exchange options"):
+                 "--drop-warmup", "--no-residual", "--checkpoint", "--on-failure", "\ndata:\n", "\nexchange:\n"):
         assert word in out
     assert "--momentum " not in out
 
