@@ -1,18 +1,73 @@
-"""Checks of the names in a declared experiment: needs, axes, values and metrics. An unknown one is a UserError."""
+"""Checks of a declared experiment: what its grid, values and metrics say, and the names in it. A mistake is a UserError."""
 
+import math
 import re
 
 from hogwild.errors import UserError
+from hogwild.experiments.plan import commands
+from hogwild.experiments.plan.schema import unknown
 from hogwild.experiments.report.stats import variables
 
 NEEDS = ("root-network", "mpi", "torch", "openmpi")  # and data:FOLDER, module:NAME, cores:N
 PHASE = re.compile(r"phase_\w+_ms")
+LINK = ("rate", "delay", "per_host")  # keys that a value of the axis `link` alone has
+
+
+def check_values(at, block, keys):
+    """Raise UserError unless each axis of a block has a list of different texts and numbers. keys: those of a file."""
+    for axis, values in block.items():
+        if axis in keys and not isinstance(values, list):
+            raise UserError(f"{at}: {axis} is a key of the file: put it above the first [[grid]]")
+        if axis in commands.BUILT_IN:
+            raise UserError(f"{at}: {axis} cannot be an axis: its name is taken")
+        if not re.fullmatch(r"[A-Za-z_]\w*", axis):
+            raise UserError(f"{at}: an axis is named by letters, digits and _, got '{axis}'")
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{at}: {axis} needs a list of at least one value, got {values!r}")
+        for value in values:
+            if type(value) not in (str, int, float) or (type(value) is float and not math.isfinite(value)):
+                raise UserError(f"{at}: {axis} needs a list of texts and numbers, got {value!r} in it")
+        twins = [value for k, value in enumerate(values) if value in values[:k] or str(value) in map(str, values[:k])]
+        if twins:
+            raise UserError(f"{at}: {axis} has the value {twins[0]!r} twice")
+        if axis == "ranks" and not all(type(value) is int and value > 0 for value in values):
+            raise UserError(f"{at}: ranks must be whole numbers from 1 on, got {values!r}")
+
+
+def check(path, experiment, axes, automatic):
+    """What holds between the parts of a file, whose axes and values are `axes`. automatic: metrics that need no path."""
+    for k, block in enumerate(experiment.grid, 1):
+        commands.check(path, f"{path}: grid[{k}]", experiment, block)
+    for axis, values in experiment.values.items():
+        demand_known(f"{path}: values", axis, axes)
+        for value, one in values.items():
+            demand_known(f"{path}: values.{axis}", value, [str(each) for each in axes[axis]])
+            check_needs(f"{path}: values.{axis}.{value}: needs", one.needs)
+            if one.link and axis != "link":
+                raise UserError(f"{path}: values.{axis}.{value}: {', '.join(LINK)} are keys of the values of the axis link")
+            if one.per_host < 1:
+                raise UserError(f"{path}: values.{axis}.{value}: per_host must be from 1 on, got {one.per_host}")
+    for link in axes.get("link", []):
+        if str(link) not in experiment.values.get("link", {}):
+            raise UserError(f"{path}: grid: link '{link}' needs [values.link.{link}] with its rate, such as \"100mbit\"")
+    check_needs(f"{path}: needs", experiment.needs)
+    if not 0 < experiment.timeout < 1e8:
+        raise UserError(f"{path}: timeout must be a number of seconds above 0, got {experiment.timeout:g}")
+    if experiment.model and not re.fullmatch(r"hogwild\.experiments\.[\w.]+", experiment.model):  # others would run at import
+        raise UserError(f"{path}: model must be a module of experiments, such as "
+                        f"hogwild.experiments.cost.prediction, got {experiment.model!r}")
+    for name, metric in experiment.metrics.items():
+        if name in axes:
+            raise UserError(f"{path}: metrics.{name}: an axis has the same name")
+        if name not in automatic and bool(metric.path) == bool(metric.reach):
+            raise UserError(f"{path}: metrics.{name}: needs either path or reach")
+    check_shown(path, experiment, axes)
 
 
 def check_needs(at, needs):
     for need in needs:
         if need not in NEEDS and not re.fullmatch(r"data:[\w./-]+|module:[^\W\d]\w*(\.\w+)*|cores:\d{1,6}", need):
-            raise UserError(f"{at}: unknown need '{need}'; known: {', '.join(NEEDS)}, data:FOLDER, module:NAME, cores:N")
+            raise unknown(at, "need ", need, [*NEEDS, "data:FOLDER", "module:NAME", "cores:N"])
 
 
 def check_shown(path, experiment, axes):
@@ -30,6 +85,13 @@ def check_shown(path, experiment, axes):
             inner = f"{at}: formula '{formula.label}'"
             demand_known(f"{inner}: y", variables(inner, formula.y), numbers)
             check_where(f"{inner}: where", formula.where, axes)
+            if formula.series:
+                first = figure.series if isinstance(figure.series, str) else (figure.series or [""])[0]
+                demand_known(f"{inner}: series", formula.series, [str(value) for value in axes.get(first, [])])
+    for part, named in ("figure", experiment.figure), ("table", experiment.table):
+        names = [one.name for one in named if one.name]
+        if twins := [name for k, name in enumerate(names) if name in names[:k]]:
+            raise UserError(f"{path}: {part}: two have the name '{twins[0]}'")
     for k, shown in enumerate(experiment.table, 1):
         at = f"{path}: table[{k}]"
         demand_known(f"{at}: rows", shown.rows, axes)
@@ -47,7 +109,7 @@ def check_shown(path, experiment, axes):
 def demand_known(at, given, among):
     for name in [given] if isinstance(given, str) else given:
         if name not in among and not PHASE.fullmatch(name):
-            raise UserError(f"{at}: unknown '{name}'; there are {', '.join(among)}")
+            raise unknown(at, "", name, list(among))
 
 
 def check_where(at, where, axes):

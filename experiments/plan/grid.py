@@ -10,21 +10,19 @@ import math
 import re
 import shlex
 import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hogwild.errors import UserError
-from hogwild.experiments.plan.checks import PHASE, check_needs, check_shown, demand_known
+from hogwild.experiments.plan import commands
+from hogwild.experiments.plan.checks import PHASE, check, check_values
 from hogwild.experiments.plan.schema import build, table
 
 FOLDER = Path(__file__).parents[1] / "declared"
-LINK = ("rate", "delay", "per_host")  # keys of a link that the network lab knows
-BUILT_IN = ("seed", "record", "data")  # what a command may hold besides axes
 SHOWN_DATA = "$HOGWILD_DATA"  # as a person types it
 OURS = "the package"  # source of the experiments that come with it
 MOST_CELLS = 20_000
-LONGEST = 100_000  # characters of a command
 SPACE = re.compile(r"[^\w.+]+")
 
 
@@ -62,12 +60,20 @@ AUTOMATIC = {  # where the record allows; besides these phase_NAME_ms, the mean 
 
 @dataclass(frozen=True)
 class Value:
-    """A value of an axis: its text in the command, its label, its needs."""
+    """A value of an axis: its text in the command, its label, its needs; of the axis `link`, what the link is like."""
 
     text: str  # what goes into the command; may hold {AXIS}
     label: str  # for people
     needs: list[str] = field(default_factory=list)
-    more: dict[str, Any] = field(default_factory=dict)  # keys that are free, such as `rate` of a link
+    rate: str = ""  # of each link and direction, such as 100mbit; "": as fast as this machine is
+    delay: str = ""  # of each link, such as 10ms
+    per_host: int = 1  # ranks on a host
+
+    @property
+    def link(self) -> dict:
+        """What the network lab is told of a link."""
+        told = {"rate": self.rate, "delay": self.delay, "per_host": self.per_host}
+        return {key: value for key, value in told.items() if value not in ("", 1)}
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ class Point(NamedTuple):
     shown: str  # the command as a person types it
     words: tuple[str, ...]  # of the program alone, without mpiexec; {record} and {data} are still to be filled in
     needs: tuple[str, ...]
-    link: dict | None  # free keys of the link, where the network lab runs it
+    link: dict | None  # rate, delay and per_host where they are given, where the network lab runs it
     slug: str  # name of its file
 
 
@@ -203,12 +209,12 @@ def read(name_or_path, quick=False) -> Experiment:
         raise UserError(f"{path}: cannot read the experiment: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
-    overlay = given.pop("quick", {})
-    if not isinstance(overlay, dict):
-        raise UserError(f"{path}: quick must be a table, got {overlay!r}")
-    full, short = (_experiment(path, overlaid, _merged(given, overlay) if overlaid else given) for overlaid in (False, True))
-    for each in (full, short):  # what one form shows may be in the grid of the other only
-        _check(path, each, _axes(full.grid + short.grid))
+    overlay = table(f"{path}: quick", given.pop("quick", {}))
+    if "quick" in overlay:
+        raise UserError(f"{path}, quick: has a table quick in it")
+    full, short = _experiment(path, str(path), given), _experiment(path, f"{path}, quick", _merged(given, overlay), True)
+    for at, each in ((str(path), full), (f"{path}, quick", short)):
+        check(at, each, _axes(full.grid + short.grid), AUTOMATIC)  # one form may show what is in the other's grid only
     return short if quick else full
 
 
@@ -228,16 +234,16 @@ def cells(experiment, seeds=None) -> list[Point]:
 
 def point(experiment, axes, seed) -> Point:
     """The cell of these axes and this seed."""
-    words = tuple(shlex.split(_text(experiment, axes, seed)))
+    words = tuple(shlex.split(commands.text(experiment, axes, seed)))
     values = [experiment.value(axis, value) for axis, value in axes.items()]
     needs = [*experiment.needs, *(need for value in values for need in value.needs)]
     link, ranks = None, axes.get("ranks", 1)
     if "link" in axes:
-        link = {key: value for key, value in experiment.value("link", axes["link"]).more.items() if key in LINK}
+        link = experiment.value("link", axes["link"]).link
         needs.append("root-network")
-    typed = filled(words, "run.jsonl", "@DATA@")
+    typed = commands.filled(words, "run.jsonl", "@DATA@")
     if link is not None:
-        options = [word for key, value in link.items() if value != "" for word in ("--" + key.replace("_", "-"), str(value))]
+        options = [word for key, value in link.items() for word in ("--" + key.replace("_", "-"), str(value))]
         hosts = -(-ranks // link.get("per_host", 1))
         typed = ["python", "-m", "hogwild.experiments", "network", "--hosts", str(hosts), *options, "--", *typed]
     elif "ranks" in axes:
@@ -247,22 +253,6 @@ def point(experiment, axes, seed) -> Point:
     slug = SPACE.sub("-", "_".join(str(value) for value in axes.values()))[:80]
     return Point(axes, seed, shown, words, tuple(dict.fromkeys(needs)), link,
                  f"{slug}_s{seed}_{hashlib.sha256(shown.encode()).hexdigest()[:8]}")
-
-
-def filled(words, record, data) -> list[str]:
-    """`words` with a file and a folder in the places of {record} and {data}."""
-    return [word.replace("{record}", str(record)).replace("{data}", str(data)) for word in words]
-
-
-def _text(experiment, axes, seed):
-    """The command of a cell; {record} and {data} stay."""
-    text, kept = experiment.command, {name: f"{{{name}}}" for name in ("record", "data")}
-    known = {**kept, "seed": str(seed), **{axis: experiment.value(axis, value).text for axis, value in axes.items()}}
-    for _ in range(5):  # the text of a value may hold other axes
-        text = re.sub(r"\{(\w+)\}", lambda found: known.get(found[1], found[0]), text)
-        if len(text) > LONGEST:
-            raise UserError(f"{experiment.name}: the command has more than {LONGEST:,} characters")
-    return text
 
 
 def _axes(blocks):
@@ -281,74 +271,32 @@ def _merged(below, above):
     return {**below, **both}
 
 
-def _experiment(path, quick, given):
-    for key in ("name", "source", "quick", "block_seeds"):
-        if key in given:
-            raise UserError(f"{path}: unknown key '{key}'")
-    given = {**given, "metrics": {**AUTOMATIC, **_each(path, given, "metrics", lambda at, one: build(Metric, at, one))}}
-    given["values"] = _each(path, given, "values", lambda at, one: {
-        str(value): _value(f"{at}.{value}", value, more) for value, more in table(at, one).items()})
-    experiment = build(Experiment, str(path), {**given, "name": path.stem, "source": OURS if path.parent == FOLDER else
-                                                str(path.resolve()), "quick": quick})
+def _experiment(path, at, given, quick=False):
+    """The Experiment of what the file at `path` says, or of its quick form. at: which one, for messages."""
+    metrics = _each(at, given, "metrics", lambda at, one: build(Metric, at, one))
+    values = _each(at, given, "values", lambda at, one: {
+        value: _value(f"{at}.{value}", value, more) for value, more in table(at, one).items()})
+    own = {"name": path.stem, "source": OURS if path.parent == FOLDER else str(path.resolve()), "block_seeds": []}
+    experiment = build(Experiment, at, {**given, "quick": quick, "metrics": {**AUTOMATIC, **metrics}, "values": values}, own)
     if not experiment.grid:
-        raise UserError(f"{path}: grid: there is none; declare [[grid]] with a list of values for each axis")
+        raise UserError(f"{at}: grid: there is none; declare [[grid]] with a list of values for each axis")
     blocks = [{axis: values for axis, values in block.items() if axis != "seeds"} for block in experiment.grid]
     own = [block.get("seeds", experiment.seeds) for block in experiment.grid]
-    experiment = replace(experiment, grid=blocks, block_seeds=own)
     for k, (block, seeds) in enumerate(zip(blocks, own), 1):
         if type(seeds) is not int or seeds < 1:
-            raise UserError(f"{path}: grid[{k}]: seeds must be a whole number from 1 on, got {seeds!r}")
-        for axis, values in block.items():
-            if not isinstance(values, list) or not values:
-                raise UserError(f"{path}: grid[{k}]: {axis} needs a list of at least one value, got {values!r}")
+            raise UserError(f"{at}: grid[{k}]: seeds must be a whole number from 1 on, got {seeds!r}")
+        check_values(f"{at}: grid[{k}]", block, [each.name for each in fields(Experiment)])
         if (number := math.prod(map(len, block.values()))) > MOST_CELLS:
-            raise UserError(f"{path}: grid[{k}]: {number:,} cells are more than {MOST_CELLS:,}")
-    return experiment
-
-
-def _each(path, given, key, build):
-    return {name: build(f"{path}: {key}.{name}", one) for name, one in table(f"{path}: {key}", given.get(key, {})).items()}
+            raise UserError(f"{at}: grid[{k}]: {number:,} cells are more than {MOST_CELLS:,}")
+    return replace(experiment, grid=blocks, block_seeds=own)
 
 
 def _value(at, value, given):
-    more = dict(table(at, given))
-    own = {"text": more.pop("text", value), "label": more.pop("label", value), "needs": more.pop("needs", [])}
-    return build(Value, at, {**own, "more": more})
+    for key, inner in table(at, given).items():
+        if isinstance(inner, dict):  # TOML takes the dot for the start of a table within
+            raise UserError(f"{at}: has a table '{key}' in it; a value with a dot is written in quotes: \"{value}.{key}\"")
+    return build(Value, at, {"text": value, "label": value, **given})
 
 
-def _check(path, experiment, axes):
-    """What holds between the parts of a file, whose axes and values are `axes`."""
-    for k, block in enumerate(experiment.grid, 1):
-        _check_block(f"{path}: grid[{k}]", experiment, block)
-    for axis, values in experiment.values.items():
-        demand_known(f"{path}: values", axis, axes)
-        for value, more in values.items():
-            demand_known(f"{path}: values.{axis}", value, [str(each) for each in axes[axis]])
-            check_needs(f"{path}: values.{axis}.{value}: needs", more.needs)
-    check_needs(f"{path}: needs", experiment.needs)
-    if not 0 < experiment.timeout < 1e8:
-        raise UserError(f"{path}: timeout must be a number of seconds above 0, got {experiment.timeout:g}")
-    if experiment.model and not re.fullmatch(r"hogwild\.experiments\.[\w.]+", experiment.model):  # others would run at import
-        raise UserError(f"{path}: model must be a module of experiments, such as "
-                        f"hogwild.experiments.cost.prediction, got {experiment.model!r}")
-    for name, metric in experiment.metrics.items():
-        if name in axes:
-            raise UserError(f"{path}: metrics.{name}: an axis has the same name")
-        if name not in AUTOMATIC and bool(metric.path) == bool(metric.reach):
-            raise UserError(f"{path}: metrics.{name}: needs either path or reach")
-    check_shown(path, experiment, axes)
-
-
-def _check_block(at, experiment, block):
-    for axis, values in block.items():
-        if axis in BUILT_IN:
-            raise UserError(f"{at}: {axis} cannot be an axis: its name is taken")
-        if axis == "ranks" and not all(isinstance(value, int) and value > 0 for value in values):
-            raise UserError(f"{at}: ranks must be whole numbers from 1 on, got {values!r}")
-    for values in itertools.product(*block.values()):
-        axes = dict(zip(block, values))
-        left = re.findall(r"\{([a-z]\w*)\}", _text(experiment, axes, 0).replace("{record}", "").replace("{data}", ""))
-        if left:
-            raise UserError(f"{at}: the command needs {{{left[0]}}}, which is no axis of this block")
-    if "{record}" not in _text(experiment, axes, 0):
-        raise UserError(f"{at.split(':')[0]}: command must hold {{record}}, the file to which the run writes")
+def _each(at, given, key, build):
+    return {name: build(f"{at}: {key}.{name}", one) for name, one in table(f"{at}: {key}", given.get(key, {})).items()}

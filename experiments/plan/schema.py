@@ -1,5 +1,6 @@
 """Tables of a TOML file as dataclasses; a mistake is a UserError that names the file and the key."""
 
+import difflib
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -14,12 +15,23 @@ def table(at, given):
     return given
 
 
-def build(cls, at, given):
-    """A `cls` from a TOML table, whose keys are its fields. at: file and key, for messages."""
-    known = {each.name: each for each in fields(cls)}
-    if unknown := [key for key in table(at, given) if key not in known]:
-        raise UserError(f"{at}: unknown key '{unknown[0]}'; known: {', '.join(known)}")
-    values = {}
+def unknown(at, what, name, among) -> UserError:
+    """The error for a name that is none of `among`. what: of a key "key ", or empty."""
+    close = difflib.get_close_matches(name, map(str, among), 1)
+    meant = f", meant is perhaps '{close[0]}'" if close else ""
+    return UserError(f"{at}: unknown {what}'{name}'{meant}; there are {', '.join(map(str, among)) or 'none'}")
+
+
+def build(cls, at, given, own=None):
+    """A `cls` from a TOML table, whose keys are its fields but for those in `own`, which have their values from there.
+
+    at: file and key, for messages.
+    """
+    values = dict(own or {})
+    known = {each.name: each for each in fields(cls) if each.name not in values}
+    for key in table(at, given):
+        if key not in known:
+            raise unknown(at, "key ", key, known)
     for name, each in known.items():
         if name in given:
             values[name] = _typed(f"{at}: {name}", each.type, given[name])
@@ -57,5 +69,7 @@ def _one(at, kind, value):
 def _said(kind) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(each) for each in get_args(kind))
-    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-    return names.get(kind) or ("a list" if get_origin(kind) is list else "a table")
+    if get_origin(kind) is list:
+        of = get_args(kind)[0]
+        return "a list of texts" if of is str else "a list of tables (in TOML [[…]], with double brackets)"
+    return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a table")

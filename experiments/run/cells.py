@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hogwild.errors import UserError
-from hogwild.experiments.plan import grid, published
+from hogwild.experiments.plan import commands, grid, published
 from hogwild.experiments.run import process, progress, results
 from hogwild.experiments.run.machine import describe
 from hogwild.training.record import versions
@@ -52,6 +52,7 @@ def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) 
     with _alone(home), progress.Board(experiment, points, file) as shown:
         _claim(home, experiment)
         waiting = [point for point in points if force or not _finished(home, point, shown)]
+        _demand_programs(experiment, [point for point in waiting if not missing(point)])
         for point in waiting:
             if reason := missing(point):
                 _write(home, point, {**_first(experiment, point), "skipped": reason}, [], None)
@@ -67,6 +68,16 @@ def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) 
         if not shown.live:
             shown.line(f"{experiment.name}: {shown.summary()}")
     return Outcome(failed, skipped, len(points))
+
+
+def _demand_programs(experiment, points):
+    """Raise UserError where a command begins with a program that is not here."""
+    for program in dict.fromkeys(point.words[0] for point in points):
+        try:
+            process.found(program)
+        except UserError as error:
+            where = experiment.name if experiment.source == grid.OURS else experiment.source
+            raise UserError(f"{where}: command: {error}") from None
 
 
 def cell(experiment, point, home) -> dict:
@@ -93,7 +104,7 @@ def cell(experiment, point, home) -> dict:
 
 def _started(point, record, timeout):
     """(exit code, what was said, seconds, what the network's interfaces counted) of a cell's run."""
-    words = grid.filled(point.words, record, published.folder())
+    words = commands.filled(point.words, record, published.folder())
     if point.link is None:
         launcher = ["mpiexec", "-n", str(point.axes["ranks"])] if "ranks" in point.axes else []
         if launcher:

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from hogwild.errors import UserError
-from hogwild.experiments.plan import grid
+from hogwild.experiments.plan import commands, grid
 from hogwild.experiments.report import stats
 from hogwild.experiments.run import results
 
@@ -67,14 +67,12 @@ def test_values_have_text_label_needs_and_free_keys(tmp_path):
 text = "--twice '{place} {place}' {data}/x"
 label = "B"
 needs = ["module:json"]
-colour = "red"
 """
     experiment = grid.read(written(tmp_path, more=more))
     point = next(p for p in grid.cells(experiment) if p.axes == {"place": 2.5, "method": "b"})
     assert point.words[:4] == ("prog", "--twice", "2.5 2.5", "{data}/x") and point.needs == ("module:json",)
-    assert grid.filled(point.words, "R", "D")[3:] == ["D/x", "--at", "2.5", "--seed", "0", "--record", "R"]
-    assert experiment.value("method", "b") == grid.Value("--twice '{place} {place}' {data}/x", "B", ["module:json"],
-                                                         {"colour": "red"})
+    assert commands.filled(point.words, "R", "D")[3:] == ["D/x", "--at", "2.5", "--seed", "0", "--record", "R"]
+    assert experiment.value("method", "b") == grid.Value("--twice '{place} {place}' {data}/x", "B", ["module:json"])
     assert experiment.value("place", 2.5).label == "2.5"
 
 
@@ -90,7 +88,6 @@ link = ["slow"]
 [values.link.slow]
 rate = "100mbit"
 per_host = 2
-note = "free"
 """
     mpi, lab = grid.cells(grid.read(written(tmp_path, text)), 1)
     assert mpi.shown == "mpiexec -n 2 prog --record run.jsonl" and mpi.needs == ("mpi",) and mpi.link is None
@@ -141,6 +138,33 @@ def test_quick_is_merged_over_the_file(tmp_path):
     ({"more": '[[figure]]\nx = "place"\ny = "place"\n[[figure.formula]]\nlabel = "f"\ny = "2 * plaice"\n'},
      ["mine.toml: figure[2]: formula 'f': y: unknown 'plaice'"]),
     ({"more": "[["}, ["mine.toml: not valid TOML"]),
+    ({"more": "[quick]\nsedes = 1\n"}, ["mine.toml, quick: unknown key 'sedes', meant is perhaps 'seeds'"]),
+    ({"more": "[quick.quick]\n"}, ["mine.toml, quick: has a table quick"]),
+    ({"replace": {'title = "t"': 'quick = "t"'}}, ["mine.toml: quick must be a table, got 't'"]),
+    ({"replace": {"seeds = 2": "source = 2"}}, ["mine.toml: unknown key 'source'", "there are quick, title, command, grid"]),
+    ({"replace": {"seeds = 2": "seeds = []"}}, ["mine.toml: seeds must be a whole number, got []"]),
+    ({"replace": {"[[grid]]": "[grid]"}}, ["mine.toml: grid must be a list of tables (in TOML [[…]]"]),
+    ({"replace": {"[[grid]]": "[[grid]]\ntimeout = 5"}}, ["grid[1]: timeout is a key of the file: put it above"]),
+    ({"replace": {"place = [1, 2.5]": "place = [1, [2]]"}}, ["grid[1]: place needs a list of texts and numbers, got [2]"]),
+    ({"replace": {"place = [1, 2.5]": "place = [1, true]"}}, ["grid[1]: place needs a list of texts and numbers, got True"]),
+    ({"replace": {"place = [1, 2.5]": "place = [inf]"}}, ["grid[1]: place needs a list of texts and numbers, got inf"]),
+    ({"replace": {"place = [1, 2.5]": 'place = [1, "1"]'}}, ["grid[1]: place has the value '1' twice"]),
+    ({"replace": {"place = [1, 2.5]": 'place = [1]\n"a b" = [1]'}}, ["grid[1]: an axis is named by letters", "'a b'"]),
+    ({"replace": {"place = [1, 2.5]": "place = [1]\nranks = [true]"}}, ["grid[1]: ranks"]),
+    ({"replace": {"place = [1, 2.5]": "place = [1]\nrank = [2]"}}, ["grid[1]: rank changes nothing", "perhaps 'ranks'"]),
+    ({"replace": {"place = [1, 2.5]": "place = [1]\nextra = [1, 2]"}}, ["grid[1]: extra changes nothing", "no {extra}"]),
+    ({"replace": {"{method}": "'{method}"}}, ["mine.toml: command: No closing quotation"]),
+    ({"replace": {"{method}": "{Method}"}}, ["mine.toml: grid[1]: the command needs {Method}"]),
+    ({"replace": {"{method}": "{method} | tee x"}}, ["mine.toml: command: holds '|', but no shell runs it"]),
+    ({"replace": {"prog": "mpiexec prog", "place = [1, 2.5]": "place = [1]\nranks = [2]"}}, ["begins with mpiexec"]),
+    ({"more": '[values.method.a]\nlable = "A"\n'}, ["values.method.a: unknown key 'lable', meant is perhaps 'label'"]),
+    ({"more": "[values.place.2.5]\n"}, ["values.place.2: has a table '5' in it", '"2.5"']),
+    ({"more": '[values.method.a]\nrate = "1gbit"\n'}, ["values.method.a: rate, delay, per_host are keys of", "axis link"]),
+    ({"replace": {"place = [1, 2.5]": 'place = [1]\nlink = ["slow"]'}}, ["link 'slow' needs [values.link.slow]"]),
+    ({"replace": {"place = [1, 2.5]": 'place = [1]\nlink = ["slow"]'}, "more": "[values.link.slow]\nper_host = 0\n"},
+     ["values.link.slow: per_host must be from 1 on, got 0"]),
+    ({"more": '[[figure.formula]]\nlabel = "f"\ny = "2"\nseries = "c"\n'}, ["formula 'f': series: unknown 'c'", "are a, b"]),
+    ({"more": 2 * '[[table]]\nname = "n"\nrows = ["place"]\ncolumns = []\n'}, ["mine.toml: table: two have the name 'n'"]),
     ({"replace": {"seeds = 2": 'model = "os"'}}, ["mine.toml: model must be a module of experiments", "'os'"]),
     ({"replace": {"seeds = 2": "timeout = inf"}}, ["mine.toml: timeout must be", "got inf"]),
     ({"replace": {"seeds = 2": 'needs = ["module:..x"]'}}, ["mine.toml: needs: unknown need 'module:..x'"]),

@@ -203,6 +203,14 @@ def test_a_missing_data_set_is_named_with_what_gets_it_and_a_run_of_nothing_fail
     runner._lacks.cache_clear()
 
 
+def test_a_program_that_is_not_there_is_named_with_the_file_before_anything_runs(trial, tmp_path):
+    path = trial(["good", "fine"])
+    path.write_text(path.read_text().replace('command = "python', 'command = "no-such-program'))
+    with pytest.raises(UserError, match=f"{path}: command: no command 'no-such-program'"):
+        ran(path, tmp_path)
+    assert not list((tmp_path / "results").rglob("*.jsonl"))
+
+
 def test_a_cell_reads_the_folder_of_data_sets_and_shows_its_variable(trial, tmp_path, monkeypatch):
     monkeypatch.setenv("HOGWILD_DATA", str(tmp_path / "a b"))
     path = trial(["good"])
