@@ -4,7 +4,8 @@ import importlib
 
 from hogwild import _version
 
-LATE = {"HogwildClassifier": "estimators", "HogwildRegressor": "estimators"}  # need scikit-learn, which the rest does not
+# Where each name is: the estimators need scikit-learn, plot needs matplotlib, and nothing else does.
+LATE = {"HogwildClassifier": "estimators", "HogwildRegressor": "estimators", "load": "models"}
 
 
 def __getattr__(name):

@@ -41,6 +41,9 @@ class FittedModel(Protocol):
     def predict(self, data, probabilities) -> Iterable[str]:
         """Text in whole lines: one line a row; with `probabilities`, a header first."""
 
+    def for_python(self) -> Any:
+        """What hogwild.load gives: an object with `predict`, named and behaving as scikit-learn's, which it does not need."""
+
 
 class Family(Protocol):
     """One family. What its methods raise for a user's mistake is a UserError."""

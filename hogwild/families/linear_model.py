@@ -7,7 +7,7 @@ import numpy as np
 from hogwild.data import dataset, features, transforms
 from hogwild.data.schema import Schema
 from hogwild.errors import UserError, demand, sound
-from hogwild.families import prediction_lines, predictions
+from hogwild.families import linear_loaded, prediction_lines, predictions
 from hogwild.kernels.losses import LOSSES
 from hogwild.training.registry import build
 from hogwild.training.workers import cores
@@ -47,8 +47,13 @@ class LinearModel:
             lines.append(f"{raw.source}: the training data were no table: its columns are taken by their places")
         else:
             lines += _contradictions(self.schema, raw.schema, options.get("zero_based"))
+        data, more = self.prepared(raw)
+        return data, lines + more
+
+    def prepared(self, raw):
+        """(Dataset, lines for the user): the features of `raw` numbered as the model's, its transforms applied."""
         raw, line = features.onto(raw, self)
-        return transforms.apply(self.transform, self.state, raw), [*lines, *([line] if line else [])]
+        return transforms.apply(self.transform, self.state, raw), [line] if line else []
 
     def scores(self, dataset) -> np.ndarray:
         """float64[rows] or [rows, K]."""
@@ -69,6 +74,10 @@ class LinearModel:
     def predict(self, data, probabilities=False):
         """Text in whole lines, see hogwild/families/prediction_lines.py."""
         return prediction_lines.lines(self, self.scores(data), probabilities)
+
+    def for_python(self):
+        """See hogwild/families/linear_loaded.py."""
+        return linear_loaded.loaded(self)
 
 
 def _contradictions(schema, read, zero_based):

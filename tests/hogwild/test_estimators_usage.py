@@ -12,8 +12,10 @@ import scipy.sparse as sp
 from sklearn.base import clone
 from sklearn.datasets import make_classification, make_regression
 from sklearn.ensemble import BaggingClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -176,3 +178,60 @@ def test_without_sklearn_the_remedy_is_named():
     code = "import sys; sys.modules['sklearn'] = None; import hogwild, hogwild.families.linear; import hogwild.estimators"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode and "need scikit-learn 1.6 or newer: pip install --upgrade scikit-learn" in ended.stderr
+
+
+def test_the_loss_curve_is_that_of_sequential_sgd():
+    """One number an epoch: the mean of the examples' losses, each before its own step."""
+    X, y = make_classification(120, 5, random_state=1)
+    ours = HogwildClassifier(rule="sgd", lr=0.05, epochs=3, fit_intercept=False, **ONE).fit(X, y)
+    seed, w = np.random.RandomState(0).randint(2**31), np.zeros(5)
+    for epoch, found in enumerate(ours.loss_curve_, 1):
+        order, losses = np.arange(120), []
+        np.random.default_rng((seed, epoch)).shuffle(order)
+        for i in order:
+            margin = (2 * y[i] - 1) * (w @ X[i])
+            losses.append(np.log1p(np.exp(-margin)))
+            w = w + 0.05 * (2 * y[i] - 1) / (1 + np.exp(margin)) * X[i]
+        assert type(found) is float and found == pytest.approx(np.mean(losses), rel=1e-6)
+    assert epoch == ours.n_iter_ == 3
+    y = 1e6 + 1e3 * (X @ np.arange(5))
+    still = HogwildRegressor(lr=0.0, epochs=2, **ONE).fit(X, y)  # stays at the mean
+    assert still.loss_curve_ == pytest.approx([y.var() / 2] * 2, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("ours", [HogwildClassifier(epochs=2, **ONE), MLPClassifier(max_iter=2)])
+def test_the_loss_curve_goes_on_as_that_of_sklearns_mlp(blobs, ours):
+    lengths = []
+    for call, more in ((ours.partial_fit, {"classes": [0, 1, 2]}), (ours.partial_fit, {}), (ours.fit, {}),
+                       (ours.partial_fit, {}), (ours.set_params(warm_start=False).fit, {})):
+        call(*blobs, **more)
+        lengths.append(len(ours.loss_curve_))
+    ours.set_params(warm_start=True).fit(*blobs)
+    assert [*lengths, len(ours.loss_curve_)] == [1, 2, 2, 3, 2, 4]
+    assert pickle.loads(pickle.dumps(ours)).loss_curve_ == ours.loss_curve_
+
+
+def test_top_features(blobs):
+    X, y = blobs
+    names = ["a", "b", "c", "d", "e", "f"]
+    ours = HogwildClassifier(epochs=5, **ONE).fit(pa.table(dict(zip(names, X.T))), y)
+    for k in range(3):
+        found = ours.top_features(n=9, class_=k)
+        order = np.argsort(-ours.coef_[k])
+        assert [name for name, _ in found.positive + found.negative[::-1]] == [names[j] for j in order]
+        assert [w for _, w in found.positive] == [w for w in ours.coef_[k][order].tolist() if w > 0]
+    two = HogwildClassifier(epochs=5, **ONE).fit(X, np.array(["no", "yes"])[(y == 1).astype(int)])
+    best, w = two.top_features(1, "yes").positive[0]
+    assert best == two.coef_[0].argmax() and two.top_features(1, "no").negative == [(best, -w)]
+    before = two.top_features()
+    assert two.sparsify().top_features() == before
+    real = HogwildRegressor(epochs=5, **ONE).fit(X, X[:, 2] - 2 * X[:, 4])
+    assert (real.top_features(1).positive[0][0], real.top_features(1).negative[0][0]) == (2, 4)
+    for model, arguments, says in ((ours, {}, "class_ must be one of 0, 1, 2, got None"),
+                                   (real, {"n": 1.5}, "n must be a whole number"),
+                                   (two, {"class_": 1}, "class_ must be one of 'no', 'yes', got 1")):
+        with pytest.raises(ValueError, match=says):
+            model.top_features(**arguments)
+    with pytest.raises(NotFittedError):
+        HogwildClassifier().top_features()

@@ -51,6 +51,9 @@ class Fitted:
     def predict(self, data, probabilities):
         yield from (f"{self.mean!r}\n" for _ in range(data.rows))
 
+    def for_python(self):
+        return self.mean
+
 
 class MeanFamily:
     options = TrainMean

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from command import fails, own_cache, run  # noqa: F401
 
+import hogwild
 from hogwild.families import registry
 from hogwild.training import model_files
 
@@ -34,7 +35,7 @@ def test_the_commands_find_a_second_family(data, capsys):
     start, *_, end = map(json.loads, open("r"))
     assert start["data"] == {"rows": 4} and start["options"]["epochs"] is None and end["event"] == "end"
     model, std = float(printed(capsys, "predict", "m", data).out.splitlines()[0]), np.std(LABELS)
-    assert model == pytest.approx(np.mean(LABELS), rel=1e-12)
+    assert model == pytest.approx(np.mean(LABELS), rel=1e-12) and hogwild.load("m") == model
     found = printed(capsys, "evaluate", "m", data)
     assert found.err == "hogwild: read for its mean\n" and f"rmse       {std:.6f}" in found.out
     assert printed(capsys, "inspect", data, "--family", "mean").out == f"mean {np.mean(LABELS):.6f}\n"
