@@ -1,5 +1,6 @@
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -10,7 +11,7 @@ dist.init_process_group("gloo")
 torch.manual_seed(0)
 x = torch.randn(3200, 64)
 data = TensorDataset(x, x[:, :10].argmax(1))
-model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 ddp = DistributedDataParallel(model)
 state = GradientDropping(model.named_parameters(), Config(keep=0.01))
 ddp.register_comm_hook(state, gradient_dropping)
@@ -21,7 +22,7 @@ loader = DataLoader(data, batch_size=32, sampler=sampler)
 for epoch in range(3):
     sampler.set_epoch(epoch)
     for inputs, labels in loader:
-        loss = torch.nn.functional.cross_entropy(ddp(inputs), labels)
+        loss = nn.functional.cross_entropy(ddp(inputs), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,5 @@
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import sparsecomm
@@ -6,9 +7,10 @@ import sparsecomm
 torch.manual_seed(0)
 x = torch.randn(3200, 64)
 data = TensorDataset(x, x[:, :10].argmax(1))
-model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-optimizer = sparsecomm.DistributedOptimizer(optimizer, named_parameters=model, config=sparsecomm.Config(keep=0.01))
+config = sparsecomm.Config(keep=0.01)
+optimizer = sparsecomm.DistributedOptimizer(optimizer, named_parameters=model, config=config)
 rank, size = optimizer.synchronizer.rank, optimizer.synchronizer.size
 sampler = DistributedSampler(data, num_replicas=size, rank=rank)
 loader = DataLoader(data, batch_size=32, sampler=sampler)
@@ -16,7 +18,7 @@ loader = DataLoader(data, batch_size=32, sampler=sampler)
 for epoch in range(3):
     sampler.set_epoch(epoch)
     for inputs, labels in loader:
-        loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+        loss = nn.functional.cross_entropy(model(inputs), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
