@@ -54,16 +54,27 @@ class Pass:
 class GradientDropping:
     """State of the hook: residual (unsent gradient) of each parameter on this rank. Construct it on all ranks alike.
 
-    named_parameters: pairs of name and parameter, float32 and contiguous, all that the model trains. config: all of it
-    but `scope`, `clip_local`, `combine` and `stepping`; DistributedDataParallel sizes the buckets (bucket_cap_mb). The
-    exchange is not measured: allgather up to 4 ranks, else balanced. process_group: None for the default one; a gloo group
-    of the same ranks is made of it, now or, where there is none yet, with the first gradient. scaler: the script's
-    GradScaler, whose scale a residual follows; it may be set later.
-
     A bucket with NaN or infinity on any rank delivers NaN on all of them, as DistributedDataParallel alone would: a
     GradScaler skips the step, and what the pass has taken from residuals returns to them. Of a parameter whose gradient is
     zero on a rank that rank sends nothing: DistributedDataParallel throws away what is delivered for one that no rank has
     used. Raises UserError.
+
+    Parameters
+    ----------
+    named_parameters
+        Pairs of name and parameter, float32 and contiguous, all that the model trains.
+    config
+        `sparsecomm.Config`, all of it but `scope`, `clip_local`, `combine` and `lazy`; DistributedDataParallel sizes the
+        buckets (bucket_cap_mb). The exchange is not measured: allgather up to 4 ranks, else balanced.
+    process_group
+        None for the default one; a gloo group of the same ranks is made of it, now or, where there is none yet, with the
+        first gradient.
+    seed
+        Of the samples by which thresholds are found; the same on all ranks.
+    say
+        Called with each line for the user, on rank 0.
+    scaler
+        The script's GradScaler, whose scale a residual follows; it may be set later.
     """
 
     def __init__(self, named_parameters, config=None, process_group=None, seed=0, say=print, scaler=None):

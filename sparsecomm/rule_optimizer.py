@@ -22,28 +22,50 @@ from sparsecomm.wire.handshake import handshake
 class DistributedOptimizer(GradientExchange, torch.optim.Optimizer):
     """Steps with the mean over the ranks of `comm` of what each has in `.grad`, sent as `config` says.
 
-    params: the model; or its named_parameters(), or a list of dicts {"params": either, "lr": …, "rule": …, "decay": …} as
-    torch's optimizers have; dense, on one device. float32 is stepped in place; float16, bfloat16 and parameters that are not
-    contiguous have float32 master weights and slots here, and are the rounded masters. Or params is a torch optimizer, which
-    then steps: see `sparsecomm.wrapped.WrappedOptimizer`. rule: a rule of `hogwild.kernels.optim.rules` or its text, such as
-    "adam:b1=0.95". lr: the learning rate, which torch's schedulers can drive; None: the rule's own. Instead of it schedule:
-    one of `hogwild.kernels.optim.schedules`, its text, or a number; the rate is then the schedule's times the group's `lr`,
-    1. decay: `Decay`; None: the rule's own. clip: `Clip` of the mean gradient, or a number for its norm. A group's `lr`,
-    `rule` (of the same class), `decay` and `momentum` (in place of the rule's mu or b1, for schedulers that cycle it) may be
-    changed between steps, on all ranks alike.
-
     On construction all parameters become rank 0's. Nothing is sent before `step`: until then a script may do to `.grad`
     what it likes, and it does so to the rank's own gradient; `clip_grad_norm_` of the optimizer acts on the mean, which
     `.grad` is after `synchronize`. With Config(overlap=True) gradients are sent while backward runs, after `accumulate`
     passes, and a change of one that was sent is an error at `step`. A parameter without a gradient on any rank is left
-    alone, as torch leaves it. buffers: "broadcast" rank 0's after each step, which is what DistributedDataParallel does
-    before the next forward pass (the default, where the model is known), "average" them, or leave each rank its "own".
+    alone, as torch leaves it. A group's `lr`, `rule` (of the same class), `decay` and `momentum` (in place of the rule's mu
+    or b1, for schedulers that cycle it) may be changed between steps, on all ranks alike.
 
     A GradScaler's scale is divided out at `step`, in float32, so float16 parameters work with it; its unscale_ refuses these,
     so clip them by `clip`. It needs Config(overlap=False), the default.
 
     With `combine="local"` ranks differ until their parameters are averaged: save them after `average_parameters()`.
-    `synchronizer` knows steps, skipped steps, phases and bytes. Raises UserError.
+    `synchronizer` knows `rank`, `size`, steps, skipped steps, phases and bytes. Raises UserError.
+
+    Parameters
+    ----------
+    params
+        The model; or its named_parameters(), or a list of dicts {"params": either, "lr": …, "rule": …, "decay": …} as
+        torch's optimizers have; dense, on one device. float32 is stepped in place; float16, bfloat16 and parameters that
+        are not contiguous have float32 master weights and slots here, and are the rounded masters. Or a torch optimizer,
+        which then steps: see `sparsecomm.wrapped.WrappedOptimizer`.
+    rule
+        A rule of `hogwild.kernels.optim.rules` or its text, such as "adam:b1=0.95".
+    schedule
+        In place of `lr`: one of `hogwild.kernels.optim.schedules`, its text, or a number; the rate is then the schedule's
+        times the group's `lr`, 1.
+    lr
+        The learning rate, which torch's schedulers can drive; None: the rule's own.
+    comm
+        mpi4py's communicator; None: all ranks.
+    config
+        `sparsecomm.Config`: what is sent; None: its defaults.
+    decay
+        `Decay`; None: the rule's own.
+    clip
+        `Clip` of the mean gradient, or a number for its norm.
+    accumulate
+        Backward passes of a step, where gradients are sent while backward runs.
+    buffers
+        "broadcast" rank 0's after each step, which is what DistributedDataParallel does before the next forward pass (the
+        default, where the model is known), "average" them, or leave each rank its "own".
+    seed
+        Of the samples by which thresholds are found; the same on all ranks.
+    say
+        Called with each line for the user, on rank 0.
     """
 
     wrapper = None  # WrappedOptimizer, which inherits from this class; set by sparsecomm/optimizer.py
