@@ -1,10 +1,7 @@
 """Pages that are generated when the documentation is built, and so never stale (a hook of MkDocs, see mkdocs.yml)."""
 
-import contextlib
 import difflib
 import functools
-import io
-import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +9,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = "100"  # of the help texts
+COLUMNS = 100  # of the help texts
 
 
 def on_files(files, config):
@@ -42,39 +39,16 @@ def home() -> str:
     return (ROOT / "README.md").read_text().replace("](docs/", "](")
 
 
-COMMANDS = {
-    "hogwild": [[], ["train", "linear"], ["evaluate"], ["predict"], ["inspect"]],
-    "sparsecomm": [[], ["train", "mlp"], ["train", "cnn"], ["train", "lm"], ["train", "linear"], ["evaluate"]],
-    "python -m hogwild.experiments": [[], ["list"], ["run"], ["report"], ["compare"], ["network"], ["advise"]],
-}
-
-
 def command_line() -> str:
     """Every command's --help."""
     from hogwild.cli import main as hogwild
     from hogwild.experiments import __main__ as experiments
     from sparsecomm import cli as sparsecomm
-    mains = dict(zip(COMMANDS, (hogwild.main, sparsecomm.main, experiments.main)))
     parts = ["# Command line\n\nWhat `--help` prints, generated from the commands themselves.\n"]
-    for command, uses in COMMANDS.items():
-        parts.append(f"## {command}\n")
-        for use in uses:
-            if use:
-                parts.append(f"### {' '.join([command, *use])}\n")
-            parts.append(f"```text\n{help_of(mains[command], [*use, '--help'])}\n```\n")
+    for module in hogwild, sparsecomm, experiments:
+        for k, (command, text) in enumerate(module.help_pages(columns=COLUMNS).items()):
+            parts.append(f"{'###' if k else '##'} {command}\n\n```text\n{text.strip(chr(10))}\n```\n")
     return "\n".join(parts)
-
-
-def help_of(main, arguments) -> str:
-    """What `main(arguments)` prints."""
-    out, columns = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = COLUMNS
-    try:
-        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-            main(arguments)
-    finally:
-        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
-    return out.getvalue().strip("\n")
 
 
 def registries() -> str:
