@@ -28,15 +28,26 @@ def _has_probabilities(self):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class HogwildClassifier(ClassifierMixin, Hogwild):
-    """Linear classifier trained by lock-free workers. loss: logistic, hinge, squared-hinge,
-    modified-huber, perceptron, softmax.
+    """Linear classifier trained by lock-free workers.
 
-    More than two classes get a row of weights each: judged together by softmax, else each against the rest. `classes_`
-    are the labels of the first fit, ascending; also one whose rows all have weight 0, which is then not learnt.
+    More than two classes get a row of weights each: softmax compares them, another loss takes each against the rest.
+    Parameters beside these two: those of `hogwild.families.linear_sklearn.Hogwild`.
+
+    Parameters
+    ----------
+    loss
+        logistic, hinge, squared-hinge, modified-huber, perceptron or softmax.
+    class_weight
+        Factors of the classes' losses: {label: factor}, or "balanced".
+
+    Attributes
+    ----------
+    classes_ : array
+        The labels of the first fit, ascending; also one whose rows all have weight 0, which is then not learnt.
     """
 
     loss: str = "logistic"
-    class_weight: Any = None  # factors of the classes' losses: {label: factor}, or "balanced"
+    class_weight: Any = None
 
     _losses = ("logistic", "hinge", "squared-hinge", "modified-huber", "perceptron", "softmax")
 
@@ -105,11 +116,16 @@ class HogwildClassifier(ClassifierMixin, Hogwild):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class HogwildRegressor(RegressorMixin, Hogwild):
-    """Linear regression trained by lock-free workers. loss: squared, huber[:delta=1.35],
-    epsilon-insensitive[:epsilon=0.1], squared-epsilon-insensitive[:epsilon=0.1].
+    """Linear regression trained by lock-free workers.
 
     y may be of any size: it is trained on scaled by its mean and standard deviation (of all rows so far, in partial_fit),
     while coef_, intercept_, penalties and the losses' parameters are in its own unit, and lr in that of the scaled ones.
+    Parameters beside `loss`: those of `hogwild.families.linear_sklearn.Hogwild`.
+
+    Parameters
+    ----------
+    loss
+        squared, huber[:delta=1.35], epsilon-insensitive[:epsilon=0.1] or squared-epsilon-insensitive[:epsilon=0.1].
     """
 
     loss: str = "squared"

@@ -58,38 +58,98 @@ def value_errors():
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Hogwild(SparseCoefMixin, BaseEstimator):
-    """What both estimators share: their parameters, and training.
+    """What both estimators share: their parameters, and training. Whatever is wrong with data or parameters is a ValueError.
 
-    Fitted: `coef_` float32 ([K, d] or [1, d] of a classifier, [d] of a regressor), `intercept_` float32 ([K], [1]),
-    `n_iter_` (epochs of the last call), `loss_curve_` (list of float: the mean training loss of each epoch, each example
-    before its own step, without penalties, in the unit of y; of all calls of partial_fit, and of fit with warm_start),
-    `n_features_in_`. Whatever is wrong with data or parameters is a ValueError.
+    Parameters
+    ----------
+    loss
+        Of examples; hyper-parameters may follow: "huber:delta=2".
+    rule
+        One of `hogwild.kernels.optim.rules.RULES`, as on the command line: "adam:b1=0.95"; or MODULE.CLASS.
+    lr
+        Learning rate; None: by the rule and the rows' length (hogwild/training/default_rates.py); "auto": tried out.
+    schedule
+        One of `hogwild.kernels.optim.schedules.SCHEDULES`: "step:gamma=0.8,every=1epoch".
+    epochs
+        Passes over the rows; None: those that make 50,000 steps, at least 5, at most 200.
+    l1
+        Penalty l1 |w|_1 on the mean loss; at the end of fit weights that do not help become 0.
+    l2
+        Penalty l2/2 |w|^2 on the mean loss.
+    weight_decay
+        Decoupled; None: the rule's own, which is 0 for all but AdamW (0.01).
+    clip_norm
+        Bound on the L2 norm of an example's gradient.
+    clip_value
+        Bound on each of its components.
+    fit_intercept
+        Whether there is an intercept.
+    mode
+        What happens when two workers change one weight at once: a key of `hogwild.training.replication.MODES`.
+    replicas
+        What each worker has of its own: a key of `hogwild.training.replication.REPLICAS`.
+    workers
+        Threads; None: the usable cores, but one for every 2,000 rows at most.
+    random_state
+        A fit is reproducible by it with one worker, or with mode="deterministic".
+    average
+        Average the weights over the steps from this epoch on; True: from the second.
+    tol
+        Stop when the training loss has not fallen by tol for `patience` epochs.
+    early_stopping
+        Hold a part out, stop `patience` epochs after the best one and keep that.
+    validation_fraction
+        That part.
+    metric
+        What is measured on it, without weights; None: accuracy or rmse.
+    patience
+        Epochs of early_stopping and tol.
+    min_delta
+        What counts as an improvement of the metric.
+    warm_start
+        A further fit continues from the weights, the rule's state and the step of the last call.
+    verbose
+        Above 0: a line an epoch; below 0: not even the one on stderr that the first fit has kernels to compile.
+
+    Attributes
+    ----------
+    coef_ : float32 array
+        [K, d] or, of two classes, [1, d] of a classifier; [d] of a regressor.
+    intercept_ : float32 array
+        [K], [1].
+    n_iter_ : int
+        Epochs of the last call.
+    loss_curve_ : list of float
+        The mean training loss of each epoch, each example before its own step, without penalties, in the unit of y; of
+        all calls of partial_fit, and of fit with warm_start.
+    n_features_in_ : int
+        d.
     """
 
-    loss: str  # its hyper-parameters may follow: "huber:delta=2"
-    rule: str = "adagrad"  # any of hogwild.kernels.optim.rules.RULES, as on the command line: "adam:b1=0.95"; or module.Class
-    lr: Any = None  # learning rate; None: by rule and rows' length (hogwild/training/default_rates.py); "auto": tried out
-    schedule: str = "constant"  # any of hogwild.kernels.optim.schedules.SCHEDULES: "step:gamma=0.8,every=1epoch"
-    epochs: int | None = None  # None: those that make 50,000 steps, at least 5, at most 200
-    l1: float = 0.0  # penalty l1 |w|_1 on the mean loss; at the end of fit weights that do not help become 0
-    l2: float = 0.0  # penalty l2/2 |w|^2 on the mean loss
-    weight_decay: float | None = None  # decoupled; None: the rule's own, which is 0 for all but AdamW (0.01)
-    clip_norm: float | None = None  # bound on the L2 norm of an example's gradient
-    clip_value: float | None = None  # bound on each of its components
+    loss: str
+    rule: str = "adagrad"
+    lr: Any = None
+    schedule: str = "constant"
+    epochs: int | None = None
+    l1: float = 0.0
+    l2: float = 0.0
+    weight_decay: float | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
     fit_intercept: bool = True
-    mode: str = "wild"  # what happens when two workers change one weight at once: see hogwild.training.replication.MODES
-    replicas: str = "auto"  # what each worker has of its own: see hogwild.training.replication.REPLICAS
-    workers: int | None = None  # threads; None: the usable cores, but one for every 2,000 rows at most
-    random_state: Any = None  # a fit is reproducible by it with one worker, or with mode="deterministic"
-    average: Any = False  # average the weights over the steps from this epoch on; True: from the second
-    tol: float | None = None  # stop when the training loss has not fallen by tol for `patience` epochs
-    early_stopping: bool = False  # hold a part out, stop `patience` epochs after the best one and keep that
-    validation_fraction: float = 0.1  # that part
-    metric: str | None = None  # what is measured on it, without weights; None: accuracy or rmse
-    patience: int = 3  # of early_stopping and tol
-    min_delta: float = 0.0  # what counts as an improvement of the metric
-    warm_start: bool = False  # a further fit goes on from the weights, the rule's state and the step of the last call
-    verbose: int = 0  # > 0: a line an epoch; < 0: not even the one on stderr that the first fit has kernels to compile
+    mode: str = "wild"
+    replicas: str = "auto"
+    workers: int | None = None
+    random_state: Any = None
+    average: Any = False
+    tol: float | None = None
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    metric: str | None = None
+    patience: int = 3
+    min_delta: float = 0.0
+    warm_start: bool = False
+    verbose: int = 0
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
