@@ -1,4 +1,4 @@
-"""The communication hook under torchrun, over gloo; see hook_ranks.py."""
+"""The communication hook under torchrun, over gloo; see gloo_ranks.py."""
 
 import os
 import signal
@@ -8,8 +8,6 @@ import tempfile
 
 import pytest
 from mpi import QUIET, ROOT, SUPPORT
-
-PROGRAM, ALONE = (SUPPORT / f"{name}_ranks.py" for name in ("hook", "ddp"))
 
 # As in docs/torch.md, in one piece.
 EXAMPLE = """
@@ -59,15 +57,9 @@ def torchrun(n, *program, timeout=300):
     return code, *text
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_hook(n):
-    code, out, err = torchrun(n, PROGRAM, timeout=600)
-    assert code == 0 and out.endswith("passed\n"), out + err[-6000:]
-
-
-@pytest.mark.parametrize("n", [2, 3])
-def test_what_ddp_allows(n):
-    code, out, err = torchrun(n, ALONE, timeout=600)
+@pytest.mark.parametrize("n, modules", [(1, "hook"), (2, "ddp"), (3, "ddp hook")])
+def test_on_processes(n, modules):
+    code, out, err = torchrun(n, SUPPORT / "gloo_ranks.py", *modules.split(), timeout=600)  # to start takes the longest
     assert code == 0 and out.endswith("passed\n"), out + err[-6000:]
 
 

@@ -5,6 +5,7 @@ failed in between, the job ends, and the failures so far are told.
 """
 
 import contextlib
+import importlib
 import os
 import sys
 import time
@@ -32,6 +33,17 @@ def run(names, wait, rank, which=()):
         sys.exit(f"rank {rank}: failed: {', '.join(failed)}")
     if rank == 0:
         print("passed", flush=True)
+
+
+def chosen(words) -> dict:
+    """The checks of modules, by "check_MODULE.NAME". words: MODULE or MODULE.CHECK, of the file MODULE_ranks.py here."""
+    found = {}
+    for word in words:
+        module, _, only = word.partition(".")
+        for name, check in vars(importlib.import_module(f"{module}_ranks")).items():
+            if name.startswith("check_") and only in ("", name.removeprefix("check_")):
+                found[f"check_{module}.{name.removeprefix('check_')}"] = check
+    return found
 
 
 def _meet(there, why, impatient):

@@ -1,13 +1,11 @@
-"""What DistributedDataParallel allows with a hook, against it alone: `torchrun … ddp_ranks.py [CHECK …]`."""
+"""What DistributedDataParallel allows with a hook, against it alone; see gloo_ranks.py."""
 
 import contextlib
 import copy
 import functools
-import sys
 import threading
 import warnings
 
-import checks
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -285,9 +283,3 @@ def check_same_data_is_noticed():
             functional.cross_entropy(ddp(x), y).backward()
         told = [w for w in caught if "the same data" in str(w.message)]
         assert len(told) == (alike and RANK == 0 and SIZE > 1)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    checks.run(globals(), checks.gloo(dist), RANK, sys.argv[1:])
-    dist.destroy_process_group()
