@@ -64,7 +64,7 @@ class GradientDropping:
     named_parameters
         Pairs of name and parameter, float32 and contiguous, all that the model trains.
     config
-        `sparsecomm.Config`, all of it but `scope`, `clip_local`, `combine` and `lazy`; DistributedDataParallel sizes the
+        `sparsecomm.Config`, all of it but what `UNFIT` names; DistributedDataParallel sizes the
         buckets (bucket_cap_mb). The exchange is not measured: allgather up to 4 ranks, else balanced.
     process_group
         None for the default one; a gloo group of the same ranks is made of it, now or, where there is none yet, with the
