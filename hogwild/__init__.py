@@ -5,7 +5,8 @@ import importlib
 from hogwild import _version
 
 # Where each name is: the estimators need scikit-learn, plot needs matplotlib, and nothing else does.
-LATE = {"HogwildClassifier": "estimators", "HogwildRegressor": "estimators", "load": "models"}
+LATE = {"HogwildClassifier": "estimators", "HogwildRegressor": "estimators", "load": "models",
+        "plot": "plots"}
 
 
 def __getattr__(name):

@@ -15,6 +15,7 @@ from hogwild.errors import UserError
 from hogwild.experiments.plan.grid import Reach
 from hogwild.experiments.run import results
 from hogwild.training.metrics import MAXIMISED
+from hogwild.training.record_files import runs
 
 RESULT = {"train_seconds": "s of training", "examples_per_s": "examples a second", "steps": "steps", "step_ms": "ms a step",
           "bytes_per_step": "bytes a step and rank"}
@@ -45,26 +46,6 @@ def main(arguments):
         raise UserError(f"compare needs the records of two runs at least, got {len(named)}: "
                         f"{', '.join(map(str, options.records)) or 'name their files'}")
     print(compared(named))
-
-
-def runs(path, label) -> list[tuple[str, list[dict]]]:
-    """(name, events) of each run in a file. Raises UserError, with the file and the line, for what is no record."""
-    each = []
-    for number, event in enumerate(results.events_of(path), 1):
-        if event["event"] == "start":
-            each.append([event])
-        elif event["event"] in (results.CELL, results.END):
-            continue
-        elif not each:
-            raise UserError(f"{path}:{number}: event '{event['event']}' before any 'start': not the record of a run")
-        else:
-            each[-1].append(event)
-    if not each:
-        raise UserError(f"{path}: no run in it: there is no event 'start'")
-    for events in each:
-        if not any(event["event"] in ("epoch", "end") for event in events):
-            raise UserError(f"{path}: the run has neither an epoch nor an end: was it stopped at once?")
-    return [(label if len(each) == 1 else f"{label}#{k}", events) for k, events in enumerate(each, 1)]
 
 
 def compared(named) -> str:

@@ -3,7 +3,6 @@
 The first line says what was run, where and with what; then the run's own record; the last line how it ended.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +10,10 @@ from typing import Any, NamedTuple
 from hogwild.errors import UserError
 from hogwild.experiments.plan import grid
 from hogwild.training import console
+from hogwild.training.record_files import AROUND, events_of
 
 RESULTS = Path("results")
-CELL, END = "cell", "cell_end"
+CELL, END = AROUND
 FIRST = {"experiment": str, "axes": dict, "seed": int, "command": str, "machine": str, "versions": dict, "commit": str,
          "date": str, "skipped": str}
 LAST = {"metrics": dict, "exit": (int, type(None)), "error": str, "network": (dict, type(None)),
@@ -93,28 +93,6 @@ def read(path) -> Cell:
                     first["machine"], first["versions"], first["commit"], first["date"], last.get("seconds"), Path(path))
     except KeyError as error:
         raise UserError(f"{path}:1: not a cell of an experiment: {error} is missing; remove the file, run it again") from None
-
-
-def events_of(path) -> list[dict]:
-    """The events of a record, at least one. Raises UserError that names the file and the line."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the record: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a record of a run: it is no text") from None
-    events = []
-    for number, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number}: not a line of JSON: {getattr(error, 'msg', error)}") from None
-        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-            raise UserError(f"{path}:{number}: not an event of a run: an object with 'event' is needed")
-        events.append(event)
-    if not events:
-        raise UserError(f"{path}: the record is empty")
-    return events
 
 
 def extracted(metrics, events, network=None) -> dict[str, float | None]:
