@@ -1,6 +1,7 @@
 """`python -m hogwild.experiments`: declared experiments, network lab, report. Mistakes give one line and exit code 2."""
 
 import importlib
+import os
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class RunOptions:
     """Run with so many seeds, instead of as many as the file says."""
     force: bool = False
     """Run finished cells again too."""
+    quiet: bool = False
+    """Print nothing but what failed or was skipped altogether, on standard error."""
     results: Annotated[Path, FOLDER] = Path("results")
     """Folder of the results."""
 
@@ -81,9 +84,9 @@ def run(arguments) -> int:
         raise UserError(f"run needs the name of an experiment: {', '.join(grid.names())}")
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {options.seeds}")
-    failed = 0
+    failed, shown = 0, open(os.devnull, "w") if options.quiet else None
     for experiment in [grid.read(name, options.quick) for name in options.names]:
-        ended = run(experiment, options.results, options.seeds, options.force)
+        ended = run(experiment, options.results, options.seeds, options.force, shown)
         for slug, why in ended.failed.items():
             console.note(f"experiments: {experiment.name}/{slug} failed: {why}")
         if ended.nothing:
@@ -105,9 +108,9 @@ def show(arguments) -> int:
         finished = [cell for cell in results.load(options.results, experiment) if cell.finished]
         points = grid.cells(experiment)
         done = {cell.path.stem for cell in finished} & {point.slug for point in points}
-        print(f"{name}: {len(points)} cells, {len(done)} finished. {experiment.title}")
+        console.out(f"{name}: {len(points)} cells, {len(done)} finished. {experiment.title}")
         for reason, count in Counter(filter(None, map(missing, points))).items():
-            print(f"    {count} skipped: {reason}")
+            console.out(f"    {count} skipped: {reason}")
     return 0
 
 

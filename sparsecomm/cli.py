@@ -12,7 +12,7 @@ from hogwild.cli import pages
 from hogwild.cli.arguments import meant, parsed
 from hogwild.cli.declared import defaults
 from hogwild.errors import UserError
-from hogwild.kernels.compiler.cache import announce
+from hogwild.kernels.compiler.cache import announce, silence
 from hogwild.training import console
 from hogwild.training.options import Optimization, Output, Stopping, at_least, not_negative
 from sparsecomm import guard
@@ -204,7 +204,9 @@ def _do(arguments, apart):
         from sparsecomm.run import evaluate
         return evaluate.evaluate(options)
     launch.world()  # says it where there is no MPI
-    if not launch.rank():
+    if options.running.quiet:
+        silence()
+    elif not launch.rank():
         announce()
     from sparsecomm.run import train
     return train.train(name, options)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from hogwild.experiments.cost.cost_model import PRESETS, Way, buckets_of, step_seconds
+from hogwild.training import console
 from sparsecomm.config import Config
 from sparsecomm.exchange.alpha_beta import Link, Work
 
@@ -80,7 +81,7 @@ def main(arguments):
     works = measured(options, n)
     advice = recommend(link, works, options.ranks, n, buckets_of(n, options.bucket_mb), (options.step_ms or 0.0) / 1e3)
     for line in _said(advice, options, n, link, works):
-        print(line)
+        console.out(line)
 
 
 def _check(options, n):

@@ -19,6 +19,7 @@ CONFIG = tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName,
 # What tyro says of a value that is no number, for each way an option may ask for one.
 NO_NUMBER = re.compile(r"Error parsing (\S+): (?:no type matching \S*\b|invalid literal for |could not convert string to )"
                        r"(int|float)\b.*?\[?(['\"].*['\"])\]?\.?", re.IGNORECASE)
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NO_VALUE = re.compile(r"Missing value for argument '(\S+)'.*")
 
 
@@ -43,6 +44,7 @@ def parsed(command, options, arguments, default=None, description=None, more="")
 def _line(said, options, default) -> str:
     """tyro's message in a line."""
     # A title, then blocks between rules; drawn with ASCII where the terminal knows no better.
+    said = COLOUR.sub("", said)
     rows = [line.strip("│|╭╮╰╯─+ ") for line in said.splitlines()]
     content = itertools.dropwhile(_is_rule, rows[1:])
     message = " ".join(" ".join(itertools.takewhile(lambda row: not _is_rule(row), content)).split())

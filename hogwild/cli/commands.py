@@ -5,12 +5,13 @@ import sys
 from hogwild.cli import print_predictions
 from hogwild.errors import UserError
 from hogwild.families import registry
+from hogwild.training import console
 
 
 def _say(lines):
     """On stderr: standard output is for results."""
     for line in lines:
-        print(f"hogwild: {line}", file=sys.stderr, flush=True)
+        print(console.fitted(f"hogwild: {line}", sys.stderr), file=sys.stderr, flush=True)
 
 
 def evaluate(options):
@@ -40,4 +41,4 @@ def inspect(options):
         raise UserError(f"--workers must be at least 1, got {options.workers}")
     notes, lines = registry.family(options.family).describe(options)
     _say(notes)
-    print(*lines, sep="\n")
+    console.out(*lines)

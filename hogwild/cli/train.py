@@ -2,6 +2,7 @@
 
 from hogwild.cli.declared import flat
 from hogwild.errors import sound
+from hogwild.kernels.compiler.cache import silence
 from hogwild.training import checkpoint, model_files
 from hogwild.training.closing import close
 from hogwild.training.loop import train
@@ -14,7 +15,10 @@ from hogwild.training.stopping import Stopper
 
 def train_family(family, options):
     """hogwild train, of a hogwild.families.family.Family and its options."""
-    report, training = Report(), options.training
+    training, quiet = options.training, options.output.quiet
+    report = Report(quiet=quiet, warns=True)
+    if quiet:
+        silence()
     training.check(), options.output.check()
     stop = training.criteria()
     job = family.prepare(options)

@@ -71,7 +71,7 @@ def load(path, say=print) -> tuple[dict[str, np.ndarray], dict]:
             wrong.append(str(error))
             continue
         if wrong:
-            say(f"{_fact(wrong[0])}; going on from {candidate}")
+            say(f"warning: {_fact(wrong[0])}; going on from {candidate}")
         with sound(candidate, KIND, "start again with another --checkpoint"):
             state = json.loads(header["state"])
             demand(isinstance(state, dict), "its state")

@@ -5,7 +5,9 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import sys
+import textwrap
 
 from hogwild.errors import UserError
 
@@ -102,7 +104,31 @@ def shown(line, stream) -> str:
     return line.encode(encoding, "hogwild").decode(encoding)
 
 
+def fitted(text, stream) -> str:
+    """The text with its lines broken where the terminal ends, between fields where two blanks part them; as it is where
+    `stream` is no terminal: there a line is a record."""
+    if not stream.isatty():
+        return text
+    columns = max(shutil.get_terminal_size().columns, 20)
+    return "\n".join(line if len(line) <= columns else _broken(line, columns) for line in text.split("\n"))
+
+
+def _broken(line, columns) -> str:
+    words = line.lstrip()
+    indent = " " * (len(line) - len(words))
+    if "  " in words:
+        words = "  ".join(part.replace(" ", "\0") for part in words.split("  "))
+    return textwrap.fill(words, columns, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False,
+                         break_long_words=False).replace("\0", " ")
+
+
+def out(*lines):
+    """Print lines on standard output, fitted to a terminal."""
+    for line in lines:
+        print(fitted(line, sys.stdout))
+
+
 def note(line):
     """Print a line on stderr; errors of that are ignored."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        print(shown(line, sys.stderr), file=sys.stderr, flush=True)
+        print(fitted(shown(line, sys.stderr), sys.stderr), file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from hogwild.training.stopping import Stop
 
 # Options that a resumed run may change: they say where and how long, not what is computed; the data
 # themselves are compared.
-FREE_ON_RESUME = ("data", "test", "sample_weight", "cache", "model", "record", "logger", "config", "checkpoint",
+FREE_ON_RESUME = ("data", "test", "sample_weight", "cache", "model", "record", "logger", "config", "quiet", "checkpoint",
                   "checkpoint_seconds", "resume", "epochs", "max_steps", "max_seconds", "retries", "workers", "replicas")
 
 
@@ -146,6 +146,8 @@ class Output:
     """Seconds between two checkpoints."""
     resume: bool = False
     """Resume from --checkpoint, where there is one."""
+    quiet: bool = False
+    """Print nothing but warnings and errors, both on standard error; files are written as ever."""
     config: Path | None = None
     """TOML file with any of these options; the command line overrides it."""
 

@@ -20,6 +20,7 @@ from hogwild.training.loggers import Logger
 
 LINE_SECONDS = 20.0  # without a terminal, at most so long between two lines
 MANY, APART = 50, 0.1  # of more epochs, a line is printed only so many seconds after the last one, and for the last epoch
+WARNINGS = "warning: ", "rollback: "  # how lines begin that are shown under --quiet too
 
 
 def versions(*more) -> dict[str, str]:
@@ -49,11 +50,13 @@ def listed(metrics) -> str:
 class Report:
     """Console and record of one run. The bar shows on a terminal only; elsewhere there is a line an epoch, and now and then.
 
-    path: file for the JSON lines, one event a line: start, epoch, end; None for none. unit: what the bar counts.
+    path: file for the JSON lines, one event a line: start, epoch, end; None for none. quiet: print nothing but, with `warns`,
+    warnings on stderr. unit: what the bar counts.
     """
 
-    def __init__(self, path=None, quiet=False, unit="examples"):
-        self.quiet, self.started, self.file, self.unit = quiet, time.perf_counter(), None, unit
+    def __init__(self, path=None, quiet=False, unit="examples", warns=False):
+        self.quiet, self.warns = quiet, warns
+        self.started, self.file, self.unit = time.perf_counter(), None, unit
         self.bar, self.barred = None, sys.stderr is None  # barred: there is no terminal for it
         self.begun, self.told = None, self.started  # time and units at the first progress; time of the last line
         self.held = None  # the line of the last epoch, where it was not shown
@@ -104,12 +107,14 @@ class Report:
     def say(self, line):
         """A line on the console, above the bar."""
         if self.quiet:
+            for warning in (part for part in line.splitlines() if self.warns and part.startswith(WARNINGS)):
+                console.note(warning)
             return
         if self.held:
             line, self.held = f"{self.held}\n{line}", None
         self.told = time.perf_counter()
         try:
-            tqdm.write(console.shown(line, sys.stdout), file=sys.stdout)
+            tqdm.write(console.fitted(console.shown(line, sys.stdout), sys.stdout), file=sys.stdout)
             sys.stdout.flush()
         except (OSError, ValueError, AttributeError) as error:  # full or broken; closed in this process; closed before it
             self.quiet = True  # the run continues without its output

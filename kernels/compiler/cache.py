@@ -17,13 +17,19 @@ from hogwild.kernels.compiler.cache_folders import held_folder, private_folder, 
 from hogwild.kernels.compiler.linkable import BitcodeCacheImpl
 from hogwild.kernels.compiler.sources import source_stamp
 
-_announcing = False
+_announcing = _silent = False
 
 
 def announce():
     """Have a line on stderr, once a process, when a kernel must be compiled: nothing else is to be seen for seconds."""
     global _announcing
-    _announcing = True
+    _announcing = not _silent
+
+
+def silence():
+    """Have no such line in this process, whoever announces later."""
+    global _announcing, _silent
+    _announcing, _silent = False, True
 
 
 @functools.cache

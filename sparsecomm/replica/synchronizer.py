@@ -112,7 +112,7 @@ class Synchronizer(BucketedExchange, Replica):
         self.skipped += 1
         line = f"step {self.t}: gradient elements that are not finite ({where(self.wire, given, bad)})"
         demand_skippable(line, self.config, self.skipped, SKIPS)
-        self.say(f"{line}: the step is skipped on all ranks")
+        self.say(f"warning: {line}: the step is skipped on all ranks")
 
     def _apply(self, lr_factor, idle, norm):
         """Step every tensor with the mean gradient, clipped to `norm` over all of them."""

@@ -22,14 +22,15 @@ from sparsecomm.wire.gather import broadcast_json, gathered, on_root
 from sparsecomm.wire.handshake import handshake
 
 # Options that may differ from rank to rank.
-MAY_DIFFER = {"data", "test", "labels", "test_labels", "sample_weight", "model", "record", "logger", "config", "cache"}
+MAY_DIFFER = {"data", "test", "labels", "test_labels", "sample_weight", "model", "record", "logger", "config", "cache",
+              "quiet"}
 MAY_CHANGE = {*FREE_ON_RESUME, *MAY_DIFFER, "check_every", "evaluate_every", "timeout", "on_failure"}  # in a resumed run
 
 
 def train(name, options):
     """sparsecomm train NAME, on every rank."""
     comm, running = launch.world(), options.running
-    report = Report(quiet=comm.rank > 0, unit="steps")
+    report = Report(quiet=comm.rank > 0 or running.quiet, unit="steps", warns=comm.rank == 0)
     if running.timeout is not None:
         guard.patience(running.timeout)
     on_root(comm, running.check)
@@ -175,12 +176,12 @@ def _recovery(report, running):
         if not shrink.is_failure(failure):
             raise failure
         left = shrink.recover(run.comm, run.sync.comms())
-        if left.comm.rank == 0 and report.quiet:
-            sys.stdout, report.quiet = sys.__stdout__, False
+        if left.comm.rank == 0 and not report.warns:
+            sys.stdout, report.quiet, report.warns = sys.__stdout__, running.quiet, True
             report.open(running.record, running.logger)
         run = run.moved(left.comm)
-        report.say(f"rank {', '.join(map(str, left.names))} has died, and with it what it had not sent; number of ranks that "
-                   f"go on, in epoch {run.epoch} after step {run.sync.t:,}: {left.comm.size}")
+        report.say(f"warning: rank {', '.join(map(str, left.names))} has died, and with it what it had not sent; number of "
+                   f"ranks that go on, in epoch {run.epoch} after step {run.sync.t:,}: {left.comm.size}")
         report.event("shrink", died=left.names, ranks=left.comm.size, epoch=run.epoch, step=run.sync.t)
         return run
     return recover

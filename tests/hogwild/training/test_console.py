@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from hogwild.cli import main
 from hogwild.errors import UserError
-from hogwild.training import checkpoint
+from hogwild.training import checkpoint, console
 from hogwild.training.model_files import load
 from hogwild.training.record import Report
 
@@ -71,6 +72,51 @@ def test_a_run_survives_its_console(tmp_path, data, program, kind):
         assert len(said) == 1 and "standard output cannot be written" in said[0] and "goes on" in said[0]
     assert code == 0 and load(model)[0]["weights"].shape == (9,)
     assert json.loads(record.read_text().splitlines()[-1])["event"] == "end"
+
+
+@pytest.mark.parametrize("program", [HOGWILD, SPARSECOMM])
+def test_quiet_is_silent_and_changes_no_file(tmp_path, data, program):
+    written = []
+    for name, more in ("loud", []), ("quiet", ["--quiet"]):
+        arguments = train(data, "--model", tmp_path / name, "--record", tmp_path / f"{name}.jsonl", *more)
+        with open(tmp_path / "out", "wb") as out:
+            code, said = process(program, arguments + ["--workers", "1"] * (program is HOGWILD), out)
+        assert code == 0 and said == [] and (not (tmp_path / "out").stat().st_size) == bool(more)
+        events = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        written.append([(event["event"], event.get("metrics"), event.get("loss")) for event in events])
+    assert written[0] == written[1] and [event for event, *_ in written[0]] == ["start", "epoch", "epoch", "end"]
+    assert np.array_equal(*(load(tmp_path / name)[0]["weights"] for name in ("loud", "quiet")))
+
+
+def test_quiet_says_warnings_and_mistakes(tmp_path, data):
+    code, said = process(HOGWILD, train(data, "--quiet", "--mode", "atomic", "--workers", 2))
+    assert code == 0 and said and all(line.startswith("warning: ") for line in said)
+    code, said = process(HOGWILD, train(tmp_path / "none", "--quiet"))
+    assert code == 2 and len(said) == 1 and said[0].startswith(f"hogwild: {tmp_path}/none: ")
+
+
+def test_lines_end_where_the_terminal_does(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+    monkeypatch.setenv("COLUMNS", "40")
+    fields = "epoch 1/2  loss 0.6257  accuracy 0.8070  1,519 k examples/s  ETA 0 s"
+    text = f"{fields}\nshort\n  {'words of a sentence ' * 5}"
+    assert console.fitted(text, io.StringIO()) == text
+    lines = console.fitted(text, Terminal()).split("\n")
+    assert max(map(len, lines)) <= 40 and " ".join(" ".join(lines).split()) == " ".join(text.split())
+    assert lines[:3] == ["epoch 1/2  loss 0.6257  accuracy 0.8070", "  1,519 k examples/s  ETA 0 s", "short"]
+    assert lines[3].startswith("  words") and all(line.startswith("    ") for line in lines[4:])
+
+
+def test_a_mistake_is_one_line_on_a_terminal_too(tmp_path):
+    """Where standard output is a terminal, the parser colours its messages."""
+    reader, terminal = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", HOGWILD, "train", "linear", "--epohcs", "3"], stdout=terminal,
+                          stderr=subprocess.PIPE, text=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"})
+    os.close(reader), os.close(terminal)
+    assert done.stderr == "hogwild: unknown option --epohcs; did you mean --epochs? (see hogwild train linear --help)\n"
 
 
 def test_a_run_survives_its_record_and_its_checkpoint(tmp_path, data, capsys, monkeypatch):
