@@ -1,6 +1,7 @@
 """The data of the benchmarks: published sets, and a synthetic one."""
 
 import gzip
+import sys
 
 import numpy as np
 import scipy.sparse
@@ -15,12 +16,18 @@ WORDS = 1, 2, 3, 41  # columns of kddcup99 that hold words: protocol, service, f
 
 
 def load(rows=1_000_000, names=NAMES):
-    """Yield (name, training data, test data) of each set that is asked for; a line says how to get one that is missing."""
+    """Yield (name, training data, test data) of each set that is asked for; a line on stderr says how to get one that is
+    missing. Where all are, the program ends with exit code 1.
+    """
+    lacking = {name: reason for name in names if name in published.SETS and (reason := published.missing(name))}
+    for reason in lacking.values():
+        print(f"skipped: {reason}", file=sys.stderr)
+    if len(lacking) == len(names):
+        sys.exit("nothing to measure: every data set is missing")
     for name in names:
-        reason = published.missing(name) if name in published.SETS else None
-        if reason:
-            print(f"skipped: {reason}")
-        elif name in SETS:
+        if name in lacking:
+            continue
+        if name in SETS:
             yield name, *_text(name)
         elif name == "kddcup99":
             yield name, *kddcup99(published.folder() / KDD)

@@ -39,9 +39,12 @@ def test_kddcup99_encoding():
 
 def test_missing_sets_are_named_with_the_command_that_gets_them(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOGWILD_DATA", str(tmp_path))
-    assert list(datasets.load(names=("imdb", "kddcup99"))) == []
-    assert capsys.readouterr().out.splitlines() == [
-        f"skipped: no data set {name}: python -m hogwild.experiments fetch {name}" for name in ("imdb", "kddcup99")]
+    (name, *_), = datasets.load(100, ("imdb", "synthetic"))
+    assert name == "synthetic, 100 rows"
+    with pytest.raises(SystemExit, match="nothing to measure"):
+        list(datasets.load(names=("imdb", "kddcup99")))
+    assert capsys.readouterr().err.splitlines() == [
+        f"skipped: no data set {name}: python -m hogwild.experiments fetch {name}" for name in ("imdb", "imdb", "kddcup99")]
 
 
 def test_synthetic_split():
