@@ -64,8 +64,9 @@ class GradientDropping:
     named_parameters
         Pairs of name and parameter, float32 and contiguous, all that the model trains.
     config
-        `sparsecomm.Config`, all of it but what `UNFIT` names; DistributedDataParallel sizes the
-        buckets (bucket_cap_mb). The exchange is not measured: allgather up to 4 ranks, else balanced.
+        `sparsecomm.Config`, all but `scope`, `clip_local`, `combine`, `average_every` and `stepping`;
+        DistributedDataParallel sizes the buckets (bucket_cap_mb). The exchange is not measured: allgather up to 4 ranks,
+        else balanced.
     process_group
         None for the default one; a gloo group of the same ranks is made of it, now or, where there is none yet, with the
         first gradient.

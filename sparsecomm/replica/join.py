@@ -88,8 +88,8 @@ class Join:
 
 
 def _plain(x):
-    """Numbers as JSON has them, exact in both directions."""
-    return [float(value) for value in x] if isinstance(x, tuple | list) else float(x)
+    """Numbers as JSON has them, exact in both directions; whole ones stay whole, as the ranks compare the settings' texts."""
+    return [_plain(value) for value in x] if isinstance(x, tuple | list) else x if isinstance(x, int) else float(x)
 
 
 def _set(group, key, value):
