@@ -33,6 +33,7 @@ class Reach:
     path: str  # of the metric in an event epoch or evaluation
     at: float
     better: Literal["higher", "lower"] = "higher"
+    count: Literal["seconds", "steps"] = "seconds"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Metric:
     event: Literal["start", "evaluation", "epoch", "end"] = "end"  # the last one of this name
     path: str = ""  # dotted
     scale: float = 1.0
-    reach: Reach | None = None  # in place of path: seconds of training until the first evaluation that reaches it
+    reach: Reach | None = None  # in place of path: training until the first evaluation that reaches it
 
 
 AUTOMATIC = {  # where the record allows; besides these phase_NAME_ms, the mean over the ranks of a step

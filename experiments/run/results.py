@@ -110,11 +110,12 @@ def extracted(metrics, events, network=None) -> dict[str, float | None]:
 
 
 def reached(events, reach) -> float | None:
-    """Seconds of training until the first evaluation whose metric is as good as `reach` says; None: never."""
+    """Seconds or steps of training until the first evaluation whose metric is as good as `reach` says; None: never."""
     for seconds, event in measured(events):
         value = at(event, reach.path)
-        if value is not None and (value >= reach.at if reach.better == "higher" else value <= reach.at):
-            return seconds
+        taken = seconds if reach.count == "seconds" else at(event, "step")
+        if None not in (value, taken) and (value >= reach.at if reach.better == "higher" else value <= reach.at):
+            return taken
     return None
 
 
