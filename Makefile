@@ -47,6 +47,7 @@ test-openmpi: .venv-openmpi/made
 
 bench: .venv/bench
 	@$(BIN)/python -m hogwild.experiments.bench.dense
+	@$(BIN)/python -m hogwild.experiments.bench.catch_up
 	@$(BIN)/python -m hogwild.experiments.bench.linear
 	@$(BIN)/python -m hogwild.experiments.bench.quality
 	@$(BIN)/python -m hogwild.experiments.bench.selection
