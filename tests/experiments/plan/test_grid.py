@@ -1,5 +1,6 @@
 """Experiments as data: what the files may say, the cells that follow, the numbers in records, statistics over seeds."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -7,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from documents import ROOT, blocks
 
 from hogwild.errors import UserError
 from hogwild.experiments.plan import commands, grid
@@ -194,6 +196,32 @@ def test_the_experiments_of_the_package_can_be_read(name, quick):
     assert points and len({p.slug for p in points}) == len(points)
     assert experiment.question and (experiment.figure or experiment.model) and experiment.reference
     assert all("{" not in p.shown for p in points)
+
+
+PAGE = ROOT / "docs" / "experiments.md"
+
+
+def test_the_documented_experiment_is_read_and_its_mistakes_are_told_as_documented(tmp_path):
+    block, = (block for block in blocks(PAGE) if block.title == "keep.toml")
+    path = tmp_path / "keep.toml"
+    path.write_text(block.text)
+    assert [point.axes["method"] for point in grid.cells(grid.read(path))] == 2 * ["dense", "1%"]
+    documented, = (block.text.splitlines() for block in blocks(PAGE) if "experiments: keep.toml: " in block.text)
+    changes = {'["accuracy", ': '["acuracy", ', "seeds = 2": "seeds = []", 'method = ["dense", "1%"]': 'method = "dense"',
+               "ranks = [2]": "rank = [2]", "= 2": "="}
+    for (old, new), line in zip(changes.items(), documented, strict=True):
+        path.write_text(block.text.replace(old, new, 1))
+        with pytest.raises(UserError) as caught:
+            grid.read(path)
+        assert f"experiments: {caught.value}".replace(str(path), "keep.toml").startswith(line.rstrip("…"))
+
+
+def test_every_key_is_documented():
+    text, internal = PAGE.read_text(), {"name", "source", "block_seeds"}
+    for kind in (grid.Experiment, grid.Value, grid.Metric, grid.Reach, grid.Figure, grid.Formula, grid.Table, grid.Reference):
+        for key in {each.name for each in dataclasses.fields(kind)} - (internal if kind is grid.Experiment else set()):
+            assert any(form in text for form in (f"`{key}`", f"[{key}.", f"[[{key}]]")), f"{kind.__name__}: {key}"
+    assert not [name for name in grid.AUTOMATIC if f"`{name}`" not in text]
 
 
 EVENTS = [
