@@ -127,7 +127,7 @@ class GradientDropping:
         names, flats = pipeline.bucket.names, [g.view(-1) for g in gradients]
         flats = [g.numpy() for g in flats] if pipeline.bucket.device is None else flats
         now, step = self.passes[-1], self.steps[names[0]]
-        used = [bool(g[0]) or bool(g.any()) for g in flats]
+        used = [len(g) > 0 and (bool(g[0]) or bool(g.any())) for g in flats]
         now.some |= any(used)
         if not step and first and all_alike(self.wire, map(host, flats)) and self.wire.rank == 0:
             warnings.warn("the first gradients of all ranks are identical: do they read the same data?", stacklevel=2)

@@ -46,8 +46,9 @@ class _ChunkTopK:
 
     def rounds(self, step, gradients):
         flat = gradients.flat
-        tensors = zip(self.parts, gradients.tensors)
-        at = self.operations.concatenate([part.start + self._largest(x.reshape(-1)) for part, x in tensors if x is not None])
+        tensors, none = zip(self.parts, gradients.tensors), self.operations.here(np.zeros(0, np.int64))
+        at = self.operations.concatenate([none, *(part.start + self._largest(x.reshape(-1)) for part, x in tensors
+                                                  if x is not None)])
         values = flat[at]
         flat[at] = 0
         total = yield Payload(at.astype(np.uint32) if isinstance(at, np.ndarray) else at, values, index_code=self.index_code)

@@ -102,7 +102,7 @@ class DeviceSelector:
 
     def _threshold(self, x, keep, step, group) -> float:
         """The magnitude that a share `keep` of x reaches; as `hogwild.kernels.compression.thresholds.threshold`."""
-        if keep == 1.0:
+        if keep == 1.0 or not len(x):
             return float(TINY)
         rate = max(SHARE, HITS / (keep * len(x)))
         if self.method == "sample" and rate <= 0.5:

@@ -35,8 +35,11 @@ class Pipeline:
         """Sum over the ranks at step `step` of the gradients, a flat float32 array a tensor; elements not finite, of all.
 
         A gradient None, on all ranks alike unless the compressor is sparse: its tensor is left alone, with its residual, and
-        its sum is 0. Where elements are not finite, there is no sum.
+        its sum is 0. So is one without elements. Where elements are not finite, there is no sum.
         """
+        if not self.bucket.n:
+            return 0
+        gradients = [g if size else None for g, size in zip(gradients, self.bucket.sizes)]
         start = time.perf_counter()
         self.before = {name: x.copy() for name, x in self.compressor.state().items()}
         compensated, bad = self.memory.compensate(gradients)

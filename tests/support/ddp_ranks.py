@@ -35,6 +35,17 @@ class Branches(nn.Module):
         return self.last(x)
 
 
+class WithoutElements(Branches):
+    """Besides, two parameters without elements, of which one is used by no batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.none, self.unused = nn.Parameter(torch.zeros(0, 3)), nn.Parameter(torch.zeros(0))
+
+    def forward(self, x, way=0):
+        return super().forward(x, way) + self.none.sum()
+
+
 def model(make=Branches, seed=0):
     torch.manual_seed(seed)
     return make()
@@ -146,6 +157,24 @@ def check_unused_lose_nothing():
         lost = SIZE * (before - flat(net)) + everyone(kept(state)) - everyone(given)
         assert np.abs(lost).max() < 2e-5 * np.abs(everyone(np.abs(given))).max(), options
         assert np.abs(kept(state)).max() > 0
+
+
+def check_parameters_without_elements():
+    """The others go on as without them, with any compressor."""
+    for compressor in "threshold", "chunk-top-k:k=20", "low-rank:rank=2", "sign:feedback=1", "none":
+        nets = [model(), model(WithoutElements)]
+        for net in nets:
+            ddp, _ = wrap(net, ddp={"find_unused_parameters": True}, keep=0.2, compressor=compressor,
+                          exchange="allgather" if compressor[0] in "tc" else "dense")
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+            for step in range(3):
+                x, y = data(step)
+                optimizer.zero_grad()
+                functional.cross_entropy(ddp(x), y).backward()
+                optimizer.step()
+        if "rank" not in compressor:  # whose first factors are drawn for the names in a bucket
+            assert np.array_equal(flat(nets[0]), flat(nets[1])), compressor
+        assert np.allclose(SIZE * flat(nets[1]), everyone(flat(nets[1]))), compressor
 
 
 def check_grad_scaler():

@@ -1,12 +1,16 @@
 """What a rank has not sent follows its tensor from bucket to bucket; buckets of one step are committed or undone together."""
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
 
 from hogwild.errors import UserError
+from sparsecomm.compress.operations import host
 from sparsecomm.config import Config
 from sparsecomm.exchange.bucketed import BucketedExchange, Pipelines, bucket_names
-from sparsecomm.exchange.sparse import Allgather
+from sparsecomm.exchange.sparse import EXCHANGES, Allgather
 
 SHAPES = {"a": (20, 30), "b": (7,), "c": (40, 10), "d": (300,)}
 ROOM = 700 * 4 / 2**20  # MB of a bucket
@@ -22,6 +26,9 @@ class Alone:
 
     def gather(self, mine, most):
         return [mine]
+
+    def exchange(self, pieces, most):
+        return pieces
 
     def traffic(self):
         return 0, 0
@@ -96,3 +103,29 @@ def test_a_step_is_committed_or_undone_as_a_whole():
             bucketed.empty()
             bucketed.round += 1
         assert all(np.array_equal(x, other.own()[key]) for key, x in one.own().items())
+
+
+@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["host", "device"])
+@pytest.mark.parametrize("compressor", ["threshold", "chunk-top-k", "low-rank", "sign", "sign:feedback=1", "none"])
+def test_tensors_without_elements_are_left_alone(compressor, device):
+    """Among others, or alone in their bucket; a tensor beside them is exchanged as without them."""
+    config = Config(keep=0.1, compressor=compressor, exchange="allgather" if compressor[0] in "tc" else "dense",
+                    threshold="exact")
+    sums = []
+    for shapes in {"a": (20, 30)}, {"x": (0, 4), "a": (20, 30), "y": (3, 0)}, {"x": (0, 4), "z": (0,)}:
+        pipeline = Pipelines(EXCHANGES[config.exchange](Alone(), config), config, shapes, device).make(list(shapes), 3)
+        for step in range(3):
+            given = [np.random.default_rng(step).standard_normal(np.prod(shape, dtype=int)).astype(np.float32)
+                     for shape in shapes.values()]
+            with warnings.catch_warnings(action="error"):  # of a mean of nothing
+                assert pipeline.reduce(step, given if device is None else [torch.tensor(g) for g in given]) == 0
+            pipeline.commit()
+        sums.append(host(pipeline.total).copy())
+    assert sums[0].any() and np.array_equal(sums[0], sums[1]) and sums[2].shape == (0,)
+
+
+def test_a_bucket_of_which_this_rank_has_nothing():
+    """A rank may leave all tensors alone where payloads have indices."""
+    for compressor in "threshold", "chunk-top-k":
+        pipeline = make(Pipelines, compressor=compressor).make(["a", "b"], 3)
+        assert pipeline.reduce(0, [None, None]) == 0 and not pipeline.total.any()
