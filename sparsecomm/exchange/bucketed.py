@@ -112,15 +112,17 @@ class BucketedExchange(Pipelines):
     def __init__(self, exchange, config, shapes, device=None, ahead=False):
         super().__init__(exchange, config, shapes, device, ahead)
         self.rank, self.size = exchange.rank, exchange.size
+        self.seeds = 0
         self.buckets, self.place, self.round = [], {}, 0  # place: of each tensor (bucket, number in it); round: steps so far
         self.seconds = Counter()
         self.empty()
 
     def fill(self, made, seed):
         """Make a bucket of each list of names, as of `bucket_names`, between two steps."""
+        self.seeds = self.seeds or len(made)  # of a run; more buckets have those of the next seeds
         for names in made:
             sizes, b = [math.prod(self.shapes[name]) for name in names], len(self.buckets)
-            pipeline = self.make(names, seed * len(made) + b)
+            pipeline = self.make(names, seed * self.seeds + b)
             self.buckets.append(Bucket(tuple(names), tuple(sizes), tuple(np.cumsum([0, *sizes[:-1]]).tolist()), pipeline))
             self.place |= {name: (b, k) for k, name in enumerate(names)}
         self.empty()

@@ -129,3 +129,13 @@ def test_a_bucket_of_which_this_rank_has_nothing():
     for compressor in "threshold", "chunk-top-k":
         pipeline = make(Pipelines, compressor=compressor).make(["a", "b"], 3)
         assert pipeline.reduce(0, [None, None]) == 0 and not pipeline.total.any()
+
+
+def test_every_bucket_has_a_seed_of_its_own():
+    """Also those that are filled later, in other numbers."""
+    for seed in 0, 1, 5:
+        bucketed = make()
+        for names in (["a"], ["b"]), (["c"],), (["d"],):
+            bucketed.fill(names, seed)
+        seeds = [bucket.pipeline.bucket.seed for bucket in bucketed.buckets]
+        assert seeds[:2] == [2 * seed, 2 * seed + 1] and len(set(seeds)) == 4
