@@ -75,8 +75,11 @@ class Config:
             if switch and not isinstance(value, bool):
                 raise UserError(f"{field.name} must be true or false, got {value!r}")
         if self.compressor != Config.compressor:
-            from sparsecomm.compress.registry import compressor  # which imports this file
-            compressor(self)
+            from sparsecomm.compress.registry import COMPRESSORS, compressor  # which imports this file
+            kind = type(compressor(self))
+            for name, known in COMPRESSORS.items():
+                if kind is known and not known._fields:  # nothing is lost: an object without options becomes its name
+                    object.__setattr__(self, "compressor", name)
         self._number("keep", 0, 1, low_open=True)
         self._number("momentum", 0, 1, high_open=True)
         self._number("bucket_mb", 0, float("inf"), low_open=True, high_open=True)

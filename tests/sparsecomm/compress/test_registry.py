@@ -74,8 +74,11 @@ def test_each_configuration_has_its_compressor():
     assert compressor(Config(compressor="low-rank:rank=2")) == LowRank(rank=2.0)
     with pytest.raises(UserError, match="unknown compressor 'treshold'.*did you mean threshold"):
         Config(compressor="treshold")
-    with pytest.raises(UserError, match="leaves nothing"):
-        Config(compressor="none", momentum=0.5)
+    for more in {"compressor": "none"}, {"compressor": KeepEverything()}, {"compressor": Threshold(), "exchange": "dense"}:
+        with pytest.raises(UserError, match="leaves nothing"):
+            Config(momentum=0.5, **more)
+    for name, options in ("none", KeepEverything()), ("threshold", Threshold()):
+        assert Config(compressor=options) == Config(compressor=name)
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
