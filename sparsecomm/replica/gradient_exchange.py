@@ -12,6 +12,7 @@ import torch
 
 from hogwild.errors import UserError
 from sparsecomm import guard
+from sparsecomm.faults.nonfinite import SKIPS_SCALED
 from sparsecomm.replica.gradient_edits import LINE, Edits
 from sparsecomm.replica.join import Join
 from sparsecomm.replica.master_weights import fits
@@ -162,7 +163,7 @@ class GradientExchange:
         """Wait for the gradients of all ranks and step; on all ranks alike. The closure's value, or None.
 
         A gradient with NaN or infinity on any rank changes nothing on any: `synchronizer.skipped` then counts up. Raises
-        UserError.
+        UserError, also after 20 such steps in a row; after 50 with a GradScaler, which needs some to find its scale.
         """
         value = None
         if closure is not None:
@@ -170,6 +171,8 @@ class GradientExchange:
                 value = closure()
         if self.averaged is None:
             self._warn_of_edits()
+        if hasattr(self, "grad_scale"):  # set by a GradScaler, to None where it has unscaled already
+            self.synchronizer.most_skips = SKIPS_SCALED
         if getattr(self, "grad_scale", None) is not None:
             self._unscale(float(self.grad_scale))
         with guard.together(self.synchronizer.names, f"step {self.synchronizer.round + 1}"):

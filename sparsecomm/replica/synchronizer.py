@@ -56,7 +56,7 @@ class Synchronizer(BucketedExchange, Replica):
         self.lane = self.comm.Dup() if ahead else self.comm
         exchange, config, line = make_exchange(self.lane, config, sum(len(w) for w in self.tensors.values()))
         BucketedExchange.__init__(self, exchange, config, shapes, self.arrays.device, ahead)
-        self.skipped, self.loaded = 0, False
+        self.skipped, self.most_skips, self.loaded = 0, SKIPS, False  # skipped, of which so many in a row are an error
         self._fill(made)
         self.say(f"{line}; stepping catch-up" if self.last else line)
 
@@ -111,7 +111,7 @@ class Synchronizer(BucketedExchange, Replica):
             bucket.pipeline.undo()
         self.skipped += 1
         line = f"step {self.t}: gradient elements that are not finite ({where(self.wire, given, bad)})"
-        demand_skippable(line, self.config, self.skipped, SKIPS)
+        demand_skippable(line, self.config, self.skipped, self.most_skips)
         self.say(f"warning: {line}: the step is skipped on all ranks")
 
     def _apply(self, lr_factor, idle, norm):

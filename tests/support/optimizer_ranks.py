@@ -166,6 +166,19 @@ def check_grad_scaler():
         with_overlap = make(net, overlap=True)
         scaler.scale(loss(net, 0, SIZE, RANK)).backward()
         raises(["GradScaler", "overlap=False"], lambda: scaler.step(with_overlap))
+    for scaled, most in (True, 50), (False, 20):  # skipped steps in a row; a scale is halved by each, and so soon fits
+        net, scaler = model(), torch.amp.GradScaler("cpu", enabled=scaled)
+        optimizer = make(net, "sgd", 0.1, overlap=False)
+
+        def skip():
+            optimizer.zero_grad()  # noqa: B023
+            scaler.scale(loss(net, 0, SIZE, RANK) * float("inf")).backward()  # noqa: B023
+            scaler.step(optimizer)  # noqa: B023
+            scaler.update()  # noqa: B023
+        for _ in range(most - 1):
+            skip()
+        assert optimizer.synchronizer.t == 0
+        raises(["not finite", "smaller learning rate"], skip)
 
 
 def check_state():
