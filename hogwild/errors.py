@@ -1,6 +1,7 @@
 """Exceptions that the command line turns into one line and an exit code."""
 
 import contextlib
+import os
 
 
 class UserError(Exception):
@@ -12,6 +13,20 @@ class Terminated(KeyboardInterrupt):
 
 
 ABSURD = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+
+
+def reason(error, path) -> str:
+    """What an OSError at `path` means: also that not the file but its folder is missing."""
+    folder = os.path.dirname(path) or "."
+    if isinstance(error, FileNotFoundError) and not os.path.isdir(folder):
+        return f"there is no folder {folder}"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def demand_folder(path, what, option):
+    """Raise UserError now where the folder of a file that is to be written later is missing."""
+    if not os.path.isdir(folder := os.path.dirname(path) or "."):
+        raise UserError(f"{path}: cannot write the {what}: there is no folder {folder}; make it, or choose another {option}")
 
 
 @contextlib.contextmanager

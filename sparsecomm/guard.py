@@ -193,7 +193,7 @@ def _start():
             active = Guard(comm)
         else:
             raise UserError("this MPI cannot be called from several threads (MPI_THREAD_MULTIPLE), which the watch over the "
-                            "ranks needs; use the one of hogwild-sparsecomm[mpich]")
+                            "ranks needs; use the one of '.[mpich]")
 
 
 def _terminate(number, frame):

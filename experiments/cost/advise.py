@@ -1,10 +1,9 @@
 """`python -m hogwild.experiments advise`: exchange, drop rate and code for a network, and whether compression pays.
 
-    python -m hogwild.experiments advise --model-size 25M --ranks 16 --rate 1gbit --step-ms 120
+    python -m hogwild.experiments advise --model-size 25M --ranks 16 --rate 1Gbps --step-ms 120
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,12 +11,10 @@ from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError
 from hogwild.experiments.cost.cost_model import PRESETS, Way, buckets_of, step_seconds
 from hogwild.training import console
+from hogwild.training.units import COUNTS, TIMES, bytes_text, quantity, rate, rate_text, time_text
 from sparsecomm.config import Config
 from sparsecomm.exchange.alpha_beta import Link, Work
 
-SIZES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
-RATES = {"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
-TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 KEEPS, CODES = (0.1, 0.01, 0.001), ("float32", "float16", "int8", "1bit")
 GAIN = 1.05  # what compression must gain at least
 NEAR = 1.25  # within this factor of the fastest, the mildest compression is advised: a harsher one needs more steps to learn
@@ -28,7 +25,8 @@ PROCESSED = ("select", "encode", "decode", "add", "code")
 class AdviseOptions:
     """Recommend how to exchange gradients, by the α-β model of sparsecomm/exchange/alpha_beta.py.
 
-    Example: python -m hogwild.experiments advise --model-size 25M --ranks 16 --rate 1gbit --step-ms 120
+    Examples:
+      python -m hogwild.experiments advise --model-size 25M --ranks 16 --rate 1Gbps --step-ms 120
     """
 
     model_size: str
@@ -36,7 +34,7 @@ class AdviseOptions:
     ranks: int
     """Processes that train together."""
     rate: str
-    """Bandwidth of each rank's link: 100mbit, 1gbit, 25gbit."""
+    """Bandwidth of each rank's link: 100Mbit/s, 1Gbps, 25gbit."""
     latency: str | None = None
     """Seconds of a small message, one way: 50us, 1ms; default: assumed from the rate."""
     step_ms: float | None = None
@@ -64,19 +62,10 @@ class Advice(NamedTuple):
     times: dict[Way, float]
 
 
-def quantity(option, text, units, low=0.0) -> float:
-    """The value of `text`, a number with a unit of `units`, above `low`. Raises UserError."""
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zµ]*)", text.strip().lower())
-    if not found or found[2] not in units or not low < float(found[1]) * units[found[2]] < 1e18:
-        known = ", ".join(unit for unit in units if unit)
-        raise UserError(f"{option} must be a positive number and a unit ({known}), got '{text}'")
-    return float(found[1]) * units[found[2]]
-
-
 def main(arguments):
     """python -m hogwild.experiments advise …"""
     options = parsed("python -m hogwild.experiments advise", AdviseOptions, arguments)
-    n, link = int(quantity("--model-size", options.model_size, SIZES)), _link(options)
+    n, link = int(quantity("--model-size", options.model_size, COUNTS)), _link(options)
     _check(options, n)
     works = measured(options, n)
     advice = recommend(link, works, options.ranks, n, buckets_of(n, options.bucket_mb), (options.step_ms or 0.0) / 1e3)
@@ -96,11 +85,11 @@ def _check(options, n):
 
 
 def _link(options) -> Link:
-    rate = quantity("--rate", options.rate, RATES)
+    bits = rate("--rate", options.rate)
     if options.latency is not None:
-        return Link(quantity("--latency", options.latency, TIMES), 8 / rate)
-    slower = [link.alpha for link in PRESETS.values() if 8 / link.beta <= rate * 1.001]
-    return Link(slower[-1] if slower else next(iter(PRESETS.values())).alpha, 8 / rate)
+        return Link(quantity("--latency", options.latency, TIMES), 8 / bits)
+    slower = [link.alpha for link in PRESETS.values() if 8 / link.beta <= bits * 1.001]
+    return Link(slower[-1] if slower else next(iter(PRESETS.values())).alpha, 8 / bits)
 
 
 def measured(options, n) -> dict[Way, Work]:
@@ -138,21 +127,29 @@ def _said(advice, options, n, link, works):
     """The lines to print."""
     way, times, what = advice.way, advice.times, "a step" if options.step_ms is not None else "an exchange"
     latency = "given" if options.latency else "assumed"
-    yield (f"{n:,} parameters, {options.ranks} ranks, {8e-6 / link.beta:,.4g} Mbit/s, {link.alpha * 1e6:g} us a message "
-           f"({latency}); predicted by the α-β model, not measured")
+    yield (f"{n:,} parameters, {options.ranks} ranks, {rate_text(link.beta)}, {time_text(link.alpha)} a message ({latency}); "
+           "predicted by the α-β model, not measured")
     half, full = Way("dense", code="float16"), Way("dense")
     sparse = [each for each in times if each.exchange != "dense"]
+    best = min(sparse, key=times.get)
     if advice.pays:
         yield f"recommended: --exchange {way.exchange} --keep {way.keep:g} --value-code {way.code}"
-        yield (f"predicted: {_ms(times[way])} {what}, {times[half] / times[way]:.3g} times faster than dense float16 "
-               f"({_ms(times[half])}), {times[full] / times[way]:.3g} times than dense float32 ({_ms(times[full])})")
+        if (gain := times[way] / times[best] - 1) > 0:
+            more = "drops" if best.keep < way.keep else "rounds"
+            yield (f"not the fastest: {best} is predicted {gain:.1%} faster, but it {more} more of the gradient, which takes "
+                   f"more steps to learn; of what is within {NEAR - 1:.0%} of the fastest, the mildest is recommended")
+        yield (f"predicted: {time_text(times[way])} {what}, {times[half] / times[way]:.3g} times faster than dense float16 "
+               f"({time_text(times[half])}), {times[full] / times[way]:.3g} times than dense float32 "
+               f"({time_text(times[full])})")
     else:
-        best = min(sparse, key=times.get)
-        yield f"compression does not pay: {_ms(times[way])} {what} for {way}, {_ms(times[best])} for {best}"
+        yield f"compression does not pay: {time_text(times[way])} {what} for {way}, {time_text(times[best])} for {best}"
         yield f"recommended: --exchange dense{'' if way == full else f' --value-code {way.code}'}"
+        if (gain := times[way] / times[best] - 1) > 0:
+            yield (f"not the fastest: {best} is predicted {gain:.1%} faster; less than {GAIN - 1:.0%} is not worth that "
+                   "gradients are altered")
     for keep in KEEPS:
-        best = min((each for each in sparse if each.keep == keep), key=times.get)
-        yield f"  {1 - keep:.1%} dropped: {_ms(times[best])} at best ({best.exchange}, {best.code})"
+        each = min((each for each in sparse if each.keep == keep), key=times.get)
+        yield f"  {1 - keep:.1%} dropped: {time_text(times[each])} at best ({each.exchange}, {each.code})"
     yield from _sizes(n, options.ranks, link)
     yield from _assumed(way, options, works)
 
@@ -166,7 +163,7 @@ def _sizes(n, ranks, link):
     for name, options in COMPRESSORS.items():
         sent = bytes_per_step(options(), [(side, side)], ranks)
         given = ", ".join(f"{field}={value:g}" for field, value in zip(options._fields, options()))
-        yield f"  {name}{f' ({given})' if given else ''}: {sent:,.0f} bytes, {_ms(sent * link.beta)}"
+        yield f"  {name}{f' ({given})' if given else ''}: {bytes_text(sent)}, {time_text(sent * link.beta)}"
 
 
 def _assumed(way, options, works):
@@ -177,12 +174,8 @@ def _assumed(way, options, works):
     costs = [f"{name} {getattr(work, name) * 1e9:.3g} ns an {'entry' if name in ('encode', 'decode') else 'element'}"
              for name in PROCESSED if name != "code" or way.code != "float32"]
     yield (f"assumed: no overlap with the backward pass; buckets of {options.bucket_mb:g} MB; measured on one core "
-           f"here{given}: {', '.join(costs)}, {work.message * 1e6:.3g} us a message")
+           f"here{given}: {', '.join(costs)}, {time_text(work.message)} a message")
     if options.step_ms is None:
         yield "assumed: nothing else in a step; with --step-ms the speed-up of the whole step is predicted"
     if way.keep < 0.01:
         yield "99.9% dropped learns more slowly at first: use --drop-warmup 1"
-
-
-def _ms(seconds):
-    return f"{seconds * 1e3:.3g} ms"

@@ -33,6 +33,7 @@ from typing import NamedTuple
 from hogwild.cli.arguments import parsed
 from hogwild.errors import Terminated, UserError
 from hogwild.experiments.run.process import DYING, found, kill
+from hogwild.training import units
 from sparsecomm.wire.launch import POOLS, PR_SET_PDEATHSIG
 
 MOST = 250  # hosts: as many as there are numbers in the last place of an address
@@ -91,7 +92,7 @@ def available() -> str | None:
 
 
 class Network:
-    """An emulated network. hosts: 1 to 250. rate: of each link and direction as tc writes it (100mbit); "": unshaped. delay:
+    """An emulated network. hosts: 1 to 250. rate: of each link and direction (100Mbit/s, 1Gbps); "": unshaped. delay:
     from each host to any other, as tc writes it (10ms); it needs netem in the kernel.
 
     A context manager, inside which SIGTERM and SIGHUP raise Terminated. Raises UserError if the lab cannot be made.
@@ -100,7 +101,8 @@ class Network:
     def __init__(self, hosts, rate="", delay=None):
         if not 1 <= hosts <= MOST:
             raise UserError(f"a network needs 1 to {MOST} hosts, got {hosts}")
-        self.hosts, self.rate, self.delay = hosts, rate, delay
+        self.hosts, self.delay = hosts, delay
+        self.rate = f"{units.rate('--rate', rate):.0f}bit" if rate else ""  # as tc wants it, to whom mbps are megabytes
         self.lab = f"hogwild-{os.getpid()}-{_start(os.getpid())}-{next(_labs)}"
         self.switch, self.folder, self.handlers = f"{self.lab}-switch", None, {}
 
@@ -230,7 +232,7 @@ class Network:
         try:
             _batch("tc", self.switch, f"qdisc add dev data0 root {probe}")
         except UserError as error:
-            raise _refusal("rate", self.rate, "100mbit or 1gbit", "tbf", error) from None
+            raise _refusal("rate", self.rate, "100Mbit/s or 1Gbps", "tbf", error) from None
         return _queue(self.switch, "data0")["options"]["rate"]
 
     def _slow(self, host):
@@ -359,14 +361,14 @@ class NetworkOptions:
     """Run a command on the hosts of an emulated network, then print what each of them has sent and received.
 
     Examples:
-      python -m hogwild.experiments network --hosts 4 --rate 100mbit -- sparsecomm train mlp --epochs 1
-      python -m hogwild.experiments network --rate 1gbit -- python -m hogwild.experiments.lab.pingpong
+      python -m hogwild.experiments network --hosts 4 --rate 100Mbit/s -- sparsecomm train mlp --epochs 1
+      python -m hogwild.experiments network --rate 1Gbps -- python -m hogwild.experiments.lab.pingpong
     """
 
     hosts: int = 2
     """Number of hosts."""
     rate: str = ""
-    """Rate of each link and direction as tc writes it: 100mbit, 1gbit; 1mbps is a megabyte a second. Default: unshaped."""
+    """Rate of each link and direction: 100Mbit/s, 1Gbps. Default: unshaped."""
     delay: str | None = None
     """Delay of each link, 10ms say; the kernel must have netem."""
     per_host: int = 1

@@ -68,7 +68,7 @@ def demand(*modules):
     """Raises UserError where one of the modules that draw is not installed."""
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     if absent:
-        raise UserError(f"report needs {', '.join(absent)}: pip install 'hogwild-sparsecomm[experiments]'")
+        raise UserError(f"report needs {', '.join(absent)}: pip install '.[experiments]'")
 
 
 def gathered(name, folder, quick):

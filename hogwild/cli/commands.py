@@ -3,7 +3,7 @@
 import sys
 
 from hogwild.cli import print_predictions
-from hogwild.errors import UserError
+from hogwild.errors import UserError, demand_folder
 from hogwild.families import registry
 from hogwild.training import console
 
@@ -27,6 +27,8 @@ def evaluate(options):
 
 def predict(options):
     """hogwild predict."""
+    if options.out:
+        demand_folder(options.out, "predictions", "--out")
     fitted = registry.load(options.model)
     if options.probabilities:
         fitted.check_probabilities()

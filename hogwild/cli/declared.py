@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import tyro
 
-from hogwild.errors import UserError
+from hogwild.errors import UserError, reason
 
 BREAKS = re.compile(r"\n(?! *[a-z0-9-]+: )\s*")  # a line that explains a value, "wild: …", stays a line of its own
 GROUPS = "options", "data", "model", "training", "sharing", "stopping", "exchange", "output", "failures"  # their order
@@ -152,7 +152,7 @@ def defaults(cls, arguments):
     try:
         given = tomllib.loads(Path(path).read_text())
     except OSError as error:
-        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
+        raise UserError(f"{path}: cannot read the configuration: {reason(error, path)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     given = {key.replace("-", "_"): value for key, value in given.items()}

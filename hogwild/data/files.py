@@ -8,7 +8,7 @@ import os
 import zlib
 
 from hogwild.data import foreign_formats
-from hogwild.errors import UserError
+from hogwild.errors import UserError, reason
 
 CHUNK_BYTES = 4 << 20  # text parsed at once
 HEAD = 1 << 16  # bytes from which a file's format is told
@@ -44,8 +44,8 @@ def opened(path):
     except IsADirectoryError:
         raise UserError(f"{place(path)}: is a folder; needed a file, name one inside it") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{place(path)}: cannot be read ({reason}); check the name and its permissions") from None
+        why = reason(error, os.fspath(path))
+        raise UserError(f"{place(path)}: cannot be read ({why}); check the name and its permissions") from None
     raise UserError(f"{place(path)}: is empty (0 bytes); needed at least one row, check how the file was made")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hogwild.errors import UserError, demand, sound
+from hogwild.errors import UserError, demand, reason, sound
 
 FORMAT = 1
 KEY = "hogwild"
@@ -71,7 +71,9 @@ def load(path, kind="model") -> tuple[dict[str, np.ndarray], dict]:
     Raises UserError for a file that is missing, of another kind, damaged in any bit, or of a newer format.
     """
     if not os.path.isfile(path):
-        what = "is not a file" if os.path.exists(path) else "no such file"
+        folder = os.path.dirname(path) or "."
+        what = "is not a file" if os.path.exists(path) else "no such file" if os.path.isdir(folder) else (
+            f"there is no folder {folder}")
         raise UserError(f"{path}: {what}; give a {kind} written by --{kind}")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -184,5 +186,6 @@ def user_errors(path):
     try:
         yield
     except (OSError, SafetensorError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be written: {cause}; free space there or choose another path") from None
+        cause = reason(error, path)
+        remedy = "make it" if cause.startswith("there is no folder") else "free space there"
+        raise UserError(f"{path}: cannot be written: {cause}; {remedy} or choose another path") from None

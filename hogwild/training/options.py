@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 from tyro.conf import arg
 
-from hogwild.errors import UserError
+from hogwild.errors import UserError, demand_folder
 from hogwild.kernels.optim.rules import RULES
 from hogwild.kernels.optim.schedules import SCHEDULES, Warmup
 from hogwild.kernels.optim.steps import Clip, Decay
@@ -157,6 +157,8 @@ class Output:
             raise UserError("--resume needs --checkpoint FILE: what to resume from")
         if self.logger is not None:
             loggers.check(self.logger)
+        if self.record:
+            demand_folder(self.record, "record", "--record")
         for path in (self.model, self.checkpoint):
             if path:
                 model_files.check_writable(path)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 import numpy as np
 from tqdm import tqdm
 
-from hogwild.errors import UserError
+from hogwild.errors import UserError, reason
 from hogwild.training import console
 from hogwild.training.loggers import Logger
 
@@ -69,7 +69,7 @@ class Report:
         try:
             self.file = open(path, "ab", buffering=0) if path else None
         except OSError as error:
-            raise UserError(f"{path}: cannot write the record: {error.strerror}; choose another --record") from None
+            raise UserError(f"{path}: cannot write the record: {reason(error, path)}; choose another --record") from None
         if logger:
             self.logger = Logger(logger)
             self.say(f"logged to {logger}, {self.logger.backend.place}")

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hogwild.errors import UserError
+from hogwild.errors import UserError, reason
 
 AROUND = "cell", "cell_end"  # events that an experiment writes before and after those of a run
 
@@ -13,7 +13,7 @@ def events_of(path) -> list[dict]:
     try:
         lines = Path(path).read_text().splitlines()
     except OSError as error:
-        raise UserError(f"{path}: cannot read the record: {error.strerror}") from None
+        raise UserError(f"{path}: cannot read the record: {reason(error, path)}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a record of a run: it is no text") from None
     events = []

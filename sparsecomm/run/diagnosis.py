@@ -1,5 +1,6 @@
 """What is wrong with the facts of the ranks (see `process_facts`) and the links between them, a line for each problem."""
 
+from hogwild.training.units import rate_text
 from sparsecomm.wire.handshake import difference
 
 ODD = 5  # a link with so many times less bandwidth than the median between hosts is named
@@ -80,19 +81,3 @@ def spans(numbers) -> str:
         else:
             runs.append([number, number])
     return ",".join(f"{a}-{b}" if a < b else f"{a}" for a, b in runs)
-
-
-def time_text(seconds) -> str:
-    """Seconds as a person writes them: 1.3 µs, 2 ms."""
-    return _scaled(seconds, ((1e-3, "ms"), (1e-6, "µs")))
-
-
-def rate_text(seconds_a_byte) -> str:
-    """Seconds a byte as a bandwidth: 941 Mbit/s, 10.2 Gbit/s."""
-    return _scaled(8 / max(seconds_a_byte, 1e-15), ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s")))
-
-
-def _scaled(x, units) -> str:
-    """x with 3 digits in the first unit of which it is at least 1, but for rounding."""
-    factor, unit = next((unit for unit in units if x >= 0.9995 * unit[0]), units[-1])
-    return f"{x / factor:{'.3g' if x < 999.5 * factor else ',.0f'}} {unit}"

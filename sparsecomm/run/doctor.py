@@ -10,10 +10,11 @@ import threading
 from pathlib import Path
 
 from hogwild.errors import UserError
+from hogwild.training.units import rate_text, time_text
 from sparsecomm import guard
 from sparsecomm.faults.watch import Failure
 from sparsecomm.run import process_facts
-from sparsecomm.run.diagnosis import hosts, problems, rate_text, spans, time_text
+from sparsecomm.run.diagnosis import hosts, problems, spans
 from sparsecomm.wire import launch, nic_counters
 
 MEASURED_SECONDS = 2.0  # for all messages between ranks together, where no link is slow

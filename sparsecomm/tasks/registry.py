@@ -65,7 +65,7 @@ def entry(name) -> Entry:
     if name not in TASKS:
         raise UserError(f"unknown task '{name}': choose from {', '.join(TASKS)}")
     if TASKS[name].needs_torch and importlib.util.find_spec("torch") is None:
-        raise UserError(f"{name} needs torch: pip install 'hogwild-sparsecomm[torch]'")
+        raise UserError(f"{name} needs torch: pip install '.[torch]'")
     return TASKS[name]
 
 

@@ -73,7 +73,7 @@ def mpi():
             from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"MPI is needed: pip install 'hogwild-sparsecomm[mpich]' ({reason})") from None
+        raise UserError(f"MPI is needed: pip install '.[mpich]' ({reason})") from None
     if foreign or MPI.COMM_WORLD.size == 1 < size():
         library = " ".join(MPI.Get_library_version().split("\n")[0].strip("\0").split())
         started = "torchrun starts no ranks of MPI; use" if "TORCHELASTIC_RUN_ID" in os.environ else \

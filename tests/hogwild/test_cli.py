@@ -210,7 +210,10 @@ def test_a_damaged_model(tmp_path, capsys):
     (["--epochs", "0"], "--epochs must be at least 1"), (["--workers", "-1"], "--workers"), (["--lr", "nan"], "--lr"),
     (["--l2", "-1"], "l2"), (["--weight-decay", "-1"], "wd"), (["--clip-norm", "0"], "norm"),
     (["--holdout", "1.5"], "--holdout"),
-    (["--model", "/no/such/folder/m"], "/no/such/folder"), (["--record", "/no/such/folder/r"], "/no/such/folder"),
+    (["--model", "/no/such/folder/m"], "/no/such/folder/m: cannot be written: there is no folder /no/such/folder; make it"),
+    (["--record", "/no/such/folder/r"], "there is no folder /no/such/folder; make it, or choose another --record"),
+    (["/no/such/folder/a.svm"], "there is no folder /no/such/folder"),
+    (["--config", "/no/such/folder/c.toml"], "there is no folder /no/such/folder"),
     (["--seed", "-1"], "--seed"), (["--test", "x.svm"], "--test needs DATA"),
 ])
 def test_options_out_of_range(capsys, arguments, message):

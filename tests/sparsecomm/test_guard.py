@@ -212,7 +212,7 @@ def test_another_launcher(tmp_path):
 
 def test_no_mpi(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(UserError, match=r"pip install 'hogwild-sparsecomm\[mpich\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[mpich\]'"):
         launch.world()
 
 

