@@ -176,17 +176,7 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
         if self.verbose >= 0:
             announce()
         old, seed = getattr(self, "_state", None) if go_on else None, check_random_state(self.random_state).randint(2**31)
-        if weights is not None and weights.min() <= 0:
-            kept = weights > 0
-            if weights.min() < 0 or not kept.any():
-                raise ValueError("weights of rows and classes must not be negative nor all be zero")
-            X, y, weights = X[kept], y[kept], weights[kept]
-        if weights is not None:
-            with value_errors():
-                kept, weights = weights >= SMALLEST, for_kernel(weights)
-            if not kept.all():
-                warnings.warn(f"weights below {SMALLEST:.2g} count as 0: {len(kept) - kept.sum():,} rows", stacklevel=3)
-                X, y, weights = X[kept], y[kept], weights[kept]
+        X, y, weights = _weighted(X, y, weights)
         with value_errors():
             whole, rows, held = dataset.from_arrays(X, y, "X"), None, None
             if self.early_stopping and not once:
@@ -223,13 +213,16 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
             run.report.close()
         self._state = State(problem.shared, problem.steps, self.rule, lr, problem.average and tuple(problem.average),
                             problem.units, known, sizes, length, whole.ids, whole.width)
-        w = problem.w.reshape(len(problem.shared), -1)
+        self._set_weights(problem.w.reshape(len(problem.shared), -1), classes, whole)
+        return self
+
+    def _set_weights(self, w, classes, whole):
+        """Set coef_ and intercept_ to the weights w [features that occur in `whole` + 1, K]."""
         w = w[:, 1:] - w[:, :1] if classes == 2 and w.shape[1] == 2 else w  # softmax of two: its log-odds
         self.coef_, self.intercept_ = np.ascontiguousarray(w[:-1].T), w[-1].copy()
         if whole.ids is not None:
             narrow, self.coef_ = self.coef_, np.zeros((w.shape[1], whole.width), w.dtype)
             self.coef_[:, whole.ids] = narrow
-        return self
 
     def _prepare(self, whole, rows, held, weights, classes, once, old, seed, known, length):
         """(problem, run, learning rate that was found, sizes of rows) of one call, at the step where `old` ended."""
@@ -319,6 +312,22 @@ class Hogwild(SparseCoefMixin, BaseEstimator):
             ids, places = np.unique(X.indices, return_inverse=True)
             X, coef = csr_array((X.data, places, X.indptr), (X.shape[0], ids.size)), coef[..., ids]
         return safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
+
+
+def _weighted(X, y, weights):
+    """Those of X, y and the weights (or None), as the kernel wants these, whose weight is not 0."""
+    if weights is not None and weights.min() <= 0:
+        kept = weights > 0
+        if weights.min() < 0 or not kept.any():
+            raise ValueError("weights of rows and classes must not be negative nor all be zero")
+        X, y, weights = X[kept], y[kept], weights[kept]
+    if weights is not None:
+        with value_errors():
+            kept, weights = weights >= SMALLEST, for_kernel(weights)
+        if not kept.all():
+            warnings.warn(f"weights below {SMALLEST:.2g} count as 0: {len(kept) - kept.sum():,} rows", stacklevel=4)
+            X, y, weights = X[kept], y[kept], weights[kept]
+    return X, y, weights
 
 
 def _split(labels, n, share, seed):
