@@ -124,9 +124,9 @@ def number(x) -> str:
 
 
 def short(x) -> str:
-    """`number` for an axis: millions and more as 1M, 20G."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if abs(x) >= size:
+    """`number` for an axis: from ten thousand on as 50k, 1M, 20G."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= max(size, 10_000):
             return f"{x / size:.4g}{prefix}"
     return number(float(x))
 
