@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from command import svm
 
+from hogwild.experiments.plan import published
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = "# not run here: ", "# not run by the tests: "
@@ -56,8 +58,8 @@ def is_run(block) -> bool:
     return block.language in RUN and not block.text.startswith(NOT_RUN)
 
 
-def furnish(folder, data):
-    """Make the files that the pages take for granted; data: the folder of data sets, or None."""
+def furnish(folder):
+    """Make the files that the pages take for granted; those of imdb where the data set is there."""
     for path in (ROOT / "docs" / "examples").glob("*.py"):
         (folder / path.name).write_text(path.read_text())
     for k, name in enumerate(("reviews", "held-out", "other")):
@@ -73,9 +75,8 @@ def furnish(folder, data):
     (folder / "ptb").mkdir()
     for part, n in ("train", 400), ("valid", 50):
         (folder / "ptb" / f"ptb.{part}.txt").write_text("the cat sat on the mat\n" * n)
-    if data:
-        for path in (data / "imdb").glob("imdb-bow.*"):
-            (folder / path.name).symlink_to(path)
+    for path in (published.folder() / "imdb").glob("imdb-bow.*"):
+        (folder / path.name).symlink_to(path)
 
 
 def shell(command, folder) -> str:
