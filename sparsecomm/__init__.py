@@ -7,7 +7,8 @@ from sparsecomm.faults import uncaught
 
 uncaught.end_all_on_exception()
 
-LATE = {"DistributedOptimizer": "optimizer", "Config": "config"}  # only when asked for: torch and MPI load slowly
+# Only when asked for: torch and MPI load slowly.
+LATE = {"DistributedOptimizer": "optimizer", "CatchUpOptimizer": "catch_up_optimizer", "Config": "config"}
 
 
 def __getattr__(name):

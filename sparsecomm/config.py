@@ -64,7 +64,7 @@ class Config:
     stepping: str = "auto"
     """What a coordinate does whose gradient was not sent. catch-up: nothing, and when its sum of n steps arrives, n steps
     with the mean, as dense training would; touched: nothing, and then one step; dense: a step with gradient 0. auto:
-    catch-up where gradient is dropped, waits in a residual, and the rule can (all but apollo)."""
+    catch-up where gradient is dropped, waits in a residual, and the rule can (all but apollo and centred rmsprop)."""
 
     def __post_init__(self):
         for field in fields(self):

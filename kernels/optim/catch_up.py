@@ -30,9 +30,16 @@ TABLE = 512  # waits up to this one have their coefficients computed once a step
 LONGEST = 1 << 15  # waits of more steps count as so many: the step that a coordinate had last is kept modulo 2^16
 
 
+def unfit(rule) -> str:
+    """Why the rule cannot catch up; empty where it can, or has no slots and need not."""
+    if hasattr(rule, "terms"):
+        return "whose step depends on the whole tensor"
+    return "whose estimate of the variance n equal gradients bring to 0" if getattr(rule, "centred", False) else ""
+
+
 def catches_up(rule) -> bool:
-    """Whether the step differs from one with zeros between: not for rules without slots, nor as yet for block rules."""
-    return bool(rule.start()) and not hasattr(rule, "terms")
+    """Whether the step differs from one with zeros between, and is defined."""
+    return bool(rule.start()) and not unfit(rule)
 
 
 def low16(t) -> int:
@@ -45,7 +52,7 @@ def shorten_waits(last, t):
     last[low16(t) - last < 0] = low16(t - LONGEST + 1)  # a difference of 2^15 or more is negative in 16 bits
 
 
-@functools.lru_cache(8)
+@functools.lru_cache(8, typed=True)  # NamedTuples of two classes are equal where their numbers are
 def table_of(rule, lr, t, dtype=np.float32) -> np.ndarray:
     """[TABLE, C]: the coefficients of `repeat` for n = 1 … TABLE. A power takes longer than all else of a coordinate."""
     n = np.arange(1.0, TABLE + 1)
@@ -58,7 +65,7 @@ def catch_up(rule, state, indices, g, now, decay=None, clip=None):
     if t % LONGEST == 0:
         shorten_waits(state[2], t)
     now = float(scale), float(lr), int(t)
-    catch_up_step(rule, table_of(rule, *now[1:]), state, indices, g, now, checked(decay), checked(clip))
+    catch_up_step(rule, table_of(rule, *now[1:], state[0].dtype), state, indices, g, now, checked(decay), checked(clip))
 
 
 @kernel

@@ -93,11 +93,11 @@ class Device:
         import torch
         at = torch.from_numpy(touched.astype(np.int64)).to(self.device)
         part, few = w[at], [slot[at] for slot in slots]
+        if last is not None and t % LONGEST == 0:
+            shorten_waits(last, t)
         if last is None:
             array_step(rule, part, g[at], few, lr, t, decay, clip, scale)
         elif at.numel():
-            if t % LONGEST == 0:
-                shorten_waits(last, t)
             n = ((low16(t) - last[at]).int() & 0xFFFF).clamp(min=1).double()
             array_catch_up(rule, part, g[at], few, n, now, decay, clip)
             last[at] = low16(t)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hogwild.errors import UserError
 from hogwild.kernels.compiler.cache import announce
+from hogwild.kernels.optim.catch_up import unfit
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.steps import Clip
 from sparsecomm import guard
@@ -73,10 +74,10 @@ class Synchronizer(BucketedExchange, Replica):
         if made:
             self.fill(made, self.seed)
             names = [name for part in made for name in part]
-            block = {type(self.groups[name].rule).__name__ for name in names if hasattr(self.groups[name].rule, "terms")}
-            if block and self.config.stepping == "catch-up":
-                raise UserError(f"stepping catch-up is not defined for {block.pop()}, whose step depends on the whole "
-                                "tensor; leave it at auto, which steps every coordinate, or name another rule")
+            for rule in (self.groups[name].rule for name in names if self.config.stepping == "catch-up"):
+                if unfit(rule):
+                    raise UserError(f"stepping catch-up is not defined for {type(rule).__name__}, {unfit(rule)}; leave it at "
+                                    "auto, which steps every coordinate, or name another rule")
             self.start(names, self.config.catches_up and options_of(self.config).sparse)
 
     def _ahead(self, count, config):

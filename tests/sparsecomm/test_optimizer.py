@@ -59,7 +59,8 @@ def test_a_rank_that_fails_while_others_exchange_ends_the_job():
 def test_the_package_loads_late():
     check = "import sys, sparsecomm; sparsecomm.Config; assert not {'torch', 'mpi4py'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
-    check = "import sys, sparsecomm; sparsecomm.hook.gradient_dropping; assert 'mpi4py' not in sys.modules"
+    check = ("import sys, sparsecomm; sparsecomm.hook.gradient_dropping; sparsecomm.CatchUpOptimizer; "
+             "assert 'mpi4py' not in sys.modules")
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
     assert sparsecomm.Config is Config and sparsecomm.hook.__name__ == "sparsecomm.hook" and sparsecomm.__version__
     with pytest.raises(AttributeError, match="nothing"):

@@ -3,11 +3,14 @@
 import copy
 import gc
 import io
+import tempfile
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from rank_helpers import raises
 from torch import nn, optim
+from torch.nn.parallel import DistributedDataParallel
 from torch_twins import (
     COMM,
     DEVICE,
@@ -29,6 +32,7 @@ import sparsecomm
 from hogwild.kernels.optim.rules import SGD, Adam, Momentum
 from hogwild.kernels.optim.schedules import Step
 from hogwild.kernels.optim.steps import Clip, Decay
+from sparsecomm.hook import GradientDropping, gradient_dropping
 
 
 def check_trajectory():
@@ -241,6 +245,29 @@ def check_device():
     before = flat(net)
     optimizer.step()
     assert np.array_equal(before, flat(net)) and optimizer.synchronizer.skipped == 1
+
+
+def check_catch_up_behind_the_hook():
+    """CatchUpOptimizer steps with what the hook of DistributedDataParallel delivers as DistributedOptimizer does."""
+    with tempfile.NamedTemporaryFile() as file:
+        dist.init_process_group("gloo", f"file://{COMM.bcast(file.name)}", rank=RANK, world_size=SIZE)
+        for rule, rate in ("adam", 0.01), ("nesterov", 0.3):
+            options = {"keep": 0.05, "exchange": "allgather", "threshold": "exact"}
+            nets, first = (model(), model()), flat(model())
+            ours = make(nets[0], rule, rate, **options)
+            state = GradientDropping(nets[1].named_parameters(), sparsecomm.Config(**options), say=id)
+            ddp = DistributedDataParallel(nets[1])
+            ddp.register_comm_hook(state, gradient_dropping)
+            theirs = sparsecomm.CatchUpOptimizer(nets[1], rule, lr=rate)
+            for step in range(6):
+                ends = train(nets[0], ours, [step]), train(ddp, theirs, [step])
+                assert close(*ends, room=1e-6), (rule, step, np.abs(ends[0] - ends[1]).max())
+            waits = [theirs.state[p]["last"].numpy() for p in nets[1].parameters()]
+            for name, last in zip(theirs.param_groups[0]["param_names"], waits):
+                assert np.array_equal(last, ours.synchronizer.last[name]) and name.endswith("bias") or len(set(last)) > 5
+            assert np.abs(ends[0] - first).max() > 0.01
+        dist.destroy_process_group()
+        COMM.Barrier()
 
 
 def check_two_at_once():
