@@ -3,6 +3,7 @@
 import numpy as np
 
 from hogwild.errors import UserError
+from hogwild.kernels.optim.catch_up import LONGEST, low16
 from sparsecomm.compress.memory import SUMMED
 
 # Ranges of a balanced exchange are agreed anew where they do not fit; selectors stand in files of older versions alone.
@@ -30,6 +31,23 @@ def reshared(own, size) -> list[dict[str, np.ndarray]]:
         new.append({name: np.sum([state[name] for state in old], axis=0, dtype=x.dtype) if _summed(name) else x
                     for name, x in old[0].items()})
     return new
+
+
+def repaced(common, names, new, old) -> dict[str, np.ndarray]:
+    """A `common` of the tensors `names`, for a run that makes `new` steps where `old` were made: its clock, and all waits.
+
+    What is unsent came from so many more or fewer ranks that its mean is that of a wait as much shorter or longer.
+    """
+    if new == old:
+        return common
+    changed = {name: common[name] * new // old for name in ("clock", "missed")}
+    steps = {name: (common["clock"][0] - before, changed["clock"][0] - after)
+             for name, before, after in zip(names, common["missed"], changed["missed"])}
+    for name in (name for name in names if f"last.{name}" in common):
+        before, after = (int(t) - 1 for t in steps[name])
+        waited = ((before - common[f"last.{name}"].astype(np.int64)) & 0xFFFF) * new // old
+        changed[f"last.{name}"] = low16(after - np.minimum(waited, LONGEST - 1)).astype(np.int16)
+    return {**common, **changed}
 
 
 def _summed(name):

@@ -17,7 +17,7 @@ from hogwild.training.signals import interrupt, stop_on_signals
 from hogwild.training.stopping import Stop, Stopper
 from sparsecomm.config import Config
 from sparsecomm.replica.replica import Group
-from sparsecomm.replica.state import reshared
+from sparsecomm.replica.state import repaced, reshared
 from sparsecomm.replica.synchronizer import Synchronizer
 from sparsecomm.tasks.base import Task
 from sparsecomm.wire import nic_counters
@@ -302,12 +302,12 @@ class DistributedRun:
 
     def _restore(self, saved):
         state, common = saved.state, _part(saved.common, "step.")
-        # With another number of ranks there are other steps: to the same place in the epoch and in the schedule.
-        self.k, common["clock"] = (place * self.steps // state["steps"] for place in (state["k"], common["clock"]))
         if self.local:
             self._put(_part(saved.own, "w."))
             common = {**_part(saved.own, "step."), "clock": common["clock"]}
-        self.sync.load(common, _part(saved.own, "sync.") or self.sync.own())
+        # With another number of ranks there are other steps: to the same place in the epoch and in the schedule.
+        self.k, steps = state["k"] * self.steps // state["steps"], (self.steps, state["steps"])
+        self.sync.load(repaced(common, self.sync.tensors, *steps), _part(saved.own, "sync.") or self.sync.own())
         self.best = _part(saved.common, "best.") or None
         self.held = _part(saved.own, "task.")
         self.epoch, self.seconds, self.before = state["epoch"], state["seconds"], state["before"]

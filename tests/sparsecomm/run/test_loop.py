@@ -118,21 +118,34 @@ def unsent(path):
                             for name in names}
 
 
+def waited(path):
+    """(steps of an epoch, for how many steps each coordinate of a checkpoint has waited)."""
+    held, state = checkpoint.load(path)
+    at = held["step.clock"][0] - held["step.missed"][0] - 1
+    return state["steps"], {name: (at - x.astype(int)) % 2**16 for name, x in held.items() if name.startswith("step.last.")}
+
+
 def test_other_ranks_share_out_what_was_not_sent(files, tmp_path):
     runs = {task: train(files, task, "--checkpoint", f"{task}.ckpt", "--epochs", 3) for task in ("mlp", "lm")}
     in_turn(2, *[[*run, "--max-steps", 8] for run in runs.values()], cwd=tmp_path)
     before = {task: unsent(tmp_path / f"{task}.ckpt") for task in runs}
+    waits = {task: waited(tmp_path / f"{task}.ckpt") for task in runs}
+    assert max(x.max() for x in waits["mlp"][1].values()) > 5 and not waits["lm"][1]  # whose rule is sgd
     for n in (3, 1):
         stay = [[*run, "--max-steps", 1, "--resume"] for run in runs.values()]  # has done more already: only writes
         for task in runs:
             shutil.copy(tmp_path / f"{task}.ckpt", tmp_path / f"{task}.end")
         go_on = [[*run, "--checkpoint", f"{task}.end", "--resume"] for task, run in runs.items()]
         said = in_turn(n, *stay, *go_on, cwd=tmp_path)
-        assert all(f"{n} rank" in out and "its sum stays the same" in out and not mistake for out, mistake in said)
+        assert all(f"{n} rank" in out and "its sum stays the same" in out and not mistake for out, mistake in said), said
         assert all("epoch 3/3" in out for out, _ in said[2:])
         for task, (_, old) in before.items():
             ranks, new = unsent(tmp_path / f"{task}.ckpt")
             assert ranks == n and old.keys() == new.keys()
+            (old_steps, old_waits), (steps, new_waits) = waits[task], waited(tmp_path / f"{task}.ckpt")
+            waits[task] = steps, new_waits
+            assert steps != old_steps and old_waits.keys() == new_waits.keys()
+            assert all(np.array_equal(new_waits[name], x * steps // old_steps) for name, x in old_waits.items())
             assert any(name.endswith("velocity") for name in new) == (task == "lm")
             for name, total in old.items():
                 assert np.abs(total).max() > 0 and np.allclose(new[name], total, rtol=1e-5, atol=1e-6)
