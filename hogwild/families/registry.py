@@ -32,5 +32,5 @@ def load(path):
     tensors, header = model_files.load(path)
     name = header.get("family")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise UserError(f"{path}: is a model of family {name!r}, this command knows {', '.join(FAMILIES)}")
+        raise UserError(f"{path}: is a model of family {name!r}, hogwild knows {', '.join(FAMILIES)}")
     return family(name).load(path, tensors, header)

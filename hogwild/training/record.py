@@ -66,13 +66,13 @@ class Report:
     def open(self, path, logger=None):
         """Open the record and the logger (a name of hogwild.training.loggers.BACKENDS, or None), late: a run that fails
         before it leaves no file."""
+        if logger:
+            self.logger = Logger(logger)
+            self.say(f"logged to {logger}, {self.logger.backend.place}")
         try:
             self.file = open(path, "ab", buffering=0) if path else None
         except OSError as error:
             raise UserError(f"{path}: cannot write the record: {reason(error, path)}; choose another --record") from None
-        if logger:
-            self.logger = Logger(logger)
-            self.say(f"logged to {logger}, {self.logger.backend.place}")
 
     def __enter__(self):
         return self

@@ -169,6 +169,6 @@ def test_what_is_no_model(tmp_path):
     with pytest.raises(UserError, match="none: no such file; give a model written by --model"):
         hogwild.load("none")
     model_files.save("net", {"w": np.zeros(3)}, {"family": "mlp"})
-    with pytest.raises(UserError, match="net: is a model of family 'mlp', "):
+    with pytest.raises(UserError, match="net: is a model of family 'mlp', hogwild knows linear"):
         hogwild.load("net")
     assert repr(saved([1, 2, 3], "squared", None)) == "<LoadedRegressor m: Squared, 2 features>"

@@ -49,4 +49,4 @@ def test_an_unknown_family_is_one_line(data, capsys):
     assert "unknown problem family 'means': choose from linear, mean" in fails(capsys, "inspect", data, "--family", "means")
     model_files.save("m", {"w": np.zeros(1)}, {"family": "forest"})
     for command in "evaluate", "predict":
-        assert "m: is a model of family 'forest', this command knows linear, mean" in fails(capsys, command, "m", data)
+        assert "m: is a model of family 'forest', hogwild knows linear, mean" in fails(capsys, command, "m", data)

@@ -123,8 +123,8 @@ def test_a_logger_that_cannot_start_is_one_line_and_nothing_is_trained(tmp_path,
     monkeypatch.setenv("BREAKS", "init")
     data = svm(tmp_path / "a.svm")
     assert "--logger wandb cannot start: RuntimeError: No API key configured. Use `wandb login` to log in." in fails(
-        capsys, "train", "linear", data, "--logger", "wandb", "--model", "m")
-    assert not (tmp_path / "m").exists()
+        capsys, "train", "linear", data, "--logger", "wandb", "--model", "m", "--record", "r")
+    assert not (tmp_path / "m").exists() and not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("breaks, calls", [("log_params", 1), ("log_metrics", 1), ("end_run", 4)])
