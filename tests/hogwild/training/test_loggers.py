@@ -9,6 +9,7 @@ import pytest
 from command import fails, own_cache, run, svm  # noqa: F401
 from mpi import mpirun
 
+import hogwild
 from hogwild.errors import UserError
 from hogwild.training import loggers
 from hogwild.training.record import Report
@@ -49,11 +50,11 @@ def recorded(path="r"):
 
 
 def test_mlflow(tmp_path, capsys, stubs):
-    assert run("train", "linear", svm(tmp_path / "a.svm"), *SHORT, "--l2", 0.5, "--logger", "mlflow") == 0
+    assert run("train", "linear", svm(tmp_path / "a.svm"), *SHORT, "--patience", 7, "--logger", "mlflow") == 0
     start, epochs, end = recorded()
     calls = stubs()
     given = {name: value for call in calls if call["call"] == "log_params" for name, value in call["params"].items()}
-    assert given["options.l2"] == "0.5" and given["rule"] == start["rule"] and given["data.rows"] == "360"
+    assert given["options.patience"] == "7" and given["rule"] == start["rule"] and given["data.rows"] == "360"
     assert "options.model" not in given  # not set
     assert [call for call in calls if call["call"] == "log_metrics"] == [
         *({"call": "log_metrics", "metrics": epochs[k], "step": k} for k in (1, 2, 3)),
@@ -155,13 +156,13 @@ def test_nothing_is_imported_unasked(tmp_path, stubs):
     assert not {"mlflow", "wandb"} & set(sys.modules) and not stubs()
 
 
-def test_one_rank_logs(tmp_path, monkeypatch):
+def test_of_several_ranks_one_logs_and_saves_what_load_reads(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LOGGED", str(tmp_path / "logged"))
     data = svm(tmp_path / "a.svm")
     code = (f"import sys; sys.path.insert(0, {str(STUBS)!r}); from sparsecomm.cli import command; "
             "sys.argv[0] = 'sparsecomm'; command()")
     ended = mpirun(2, "-c", code, "train", "linear", data, "--epochs", "2", "--evaluate-every", "5", "--record",
-                   tmp_path / "r", "--logger", "mlflow", "--batch", "32")
+                   tmp_path / "r", "--logger", "mlflow", "--batch", "32", "--model", tmp_path / "m")
     assert ended.code == 0, ended.err
     _, epochs, end = recorded(tmp_path / "r")
     calls, events = lines(tmp_path / "logged"), lines(tmp_path / "r")
@@ -173,3 +174,8 @@ def test_one_rank_logs(tmp_path, monkeypatch):
     assert [found for _, found in metrics if "loss" in found] == list(epochs.values())
     assert metrics[-1][1] == pytest.approx(end) and end["end/kept"] > 0
     assert any("options.exchange.keep" in call["params"] for call in calls if call["call"] == "log_params")
+    capsys.readouterr()
+    assert run("predict", tmp_path / "m", data) == 0
+    names, likely = zip(*(map(float, line.split()) for line in capsys.readouterr().out.splitlines()))
+    model = hogwild.load(tmp_path / "m")
+    assert model.predict(data).tolist() == list(names) and model.predict_proba(data).max(axis=1).tolist() == list(likely)
