@@ -194,7 +194,8 @@ def test_the_experiments_of_the_package_can_be_read(name, quick):
     experiment = grid.read(name, quick)
     points = grid.cells(experiment)
     assert points and len({p.slug for p in points}) == len(points)
-    assert experiment.question and (experiment.figure or experiment.model) and experiment.reference
+    assert experiment.question and (experiment.figure or experiment.model)
+    assert experiment.reference or name == "dense-rates"  # which only prepares another
     assert all("{" not in p.shown for p in points)
 
 
