@@ -47,7 +47,7 @@ class Training(Stopping, Optimization):
     def check(self):
         """Raises UserError for a value outside its range."""
         at_least(self, epochs=1, evaluate_every=1)
-        not_negative(self, "warmup", "lr")
+        not_negative(self, "lr")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Exchange(Config):
     """Factor of each rank's velocity, accumulated in place of its gradient (Lin et al. 2018). The rule is then best sgd."""
     masking: bool = True
     """With momentum correction: keep the velocity of what was sent."""
-    warmup: Annotated[float, arg(name="drop-warmup")] = 0.0
-    """Epochs over which the kept share falls in four stages from 25% to --keep."""
+    drop_warmup: Annotated[str, arg(metavar="DURATION")] = "0"
+    """Duration in which the kept share falls in four stages from 25% to --keep: 1epoch, 500steps; a number alone: epochs."""
     residual: bool = True
     """Lose what is not sent, instead of keeping it for later steps."""
     overlap: bool = True

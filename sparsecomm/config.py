@@ -43,8 +43,8 @@ class Config:
     clip_local: float | None = None
     """Clip each rank's gradient before it is accumulated, to this L2 norm times the root of the number of ranks: the mean of
     independent gradients then has this norm (Lin et al. 2018, whose gradients are parts of the mean)."""
-    warmup: int = 0
-    """Steps over which the kept share falls in stages from 25% to `keep`."""
+    drop_warmup: int = 0
+    """Steps over which the kept share falls in stages from 25% to `keep` (on the command line epochs, too: --drop-warmup)."""
     residual: bool = True
     """Accumulate unsent gradient in the residual (error feedback); false: it is discarded."""
     combine: str = "global"
@@ -85,7 +85,7 @@ class Config:
         self._number("bucket_mb", 0, float("inf"), low_open=True, high_open=True)
         if self.clip_local is not None:
             self._number("clip_local", 0, float("inf"), low_open=True, high_open=True)
-        for name in ("warmup", "average_every", "check_every"):
+        for name in ("drop_warmup", "average_every", "check_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise UserError(f"{name} must be a whole number of steps, at least 0, got {value!r}")
@@ -117,7 +117,7 @@ class Config:
 
     def share(self, step: int) -> float:
         """The share that is kept at step `step` (from 0)."""
-        if step >= self.warmup or self.keep >= WARMUP_KEEP:
+        if step >= self.drop_warmup or self.keep >= WARMUP_KEEP:
             return self.keep
-        stage = step * WARMUP_STAGES // self.warmup
+        stage = step * WARMUP_STAGES // self.drop_warmup
         return WARMUP_KEEP * (self.keep / WARMUP_KEEP) ** (stage / WARMUP_STAGES)

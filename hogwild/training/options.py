@@ -15,6 +15,7 @@ from hogwild.training.metrics import MAXIMISED
 from hogwild.training.registry import build
 from hogwild.training.replication import check_sharing
 from hogwild.training.stopping import Stop
+from hogwild.training.units import steps_of
 
 # Options that a resumed run may change: they say where and how long, not what is computed; the data
 # themselves are compared.
@@ -38,8 +39,9 @@ class Optimization:
     """constant, inverse-time, inverse-sqrt, exponential, step, multistep, polynomial, noam, cosine, cosine-restarts,
     triangular, triangular2, exp-range, onecycle, plateau (of the held-out metric, or of the training loss).
     Parameters follow, durations in steps or epochs: step:gamma=0.8,every=1epoch."""
-    warmup: float | None = None
-    """Epochs of linear warm-up in front of the schedule; default 0 (Apollo: its 500 steps)."""
+    warmup: Annotated[str | None, arg(metavar="DURATION")] = None
+    """Linear warm-up of the learning rate, in front of the schedule: 0.5epochs, 500steps; a number alone: epochs. Default: 0
+    (Apollo: 500steps)."""
     l2: float = 0.0
     """L2 penalty l2/2 |w|^2 on the mean loss, added to the gradient (coupled)."""
     weight_decay: float | None = None
@@ -124,7 +126,7 @@ class Training(Stopping, Workers, Optimization):
     def check(self):
         """Raises UserError for a value outside its range."""
         at_least(self, epochs=1, workers=1, seed=0, retries=0)
-        not_negative(self, "warmup", "average", "l1")
+        not_negative(self, "average", "l1")
         check_sharing(self.mode, self.replicas)
 
 
@@ -215,7 +217,7 @@ def schedule_of(optimization, rule, span, lr, watched):
     UserError."""
     rows = span.steps
     ahead, share = getattr(rule, "default_warmup", (0, 0.0)) if optimization.warmup is None else (
-        optimization.warmup * rows, 0.0)
+        steps_of("--warmup", optimization.warmup, rows), 0.0)
     total = max(span.epochs * rows - ahead, 1)
     half, kind = max(total // 2, 1), optimization.schedule.partition(":")[0]
     # Where a step is an example, a decay that people think of by the epoch is its root by the step.

@@ -8,6 +8,7 @@ COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 PREFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 BITS, BYTES = ("bit/s", "bits/s", "bit", "bits", "bps", "b/s"), ("B/s", "Bps", "byte/s", "bytes/s")
+DURATIONS = {"": True, "epoch": True, "epochs": True, "step": False, "steps": False}  # whether in epochs
 NUMBER = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(\S*)\s*")
 MOST = 1e18
 
@@ -30,6 +31,15 @@ def rate(option, text) -> float:
     value = bits * PREFIXES[prefix.lower()] * float(found[1]) if found else 0
     if not 0 < value < MOST:
         raise UserError(f"{option} must be a bandwidth such as 100Mbit/s, 1Gbps or 125MB/s, got '{text}'")
+    return value
+
+
+def steps_of(option, duration, steps) -> float:
+    """Steps of a duration: 500steps, 2epochs, or a number of epochs. steps: of an epoch. Raises UserError."""
+    found = NUMBER.fullmatch(str(duration))
+    unit = found[2] if found else "none"
+    if unit not in DURATIONS or not (value := float(found[1]) * (steps if DURATIONS[unit] else 1)) < MOST:
+        raise UserError(f"{option} must be a duration such as 1epoch or 500steps (a number alone: epochs), got '{duration}'")
     return value
 
 

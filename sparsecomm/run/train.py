@@ -12,6 +12,7 @@ from hogwild.training import checkpoint, model_files
 from hogwild.training.options import FREE_ON_RESUME, Span, check_schedule, penalties, schedule_of
 from hogwild.training.record import Report, versions
 from hogwild.training.registry import build, text_of
+from hogwild.training.units import steps_of
 from sparsecomm import guard
 from sparsecomm.config import Config
 from sparsecomm.faults import shrink
@@ -82,9 +83,7 @@ def _job(name, options, make, say) -> loop.Job:
 
     def config(steps):
         values = {f.name: getattr(options.exchange, f.name) for f in fields(Config)}
-        if not 0 <= options.exchange.warmup < float("inf"):
-            raise UserError(f"--drop-warmup must be a finite number, not negative, got {options.exchange.warmup:g}")
-        return Config(**{**values, "warmup": round(options.exchange.warmup * steps)})
+        return Config(**{**values, "drop_warmup": round(steps_of("--drop-warmup", options.exchange.drop_warmup, steps))})
     stop, (decay, clip), running = chosen.criteria(), penalties(chosen), options.running
     check_schedule(chosen, rule, chosen.epochs), config(1)
     writer = checkpoint.Writer(running.checkpoint, running.checkpoint_seconds, say=say) if running.checkpoint else None

@@ -56,8 +56,8 @@ def test_toml_below_the_command_line(tmp_path):
                     'residual = false\nmodel = "m"\n')
     name, options = cli.parse(["train", "mlp", "--config", str(path), "--lr", "2", "--epochs", "9"])
     assert name == "mlp" and options.task.width == 7 and options.training.rule == "sgd" and options.training.lr == 2
-    assert options.training.epochs == 9 and options.training.warmup == 3 and options.running.model.name == "m"
-    assert options.exchange == cli.Exchange(keep=0.5, momentum=0.9, warmup=2.0, residual=False)
+    assert options.training.epochs == 9 and options.training.warmup == "3" and options.running.model.name == "m"
+    assert options.exchange == cli.Exchange(keep=0.5, momentum=0.9, drop_warmup="2", residual=False)
     for text, message in (("widht = 3", "unknown option 'widht'; known: data"), ("momentum = 1", "unknown option 'momentum'"),
                           ("epochs = 1.5", "epochs must be of type int"), ("keep = ", "not valid TOML")):
         path.write_text(text)
@@ -66,7 +66,7 @@ def test_toml_below_the_command_line(tmp_path):
 
 def test_options_stand_for_the_fields_of_config():
     """What the command line does not name has Config's own default; its gradients are its own, and so are sent ahead."""
-    assert Config(**{**vars(cli.Exchange()), "warmup": 0}) == Config(overlap=True)
+    assert Config(**{**vars(cli.Exchange()), "drop_warmup": 0}) == Config(overlap=True)
 
 
 def test_mistakes_are_alike_on_all_ranks(tmp_path):
@@ -78,7 +78,8 @@ def test_mistakes_are_alike_on_all_ranks(tmp_path):
         (["--warmup", "-1"], "--warmup"), (["--patience", "0"], "patience"), (["--target", "1"], "target"),
         (["--keep", "0"], "keep must be a number in (0, 1]"), (["--exchange", "gossip"], "exchange must be one of auto"),
         (["--value-code", "float8"], "value_code"), (["--momentum-correction", "1"], "momentum"),
-        (["--drop-warmup", "nan"], "--drop-warmup"), (["--combine", "local"], "average_every"), (["--batch", "0"], "--batch"),
+        (["--drop-warmup", "nan"], "--drop-warmup"), (["--drop-warmup", "5min"], "got '5min'"),
+        (["--combine", "local"], "average_every"), (["--batch", "0"], "--batch"),
         (["--holdout", "1"], "--holdout"), (["--width", "0"], "--width"), (["--timeout", "1"], "at least 5 s"),
         (["--on-failure", "pray"], "--on-failure must be"), (["--resume"], "--resume needs"),
         (["--model", "/no/such/folder/m"], "/no/such/folder"), (["--record", "/no/such/folder/r"], "/no/such/folder"),

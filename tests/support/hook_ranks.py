@@ -125,7 +125,7 @@ def check_conservation():
 
 def check_device():
     """The operations of torch select and deliver what the kernels do."""
-    for options in ({}, {"value_code": "bfloat16", "warmup": 4}, {"residual": False}, {"exchange": "dense"},
+    for options in ({}, {"value_code": "bfloat16", "drop_warmup": 4}, {"residual": False}, {"exchange": "dense"},
                     *({"exchange": "sparse", "compressor": other} for other in OTHERS)):
         runs = []
         for cls in GradientDropping, OnDevice:

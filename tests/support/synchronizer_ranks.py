@@ -161,7 +161,7 @@ def check_conservation():
     cases = [("allgather", code, {}) for code in ("float32", "bfloat16", "float16", "int8", "1bit")]
     cases += [("balanced", code, {"scope": scope}) for code in ("float32", "int8") for scope in ("local", "global")]
     cases += [("dense", "bfloat16", {}), ("balanced", "float16", {"overlap": False, "threshold": "histogram"})]
-    cases += [("allgather", "float32", {"warmup": 6, "index_code": "bitmap", "bucket_mb": 4.0})]
+    cases += [("allgather", "float32", {"drop_warmup": 6, "index_code": "bitmap", "bucket_mb": 4.0})]
     for exchange, code, options in cases:
         sync = make(exchange=exchange, value_code=code, **options)
         for step in range(10):
@@ -220,7 +220,7 @@ def check_average():
 
 def check_warmup():
     """The kept share of each step is the one that is due."""
-    sync, before = make(keep=0.001, warmup=8, threshold="exact"), 0
+    sync, before = make(keep=0.001, drop_warmup=8, threshold="exact"), 0
     for step, share in enumerate([0.25, 0.25, 0.25 * 0.004**0.25, 0.25 * 0.004**0.25, 0.25 * 0.004**0.5,
                                   0.25 * 0.004**0.5, 0.25 * 0.004**0.75, 0.25 * 0.004**0.75, 0.001, 0.001]):
         feed(sync, step)

@@ -28,3 +28,15 @@ def test_what_is_printed_is_short():
         "100 Gbit/s", "1 Gbit/s", "941 Mbit/s", "100 kbit/s"]
     assert [units.time_text(seconds) for seconds in (2.5, 0.143, 5e-5, 1.26e-6)] == ["2.5 s", "143 ms", "50 µs", "1.26 µs"]
     assert [units.bytes_text(number) for number in (0, 812, 2_356_705, 187_500_000)] == ["0 B", "812 B", "2.36 MB", "188 MB"]
+
+
+@pytest.mark.parametrize("text, steps", [("1", 40), ("0.5epochs", 20), ("1epoch", 40), ("500steps", 500), ("1step", 1),
+                                         (2.0, 80), ("0", 0), ("0.25 epochs", 10)])
+def test_durations(text, steps):
+    assert units.steps_of("--warmup", text, 40) == steps
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "5min", "epochs", "1e", "9" * 40])
+def test_no_duration(text):
+    with pytest.raises(UserError, match="--warmup must be a duration such as 1epoch or 500steps .*, got"):
+        units.steps_of("--warmup", text, 40)

@@ -194,7 +194,7 @@ def test_without_residual_nothing_is_carried_on(device, options):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"scope": "global"}, {"residual": False}, {"momentum": 0.5}, {"momentum": 0.5, "masking": False}, {"warmup": 3},
+    {}, {"scope": "global"}, {"residual": False}, {"momentum": 0.5}, {"momentum": 0.5, "masking": False}, {"drop_warmup": 3},
     {"threshold": "histogram"}, {"combine": "local", "average_every": 9, "value_code": "bfloat16"}, {"keep": 1.0},
     {"value_code": "int8"}])
 def test_on_a_device_the_same_is_selected(options):
