@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from sparsecomm import Config
+import sparsecomm
 from sparsecomm.hook import GradientDropping, gradient_dropping
 
 dist.init_process_group("gloo")
@@ -13,9 +13,9 @@ x = torch.randn(3200, 64)
 data = TensorDataset(x, x[:, :10].argmax(1))
 model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 ddp = DistributedDataParallel(model)
-state = GradientDropping(model.named_parameters(), Config(keep=0.01))
+state = GradientDropping(model.named_parameters(), sparsecomm.Config(keep=0.01))
 ddp.register_comm_hook(state, gradient_dropping)
-optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+optimizer = sparsecomm.CatchUpOptimizer(model, "adam", lr=3e-3)
 sampler = DistributedSampler(data)
 loader = DataLoader(data, batch_size=32, sampler=sampler)
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from command import svm
+from mpi import QUIET
 
 from hogwild.experiments.plan import published
 
@@ -82,7 +83,7 @@ def furnish(folder):
 def shell(command, folder) -> str:
     """Standard output of a command in bash; AssertionError with what it printed where it fails."""
     scripts = Path(sys.executable).parent
-    env = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    env = {**os.environ, **QUIET, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder)}
     ended = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=env, capture_output=True, text=True,
                            timeout=150)
     assert ended.returncode == 0, f"{command}\nexit code {ended.returncode}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
