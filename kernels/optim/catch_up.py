@@ -6,6 +6,7 @@ one step's length. Here it takes n steps with the mean gradient a = sum / n, in 
 
     running means   m <- b^n m + (1 - b^n) a       v <- b2^n v + (1 - b2^n) a²       exactly what n updates with a leave
     sums            G <- G + n a²                                                    (AdaGrad), as exactly
+    deviations      s <- b2^n s + (1 - b2^n) (b1 (a - m))²   (AdaBelief): as if each update's a - m were the first one's
     weights         w <- (1 - lr wd)^n w - delta
 
     delta           SGD: lr times the sum. Momentum, Nesterov: exactly that of the n updates. The adaptive rules: min(n, 30)

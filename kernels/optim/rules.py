@@ -394,9 +394,8 @@ class AdaBelief(NamedTuple):
 
     def times(hp, c, n):
         b1, rest1, b2, rest2 = averaging(c, n)
-        gap = c[2] - c[0] * c[0]  # (g - m)² falls by b1² an update: its sum is that of a geometric series
-        spread = c[0] * c[0] * (b2 - b1 * b1) / gap if abs(gap) > 1e-9 else n * b2
-        return b1, rest1, b2, c[3] * spread, c[4] * capped(n), c[5], c[6], c[7] * rest2 / c[3]
+        # All n updates get the first one's g - m, which n equal gradients would bring to 0, and s to eps; n real ones do not.
+        return b1, rest1, b2, c[0] * c[0] * rest2, c[4] * capped(n), c[5], c[6], c[7] * rest2 / c[3]
 
     @staticmethod
     def repeat(c, g, slots):

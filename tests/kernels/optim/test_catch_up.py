@@ -61,7 +61,7 @@ EXACT = [Momentum(), Momentum(0.0), Momentum(0.99, 0.3), Momentum(0.5, lr_inside
 CAPPED = [AdaGrad(), AdaGrad(0.0, 1e-7, 0.1), RMSProp(), RMSProp(0.9, 0.0, 1e-7), RMSProp(0.95, centred=True), Adam(),
           Adam(0.0, 0.9), Adam(amsgrad=True), Adam(0.8, 0.99, 1e-2, eps_hat=True), Adam(eps=0.0, eps_in=1e-8), AdamW(),
           AdamW(amsgrad=True), Nadam(), Nadam(psi=1.0), RAdam(), RAdam(threshold=4.0), AdaBelief(), AdaBelief(eps=1e-3),
-          AdaBelief(rectify=True), AdaBelief(0.5, 0.25, 1e-3), AdaBelief(0.9, 0.81, 1e-3), AdaBelief(0.0)]
+          AdaBelief(rectify=True), AdaBelief(0.9, 0.81), AdaBelief(0.0)]
 COASTING = [RMSProp(0.9, mu=0.9), RMSProp(0.99, mu=0.5, centred=True)]  # momentum on what a running mean has scaled
 OPTIONS = [(None, None), (Decay(l2=0.1, wd=0.2), Clip(value=0.8, norm=4.0))]
 D = 12
@@ -79,8 +79,12 @@ def state(rule, rng, d=D, dtype=np.float64):
 def literally(rule, a, slots, n, lr, t):
     """(float64[N, d]: the updates of each coordinate, 0 after its n-th, and the N slots after each)."""
     c, deltas, every, slots = rule.prepare(lr, t), [], [], np.array(slots)
+    off = a - c[0] * slots[0] - c[1] * a if isinstance(rule, AdaBelief) else None  # stays that of the first update
     for i in range(n.max()):
         delta, new = rule.update(c, a, tuple(slots))
+        if off is not None:
+            new = new[0], c[2] * slots[1] + c[3] * off**2 + c[7]
+            delta = c[4] * new[0] / (c[5] * np.sqrt(new[1]) + c[6])
         slots = np.where(n > i, np.array(new), slots)
         deltas.append(np.where(n > i, delta, 0.0))
         every.append(slots)
