@@ -81,7 +81,7 @@ class Twin:
 
 CHUNKS = {"compressor": "chunk-top-k:k=50"}
 CASES = [{}, {"exchange": "balanced"}, {"exchange": "balanced", "scope": "global", "value_code": "float16"}, CHUNKS,
-         {**CHUNKS, "exchange": "dense"}, {"momentum": 0.5}, {"warmup": 6, "keep": 0.001}, {"overlap": False},
+         {**CHUNKS, "exchange": "dense"}, {"momentum": 0.5}, {"drop_warmup": 6, "keep": 0.001}, {"overlap": False},
          {"clip": Clip(norm=1.0)}, {"clip": Clip(value=0.3, norm=5.0), "clip_local": 20.0}]
 
 
