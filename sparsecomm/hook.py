@@ -88,8 +88,9 @@ class GradientDropping:
         for option in UNFIT:
             value = getattr(self.config, option)
             if value != getattr(Config, option):
+                step = "step with sparsecomm.CatchUpOptimizer, or " if option == "stepping" else ""
                 raise UserError(f"{option} = {value} is not for the hook, which sees one bucket at a time and no optimizer; "
-                                "use sparsecomm.DistributedOptimizer")
+                                f"{step}use sparsecomm.DistributedOptimizer")
         self.names = {p: name for name, p in named_parameters if p.requires_grad}
         self.sizes = {name: flat(name, p).numel() for p, name in self.names.items()}
         self.shapes = {name: tuple(p.shape) for p, name in self.names.items()}

@@ -9,11 +9,11 @@ from torch import nn
 
 import sparsecomm
 from hogwild.errors import UserError
-from hogwild.kernels.optim.catch_up import array_catch_up
+from hogwild.kernels.optim.catch_up import LONGEST, array_catch_up
 from hogwild.kernels.optim.rules import RULES, Adam, Momentum
 from hogwild.kernels.optim.steps import Decay
 from sparsecomm.catch_up_optimizer import CatchUpOptimizer
-from sparsecomm.replica.arrays import Device
+from sparsecomm.replica.arrays import Device, Host
 
 
 class OnDevice(CatchUpOptimizer):
@@ -108,6 +108,19 @@ def test_resumes_to_the_same_bits(cls, rule):
     other.load_state_dict(saved["model"])
     again.load_state_dict(saved["optimizer"])
     assert train(other, again, range(6, 12)).tobytes() == after.tobytes()
+
+
+BOTH = [(Host, np.asarray), (Device(torch.device("cpu")), torch.tensor)]
+
+
+@pytest.mark.parametrize("arrays, of", BOTH, ids=["host", "device"])
+def test_a_wait_beyond_16_bits_is_long_also_where_nothing_arrived_as_they_came_round(arrays, of):
+    w, slots, last = of(np.zeros(3, np.float32)), of(np.zeros((1, 3), np.float32)), of(np.full(3, -1, np.int16))
+    for t, touched in (LONGEST, []), (2 * LONGEST, [1]), (2 * LONGEST + 10, [0]):
+        g = of(np.full(3, 1e6, np.float32))
+        arrays.move(Momentum(0.0), (w, slots, last), g, np.array(touched, np.uint32), (1.0, 1.0, t), None, None)
+    waits = 1e6 / np.asarray(slots)[0][:2]  # the velocity is what has arrived over the wait
+    assert (waits > LONGEST - 2).all() and (waits < 2 * LONGEST + 12).all() and np.asarray(slots)[0, 2] == 0
 
 
 def test_loss_of_a_closure_and_a_parameter_without_gradient():

@@ -235,7 +235,7 @@ def check_two_at_once():
 
 def check_mistakes():
     net = model()
-    for option in {"scope": "global"}, {"clip_local": 1.0}, {"stepping": "touched"}, {"average_every": 5}:
+    for option in {"scope": "global"}, {"clip_local": 1.0}, {"stepping": "catch-up"}, {"average_every": 5}:
         raises([next(iter(option)), "DistributedOptimizer"], lambda: make(net, **option))  # noqa: B023
     raises(["weight", "float64"], lambda: make(nn.Linear(2, 2).double()))
     state = GradientDropping(net[:2].named_parameters(), Config(exchange="allgather", overlap=False), say=id)

@@ -264,7 +264,8 @@ def check_refused():
     raises(["SparseAdam", "stepping"], lambda: make(optim.SparseAdam(ps)))
     raises(["lr", "Adam"], lambda: make(optim.Adam(ps), lr=0.1))
     raises(["rule", "Adam"], lambda: make(optim.Adam(ps), "adam"))
-    raises(["stepping touched"], lambda: make(optim.Adam(ps), config=Config(stepping="touched")))
+    for stepping in "touched", "catch-up":
+        raises([f"stepping {stepping}"], lambda: make(optim.Adam(ps), config=Config(stepping=stepping)))  # noqa: B023
     raises(["named_parameters", "0.2"], lambda: make(
         optim.Adam(ps), named_parameters=net[0].named_parameters(prefix="0")))
     raises(["sparsecomm has made"], lambda: make(make(optim.Adam(ps))))
