@@ -158,13 +158,17 @@ def test_a_failed_cell_is_reported_and_the_rest_goes_on(trial, tmp_path, capsys)
         "experiments: trial/bad_s0 failed: sparsecomm: it is bad",
         "experiments: trial/silent_s0 failed: it ended well, but left no record"]
     assert "3/3 cells, 2 failed" in out and "good, seed 0: done" in out
-    assert main(["run", str(path), "--quiet", "--results", str(tmp_path / "results")]) == 1
-    assert capsys.readouterr() == ("", err)
     _, _, cells = ran(path, tmp_path)  # the failed ones again, the finished one not
     assert calls(tmp_path) == ["bad 0", "silent 0", "good 0", "bad 0", "silent 0"]
     assert cells["bad", 0].exit == 1 and "first line\nsparsecomm: it is bad" == cells["bad", 0].error
     (tmp_path / "mended").touch()
     assert "bad" not in "".join(ran(path, tmp_path)[0]) and results.load(tmp_path / "results", "trial")[0].finished
+
+
+def test_quiet_says_what_failed_alone(trial, tmp_path, capsys):
+    assert main(["run", str(trial(["bad", "good"])), "--quiet", "--results", str(tmp_path / "results")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and re.sub(r"_[0-9a-f]{8}", "", err) == "experiments: trial/bad_s0 failed: sparsecomm: it is bad\n"
 
 
 def test_a_timeout_ends_every_process_of_the_cell(trial, tmp_path, monkeypatch):
