@@ -90,7 +90,7 @@ MORE = {"linear": ["--rule", "adam", "--lr", 0.05, "--schedule", "plateau:patien
         "mlp": ["--rule", "momentum", "--clip-norm", 1, "--early-stopping", "log_loss", "--l2", 1e-3],
         "lm": ["--clip-local", 1, "--schedule", "cosine"],
         "low-rank": ["--compressor", "low-rank:rank=2"],
-        "local": ["--combine", "local", "--average-every", 4, "--rule", "adagrad", "--exchange", "auto"]}
+        "local": ["--combine", "local", "--average-every", 4, "--rule", "adagrad", "--exchange", "balanced"]}
 
 
 @pytest.mark.parametrize("n", [1, 3])
