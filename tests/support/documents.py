@@ -85,7 +85,7 @@ def shell(command, folder) -> str:
     scripts = Path(sys.executable).parent
     env = {**os.environ, **QUIET, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder)}
     ended = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=env, capture_output=True, text=True,
-                           timeout=150)
+                           timeout=300)
     assert ended.returncode == 0, f"{command}\nexit code {ended.returncode}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
     return ended.stdout
 
