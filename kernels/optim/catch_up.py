@@ -12,6 +12,9 @@ one step's length. Here it takes n steps with the mean gradient a = sum / n, in 
     delta           SGD: lr times the sum. Momentum, Nesterov: exactly that of the n updates. The adaptive rules: min(n, 30)
                     times that of the last update, whose slots and whose bias corrections (of the run's step t) all n get
 
+AdaBelief's mean square is of g - m, which n equal gradients bring to 0: all n updates get that of the first. Centred RMSProp,
+whose variance they bring to 0 too, and block rules do not catch up.
+
 A coordinate that was sent in the step before has n = 1 and steps as in dense training, to the bit. One that is never sent
 does not decay. What is new against SparseAdam and other lazy steps is n: they take one step, whatever has been waiting.
 """
