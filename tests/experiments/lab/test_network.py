@@ -275,8 +275,8 @@ def test_mistakes(arguments, message):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--rate", "fast", "--", "true"], "does not understand the rate 'fast'"),
-    (["--rate", "0", "--", "true"], "does not understand the rate '0'"),
+    (["--rate", "fast", "--", "true"], "a bandwidth such as 100Mbit/s, .* got 'fast'"),
+    (["--rate", "0", "--", "true"], "a bandwidth such as 100Mbit/s, .* got '0'"),
     (["--delay", "soon", "--", "true"], "delay"),
     (["--", "no-such-command"], "there is no command no-such-command")])
 def test_mistakes_that_the_lab_finds(lab, arguments, message):

@@ -257,7 +257,8 @@ def test_toning_down_is_a_projection(data):
     flat, seen = rng.standard_normal((total, outputs, columns)), rng.standard_normal((rows, outputs, columns))
     along = rng.standard_normal(rows)
     along /= np.linalg.norm(along)
-    names, n, pull, tau = rng.permutation(total)[:rows].astype(np.uint32), 20.0, rng.random(), rng.random()
+    names, n, tau = rng.permutation(total)[:rows].astype(np.uint32), 20.0, rng.random()
+    pull = 0.05 + rng.random()  # of less than LITTLE nothing comes
     group = ReplicaGroup(np.zeros(0), np.zeros((0, 0)), np.zeros(0), 0, np.zeros(16, np.uint32), np.zeros(32, np.int64),
                          np.zeros(workers, np.int64), np.zeros(0), np.zeros(8, np.int64))
     state, zero = np.array([8 + 2 * n, 0, 0, 0.3, 5.0, 0, 0, 0]), np.zeros(1, np.int64)
