@@ -19,7 +19,8 @@ class CatchUpOptimizer(torch.optim.Optimizer):
     For a gradient of which a part arrives at each step and the rest later, as of `sparsecomm.hook`: Adam and its relatives
     then move at dense training's rate, see hogwild/kernels/optim/catch_up.py. It exchanges nothing itself. Without dropping
     (keep=1, DistributedDataParallel alone, one process) it is the dense step but where an element of the gradient is exactly
-    0, as behind a ReLU or in an embedding: that element waits too, and does not decay meanwhile.
+    0, as behind a ReLU: that element waits too, and does not decay meanwhile. Give embeddings, most of whose gradient is 0
+    and does not wait, to a torch optimizer of their own.
 
     Rules that do not catch up (sgd, apollo, centred rmsprop) step every element. Raises UserError.
 

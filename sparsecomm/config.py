@@ -64,7 +64,8 @@ class Config:
     stepping: str = "auto"
     """What a coordinate does whose gradient was not sent. catch-up: nothing, and when its sum of n steps arrives, n steps
     with the mean, as dense training would; touched: nothing, and then one step; dense: a step with gradient 0. auto:
-    catch-up where gradient is dropped, waits in a residual, and the rule can (all but apollo and centred rmsprop)."""
+    catch-up where gradient is dropped, waits in a residual, and the rule can (all but apollo and centred rmsprop); dense for
+    tensors most of whose first gradient is 0, as of rare features, which is what they step with."""
 
     def __post_init__(self):
         for field in fields(self):

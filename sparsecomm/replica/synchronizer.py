@@ -58,6 +58,7 @@ class Synchronizer(BucketedExchange, Replica):
         exchange, config, line = make_exchange(self.lane, config, sum(len(w) for w in self.tensors.values()))
         BucketedExchange.__init__(self, exchange, config, shapes, self.arrays.device, ahead)
         self.skipped, self.most_skips, self.loaded = 0, SKIPS, False  # skipped, of which so many in a row are an error
+        self.undecided = set()  # tensors that catch up, unless most of their first gradient is 0
         self._fill(made)
         self.say(f"{line}; stepping catch-up" if self.last else line)
 
@@ -79,6 +80,7 @@ class Synchronizer(BucketedExchange, Replica):
                     raise UserError(f"stepping catch-up is not defined for {type(rule).__name__}, {unfit(rule)}; leave it at "
                                     "auto, which steps every coordinate, or name another rule")
             self.start(names, self.config.catches_up and options_of(self.config).sparse)
+            self.undecided |= self.last.keys() & set(names if self.config.stepping == "auto" else ())
 
     def _ahead(self, count, config):
         """Whether `count` buckets are exchanged by a thread of their own."""
@@ -121,12 +123,26 @@ class Synchronizer(BucketedExchange, Replica):
         clip = Clip(self.clip.value, math.inf) if self.clip is not None else None
         for name in idle & self.place.keys():
             self.missed[name] += 1
-        for name in (name for bucket in self.reduced() for name in bucket.names if name not in idle):
+        names = [name for bucket in self.reduced() for name in bucket.names if name not in idle]
+        self._decide([name for name in names if name in self.undecided])
+        for name in names:
             g, scale = self.total(name), shorten * (1.0 / self.size)
             if name in self.replaced:
                 g, scale = self.replaced[name], shorten
             factor = lr_factor[name] if isinstance(lr_factor, dict) else lr_factor
             self.move(name, g, self._stepped(name), scale, factor, clip)
+
+    def _decide(self, names):
+        """Let those of which most elements are 0 step all of them: a rare feature's 0 is its gradient, nothing waits."""
+        if names:
+            given = (self.gradients[b][k] for b, k in map(self.place.get, names))
+            counts = [(0, 0) if g is None else (int((g == 0).sum()), len(g)) for g in given]
+            every = self.wire.numbers(np.ravel(counts)).sum(axis=0).reshape(-1, 2)
+            sparse = [name for name, (zeros, n) in zip(names, every) if 2 * zeros > n]
+            self.last = {name: last for name, last in self.last.items() if name not in sparse}
+            self.undecided -= set(names)
+            if sparse:
+                self.say(f"stepping dense, since most of their gradient is 0: {', '.join(sparse)}")
 
     def _stepped(self, name):
         """uint32[m]: the coordinates that step; None: all."""
@@ -176,9 +192,10 @@ class Synchronizer(BucketedExchange, Replica):
         Raises UserError on all of them, before anything is changed, where they do not fit, or the ranks' differ.
         """
         self.wake([name for name in self.tensors if f"slots.{name}" in common])
-        wrong = ""
+        wrong, decided = "", self._decided(common)
+        needed = {name: x for name, x in self.common().items() if not name.startswith("last.")}
         try:
-            state.fit(self.common(), common)
+            state.fit(needed | {f"last.{name}": self.arrays.host(x) for name, x in decided.items()}, common)
             state.fit(self.own(), own)
         except UserError as error:
             wrong = str(error)
@@ -188,9 +205,18 @@ class Synchronizer(BucketedExchange, Replica):
         if self.config.combine == "global":
             facts["the rule's state"] = zlib.crc32(b"".join(x.tobytes() for name, x in sorted(common.items()) if x.size))
         handshake(self.comm, facts, "Load on every rank what the ranks have saved at one step")
-        self.t, self.round, self.loaded = t, rounds, True
+        self.t, self.round, self.loaded, self.last = t, rounds, True, decided
         self.load_common(common)
+        self.undecided &= {name for name, missed in self.missed.items() if missed == t}
         self.load_own(own)
+
+
+    def _decided(self, common):
+        """The last steps of the tensors that catch up, as those that saved `common` had decided; not yet filled."""
+        if self.config.stepping != "auto" or not self.config.catches_up:
+            return self.last
+        return {name: self.last[name] if name in self.last else self.arrays.never_stepped(self.tensors[name])
+                for name in self.slots if f"last.{name}" in common}
 
 
 def shapes_of(tensors, shapes) -> dict[str, tuple]:

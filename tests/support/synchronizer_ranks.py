@@ -326,6 +326,40 @@ def check_touched():
     assert moved["touched"] == moved["catch-up"] < moved["dense"]
 
 
+def rare(step):
+    """Gradients of which those of one tensor are 0 but for a tenth, others on each rank and at each step."""
+    given = gradients(step)
+    given["large"][np.random.default_rng([step, RANK]).random(SIZES["large"]) < 0.9] = 0
+    return given
+
+
+def check_rare_features():
+    """A tensor most of whose gradient is 0 steps as with stepping dense, to the bit; so do those that load its state."""
+    said, names = [], SIZES.keys() - {"large"}
+    auto, dense = make(Adam(), 1e-3, said=said), make(Adam(), 1e-3, stepping="dense")
+    for step in range(4):
+        feed(auto, step, rare(step))
+        feed(dense, step, rare(step))
+        assert np.array_equal(auto.tensors["large"], dense.tensors["large"]) and auto.last.keys() == names
+    assert RANK or said[1:] == ["stepping dense, since most of their gradient is 0: large"]
+    assert not np.array_equal(auto.tensors["first"], dense.tensors["first"])
+    late, asked = make(Adam(), 1e-3), make(Adam(), 1e-3, stepping="catch-up")
+    for sync in late, asked:
+        feed(sync, 0)
+        assert sync.last.keys() == SIZES.keys()
+    for name, w in auto.tensors.items():
+        late.tensors[name][:] = w
+    common, own = ({k: x.copy() for k, x in part.items()} for part in (auto.common(), auto.own()))
+    raises(["last.large"], lambda: asked.load(common, own))
+    late.load(common, own)
+    for sync in auto, late:
+        feed(sync, 5)
+    assert late.last.keys() == names and np.array_equal(flat(auto.tensors), flat(late.tensors))
+    before = make(Adam(), 1e-3)
+    late.load(before.common(), before.own())
+    assert late.last.keys() == SIZES.keys()
+
+
 def check_resumed():
     """From its state, parameters and the ranges of the exchange, a run goes on to the same bits."""
     rounded = {"exchange": "balanced", "value_code": "1bit"}, {"exchange": "dense", "value_code": "int8"}
