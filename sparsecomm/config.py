@@ -64,7 +64,7 @@ class Config:
     stepping: str = "auto"
     """What a coordinate does whose gradient was not sent. catch-up: nothing, and when its sum of n steps arrives, n steps
     with the mean, as dense training would; touched: nothing, and then one step; dense: a step with gradient 0. auto:
-    catch-up where gradient is dropped, waits in a residual, and the rule can (all but apollo and centred rmsprop); dense for
+    catch-up where elements are dropped, wait in a residual, and the rule can (all but apollo and centred rmsprop); dense for
     tensors most of whose first gradient is 0, as of rare features, which is what they step with."""
 
     def __post_init__(self):
@@ -77,7 +77,11 @@ class Config:
                 raise UserError(f"{field.name} must be true or false, got {value!r}")
         if self.compressor != Config.compressor:
             from sparsecomm.compress.registry import COMPRESSORS, compressor  # which imports this file
-            kind = type(compressor(self))
+            options = compressor(self)
+            if self.stepping == "catch-up" and not options.sparse:
+                raise UserError(f"stepping catch-up needs a compressor that drops elements; with {self.compressor} every "
+                                "coordinate gets something at every step, and none has to catch up")
+            kind = type(options)
             for name, known in COMPRESSORS.items():
                 if kind is known and not known._fields:  # nothing is lost: an object without options becomes its name
                     object.__setattr__(self, "compressor", name)
