@@ -13,7 +13,8 @@ from hogwild.experiments.cost.cost_model import PRESETS, Way, buckets_of, step_s
 from hogwild.training import console
 from hogwild.training.units import COUNTS, TIMES, bytes_text, quantity, rate, rate_text, time_text
 from sparsecomm.config import Config
-from sparsecomm.exchange.alpha_beta import Link, Work
+from sparsecomm.exchange.alpha_beta import Link, Work, rehearse
+from sparsecomm.wire import launch
 
 KEEPS, CODES = (0.1, 0.01, 0.001), ("float32", "float16", "int8", "1bit")
 GAIN = 1.05  # what compression must gain at least
@@ -94,15 +95,13 @@ def _link(options) -> Link:
 
 def measured(options, n) -> dict[Way, Work]:
     """The Work of each way on this machine, measured, or as the options state it."""
-    from mpi4py import MPI
-
-    from sparsecomm.exchange.alpha_beta import rehearse
+    comm = launch.mpi().COMM_SELF
     given = {name: getattr(options, f"{name}_ns") for name in PROCESSED}
     given = {name: value * 1e-9 for name, value in given.items() if value is not None}
     works = {}
     for keep in KEEPS:
         for code in CODES:
-            work = rehearse(MPI.COMM_SELF, Config(keep=keep, value_code=code), n)._replace(**given)
+            work = rehearse(comm, Config(keep=keep, value_code=code), n)._replace(**given)
             for exchange in ("allgather", "balanced"):
                 works[Way(exchange, keep, code)] = work if code != "float32" else work._replace(code=0.0)
             if keep == KEEPS[0] and code in ("float32", "float16"):

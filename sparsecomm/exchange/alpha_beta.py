@@ -20,12 +20,12 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-from mpi4py import MPI
 
 from hogwild.kernels.compression.selection import Selector
 from hogwild.kernels.compression.sparse_sum import add_lists
 from hogwild.kernels.compression.value_codes import VALUES
 from sparsecomm.exchange.sparse import AGREE_EVERY, SAMPLES
+from sparsecomm.wire import launch
 from sparsecomm.wire.message import HEADER, pack, unpack
 
 SMALL = 8  # dimension of a message without entries
@@ -72,7 +72,8 @@ def _seconds(comm, work) -> float:
 def _slowest(comm, numbers) -> list[float]:
     """The largest of each number over the ranks: all of them then decide alike."""
     most = np.array(numbers, np.float64)
-    comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+    mpi = launch.mpi()
+    comm.Allreduce(mpi.IN_PLACE, most, mpi.MAX)
     return most.tolist()
 
 
