@@ -151,7 +151,7 @@ def links_of(cells) -> dict[tuple[str, int], tuple[Link, float]]:
 
 
 def runs_of(cells) -> list[Measured]:
-    """Measurements of the finished cells of `sparsecomm train`: medians over their seeds."""
+    """Measurements of the finished cells of `sparsecomm train` with the task's own rule: medians over their seeds."""
     found = {}
     for cell in cells:
         run = _run(cell) if cell.finished else None
@@ -167,7 +167,7 @@ def _run(cell):
     end = next((event for event in cell.events if event["event"] == "end"), {})
     config, steps = start.get("options", {}).get("exchange"), end.get("steps")
     spent = [event["seconds"] for event in cell.events if event["event"] == "epoch"]
-    if not config or not steps or not spent:
+    if not config or not steps or not spent or start["options"].get("training", {}).get("rule"):
         return None
     dense, n = end["exchange"] == "dense", end["parameters"]
     way = Way(end["exchange"], 1.0 if dense else config["keep"], config["value_code"])

@@ -7,6 +7,7 @@ from hogwild.errors import UserError
 from hogwild.experiments.plan import commands
 from hogwild.experiments.plan.schema import unknown
 from hogwild.experiments.report.stats import variables
+from hogwild.training import units
 
 NEEDS = ("root-network", "mpi", "torch", "openmpi")  # and data:FOLDER, module:NAME, cores:N
 PHASE = re.compile(r"phase_\w+_ms")
@@ -39,12 +40,14 @@ def check(path, experiment, axes, automatic):
     for k, block in enumerate(experiment.grid, 1):
         commands.check(path, f"{path}: grid[{k}]", experiment, block)
     for axis, values in experiment.values.items():
-        demand_known(f"{path}: values", axis, axes)
+        demand_known(f"{path}: values", axis, axes, phases=False)
         for value, one in values.items():
             demand_known(f"{path}: values.{axis}", value, [str(each) for each in axes[axis]])
             check_needs(f"{path}: values.{axis}.{value}: needs", one.needs)
             if one.link and axis != "link":
                 raise UserError(f"{path}: values.{axis}.{value}: {', '.join(LINK)} are keys of the values of the axis link")
+            if one.rate:
+                units.rate(f"{path}: values.{axis}.{value}: rate", one.rate)
             if one.per_host < 1:
                 raise UserError(f"{path}: values.{axis}.{value}: per_host must be from 1 on, got {one.per_host}")
     for link in axes.get("link", []):
@@ -106,14 +109,14 @@ def check_shown(path, experiment, axes):
         check_where(f"{at}: baseline", reference.baseline, axes)
 
 
-def demand_known(at, given, among):
+def demand_known(at, given, among, phases=True):
     for name in [given] if isinstance(given, str) else given:
-        if name not in among and not PHASE.fullmatch(name):
+        if name not in among and not (phases and PHASE.fullmatch(name)):
             raise unknown(at, "", name, list(among))
 
 
 def check_where(at, where, axes):
-    demand_known(at, list(where), axes)
+    demand_known(at, list(where), axes, phases=False)
     for axis, values in where.items():
         for value in values if isinstance(values, list) else [values]:
             if value not in axes[axis]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from hogwild.errors import UserError
+from hogwild.errors import UserError, reason
 from hogwild.experiments.plan import commands
 from hogwild.experiments.plan.checks import PHASE, check, check_values
 from hogwild.experiments.plan.schema import build, table
@@ -207,7 +207,7 @@ def read(name_or_path, quick=False) -> Experiment:
     try:
         given = tomllib.loads(path.read_text())
     except OSError as error:
-        raise UserError(f"{path}: cannot read the experiment: {error.strerror}") from None
+        raise UserError(f"{path}: cannot read the experiment: {reason(error, path)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     overlay = table(f"{path}: quick", given.pop("quick", {}))

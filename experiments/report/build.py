@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from hogwild.cli.arguments import parsed
-from hogwild.errors import UserError
+from hogwild.errors import UserError, reason
 from hogwild.experiments.plan import grid
 from hogwild.experiments.report import aggregate, drawing, figures
 from hogwild.experiments.report.figures import Stat, Table, number
@@ -49,8 +49,11 @@ def main(arguments):
     options = parsed("python -m hogwild.experiments report", ReportOptions, arguments)
     demand("matplotlib", "jinja2")
     if options.svg:
-        for path in write_svg(options):
-            print(path)
+        try:
+            for path in write_svg(options):
+                print(path)
+        except OSError as error:
+            raise UserError(f"{options.svg}: figures cannot be written: {reason(error, options.svg)}") from None
         return
     out = options.out or options.results / "report"
     folders = [grid.read(name).name for name in options.names]
@@ -61,7 +64,10 @@ def main(arguments):
         print(each["name"] + ": " + each["counts"])
     if not any(each["cells"] for each in sections):
         raise UserError(f"no results in {options.results}, so no page was written; this makes some: {sections[0]['command']}")
-    print(write_page(sections, out))
+    try:
+        print(write_page(sections, out))
+    except OSError as error:
+        raise UserError(f"{out}: the report cannot be written: {reason(error, out)}; choose another --out") from None
 
 
 def demand(*modules):

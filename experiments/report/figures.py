@@ -189,6 +189,8 @@ def value_range(figure):
     if not figure.equal and (len(tops) < 2 or not (logarithmic or max(tops) <= 5 * min(tops))):
         return None
     ys = [y for y in sum(heights, values(figure, "y")) if y > 0 or not logarithmic]
+    if not ys:
+        return None
     low, high = (math.log10(f(ys)) if logarithmic else f(ys) for f in (min, max))
     room = (high - low or 1) * 0.06
     ends = min(low - room, 0) if figure.kind == "bar" else low - room, high + room

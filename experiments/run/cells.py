@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from hogwild.errors import UserError
+from hogwild.errors import UserError, reason
 from hogwild.experiments.plan import commands, grid, published
 from hogwild.experiments.run import process, progress, results
 from hogwild.experiments.run.machine import describe
@@ -54,10 +54,10 @@ def run(experiment, folder=results.RESULTS, seeds=None, force=False, file=None) 
         waiting = [point for point in points if force or not _finished(home, point, shown)]
         _demand_programs(experiment, [point for point in waiting if not missing(point)])
         for point in waiting:
-            if reason := missing(point):
-                _write(home, point, {**_first(experiment, point), "skipped": reason}, [], None)
-                shown.set(point, progress.SKIPPED, note=reason)
-                skipped[point.slug] = reason
+            if why := missing(point):
+                _write(home, point, {**_first(experiment, point), "skipped": why}, [], None)
+                shown.set(point, progress.SKIPPED, note=why)
+                skipped[point.slug] = why
                 continue
             shown.set(point, progress.RUNNING)
             end = cell(experiment, point, home)
@@ -210,8 +210,13 @@ def _events(record):
 def _write(home, point, first, events, end):
     """The cell's file, written beside and renamed."""
     part = home / f".{point.slug}.part"
-    part.write_text("".join(json.dumps(event) + "\n" for event in (first, *events, end) if event))
-    os.replace(part, home / f"{point.slug}.jsonl")
+    try:
+        part.write_text("".join(json.dumps(event) + "\n" for event in (first, *events, end) if event))
+        os.replace(part, home / f"{point.slug}.jsonl")
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{home}: the result of {point.slug} cannot be written: {reason(error, part)}; --results chooses "
+                        "another folder") from None
 
 
 def _line(said) -> str:

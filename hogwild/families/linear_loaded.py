@@ -71,7 +71,10 @@ class LoadedRegressor:
                 raise UserError(f"X has column {wrong[0]!r} where the model has feature {wrong[1]!r}; give its columns in "
                                 f"the model's order ({', '.join(schema.columns)[:200]}), or the path of a file, whose "
                                 "columns are found by name")
-        X = X if hasattr(X, "tocsr") else np.asarray(X)
+        try:
+            X = X if hasattr(X, "tocsr") else np.asarray(X)
+        except ValueError as error:
+            raise UserError(f"X must be an array of [rows, features]: {error}") from None
         if not hasattr(X, "tocsr") and X.ndim == 2 and X.shape[1] != self.n_features_in_:
             raise UserError(f"X has {X.shape[1]} columns, the model {self.n_features_in_} features; only a sparse matrix may "
                             "have another width")

@@ -127,6 +127,7 @@ class Training(Stopping, Workers, Optimization):
         """Raises UserError for a value outside its range."""
         at_least(self, epochs=1, workers=1, seed=0, retries=0)
         not_negative(self, "average", "l1")
+        steps_of("--warmup", self.warmup or 0, 1)  # of any epoch: before the data are read
         check_sharing(self.mode, self.replicas)
 
 

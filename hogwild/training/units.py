@@ -36,7 +36,7 @@ def rate(option, text) -> float:
 
 def steps_of(option, duration, steps) -> float:
     """Steps of a duration: 500steps, 2epochs, or a number of epochs. steps: of an epoch. Raises UserError."""
-    found = NUMBER.fullmatch(str(duration))
+    found = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*", str(duration))
     unit = found[2] if found else "none"
     if unit not in DURATIONS or not (value := float(found[1]) * (steps if DURATIONS[unit] else 1)) < MOST:
         raise UserError(f"{option} must be a duration such as 1epoch or 500steps (a number alone: epochs), got '{duration}'")
