@@ -100,6 +100,8 @@ class CatchUpOptimizer(torch.optim.Optimizer):
         given = state_dict["param_groups"]
         if [len(group["params"]) for group in given] != [len(group["params"]) for group in self.param_groups]:
             raise UserError("the state does not fit: its parameter groups are others in number or size")
+        if any("rule" not in group for group in given) or any("slots" not in held for held in state_dict["state"].values()):
+            raise UserError("the state does not fit: needed one of a CatchUpOptimizer, got another optimizer's")
         groups = []
         for own, saved in zip(self.param_groups, given):
             groups.append(dict(own))

@@ -13,7 +13,7 @@ from sparsecomm.replica.buffers import Buffers, broadcast_tensors
 from sparsecomm.replica.gradient_exchange import GradientExchange
 from sparsecomm.replica.master_weights import MasterWeights, steppable
 from sparsecomm.replica.replica import Group
-from sparsecomm.replica.state import reshared
+from sparsecomm.replica.state import reshared, rewaited
 from sparsecomm.replica.synchronizer import Synchronizer
 from sparsecomm.wire.agreement import all_fine
 from sparsecomm.wire.handshake import handshake
@@ -258,7 +258,7 @@ class DistributedOptimizer(GradientExchange, torch.optim.Optimizer):
         """This rank's state, of what `load_state_dict` was given. Raises UserError."""
         rank, size = self.synchronizer.rank, self.synchronizer.size
         if not isinstance(state, dict):
-            state = _of_all(state, rank, size)
+            state = _of_all(state, rank, size, self.synchronizer.tensors)
         if (state.get("rank"), state.get("size")) != (rank, size):
             raise UserError(f"rank {rank} of {size} got the state of rank {state.get('rank')} of {state.get('size')}; give "
                             "each rank its own, or every rank the list of all")
@@ -269,8 +269,11 @@ class DistributedOptimizer(GradientExchange, torch.optim.Optimizer):
         return state
 
 
-def _of_all(states, rank, size) -> dict:
-    """The state of `rank` of `size`, from the states of all ranks of a run of another size. Raises UserError."""
+def _of_all(states, rank, size, names) -> dict:
+    """The state of `rank` of `size`, from the states of all ranks of a run of another size. Raises UserError.
+
+    names: of the tensors, in their order.
+    """
     states = sorted(states, key=lambda each: each["rank"])
     if not states or [each["rank"] for each in states] != list(range(states[0]["size"])):
         needed, got = states[0]["size"] if states else size, ", ".join(str(each["rank"]) for each in states)
@@ -280,4 +283,8 @@ def _of_all(states, rank, size) -> dict:
         raise UserError("the states are not of one step of one run")
     owns = [{name: x.numpy() for name, x in each["own"].items()} for each in states]
     own = {name: torch.from_numpy(np.array(x)) for name, x in reshared(owns, size)[rank].items()}
-    return {**states[0], "rank": rank, "size": size, "own": own}
+    # The mean is of another number of ranks: that of what is unsent is kept where waits are as much longer or shorter.
+    common = {name: x.numpy() for name, x in states[0]["common"].items()}
+    steps = {name: 2 * (common["clock"][0] - missed,) for name, missed in zip(names, common["missed"])}
+    waits = {name: torch.from_numpy(x) for name, x in rewaited(common, steps, states[0]["size"], size).items()}
+    return {**states[0], "rank": rank, "size": size, "own": own, "common": {**states[0]["common"], **waits}}

@@ -43,11 +43,24 @@ def repaced(common, names, new, old) -> dict[str, np.ndarray]:
     changed = {name: common[name] * new // old for name in ("clock", "missed")}
     steps = {name: (common["clock"][0] - before, changed["clock"][0] - after)
              for name, before, after in zip(names, common["missed"], changed["missed"])}
-    for name in (name for name in names if f"last.{name}" in common):
+    return {**common, **changed, **rewaited(common, steps, new, old)}
+
+
+def rewaited(common, steps, new, old) -> dict[str, np.ndarray]:
+    """The last steps in a `common` where waits become new / old times as long. steps: (so far, so far in the new count)."""
+    changed = {}
+    for name in (name for name in steps if f"last.{name}" in common):
         before, after = (int(t) - 1 for t in steps[name])
         waited = ((before - common[f"last.{name}"].astype(np.int64)) & 0xFFFF) * new // old
         changed[f"last.{name}"] = low16(after - np.minimum(waited, LONGEST - 1)).astype(np.int16)
-    return {**common, **changed}
+    return changed
+
+
+def as_just_stepped(common, lasts) -> dict[str, np.ndarray]:
+    """A `common` of a run in which nothing waited, for one with these last steps by name, in the order of `missed`."""
+    before = dict(zip(lasts, common["clock"][0] - common["missed"] - 1))
+    return {**{f"last.{name}": np.full(len(last), low16(int(before[name])), np.int16)
+               for name, last in lasts.items() if last is not None}, **common}
 
 
 def _summed(name):

@@ -18,7 +18,7 @@ from sparsecomm.exchange.bucketed import BucketedExchange, bucket_names
 from sparsecomm.exchange.choice import make_exchange
 from sparsecomm.faults.nonfinite import SKIPS, demand_skippable, where
 from sparsecomm.replica import state
-from sparsecomm.replica.replica import Group, Replica
+from sparsecomm.replica.replica import CHUNK, Group, Replica
 from sparsecomm.wire import launch
 from sparsecomm.wire.agreement import all_fine
 from sparsecomm.wire.communicators import shared
@@ -79,7 +79,9 @@ class Synchronizer(BucketedExchange, Replica):
                 if unfit(rule):
                     raise UserError(f"stepping catch-up is not defined for {type(rule).__name__}, {unfit(rule)}; leave it at "
                                     "auto, which steps every coordinate, or name another rule")
-            self.start(names, self.config.catches_up and options_of(self.config).sparse)
+            compressor = self.buckets[-1].pipeline.compressor
+            waits = options_of(self.config).sparse and compressor.decay and not compressor.lossless
+            self.start(names, self.config.catches_up and waits)
             self.undecided |= self.last.keys() & set(names if self.config.stepping == "auto" else ())
 
     def _ahead(self, count, config):
@@ -124,7 +126,6 @@ class Synchronizer(BucketedExchange, Replica):
         for name in idle & self.place.keys():
             self.missed[name] += 1
         names = [name for bucket in self.reduced() for name in bucket.names if name not in idle]
-        self._decide([name for name in names if name in self.undecided])
         for name in names:
             g, scale = self.total(name), shorten * (1.0 / self.size)
             if name in self.replaced:
@@ -132,17 +133,33 @@ class Synchronizer(BucketedExchange, Replica):
             factor = lr_factor[name] if isinstance(lr_factor, dict) else lr_factor
             self.move(name, g, self._stepped(name), scale, factor, clip)
 
+    def commit(self, idle=frozenset()):
+        """As of the buckets; at their first steps tensors are told apart, before anyone changes their gradients."""
+        first, fine = not self.committed, super().commit(idle)
+        if fine and first and self.undecided:
+            self._decide([name for bucket in self.reduced() for name in bucket.names
+                          if name in self.undecided and name not in idle])
+        return fine
+
     def _decide(self, names):
-        """Let those of which most elements are 0 step all of them: a rare feature's 0 is its gradient, nothing waits."""
-        if names:
-            given = (self.gradients[b][k] for b, k in map(self.place.get, names))
-            counts = [(0, 0) if g is None else (int((g == 0).sum()), len(g)) for g in given]
-            every = self.wire.numbers(np.ravel(counts)).sum(axis=0).reshape(-1, 2)
-            sparse = [name for name, (zeros, n) in zip(names, every) if 2 * zeros > n]
-            self.last = {name: last for name, last in self.last.items() if name not in sparse}
-            self.undecided -= set(names)
-            if sparse:
-                self.say(f"stepping dense, since most of their gradient is 0: {', '.join(sparse)}")
+        """Let tensors most of whose mean gradient is 0 step every element: of a rare feature 0 is the gradient, none waits.
+
+        One that is 0 everywhere tells nothing yet. Collective.
+        """
+        sparse = []
+        for name in names:
+            b, k = self.place[name]
+            g, some = self.gradients[b][k], np.zeros(len(self.tensors[name]), np.uint8)
+            if g is not None:
+                some[:] = self.arrays.host(g != 0)
+            for start in range(0, some.size, CHUNK):
+                self.comm.Allreduce(launch.mpi().IN_PLACE, some[start:start + CHUNK], launch.mpi().MAX)
+            if count := int(np.count_nonzero(some)):
+                self.undecided.discard(name)
+                sparse += [name] if 2 * count < some.size else []
+        self.last = {name: last for name, last in self.last.items() if name not in sparse}
+        if sparse:
+            self.say(f"stepping dense, since most of their gradient is 0: {', '.join(sparse)}")
 
     def _stepped(self, name):
         """uint32[m]: the coordinates that step; None: all."""
@@ -207,7 +224,8 @@ class Synchronizer(BucketedExchange, Replica):
         handshake(self.comm, facts, "Load on every rank what the ranks have saved at one step")
         self.t, self.round, self.loaded, self.last = t, rounds, True, decided
         self.load_common(common)
-        self.undecided &= {name for name, missed in self.missed.items() if missed == t}
+        if self.config.stepping == "auto":  # what has never stepped anywhere
+            self.undecided = {name for name, last in self.last.items() if (self.arrays.host(last) == -1).all()}
         self.load_own(own)
 
 

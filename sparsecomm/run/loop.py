@@ -17,7 +17,7 @@ from hogwild.training.signals import interrupt, stop_on_signals
 from hogwild.training.stopping import Stop, Stopper
 from sparsecomm.config import Config
 from sparsecomm.replica.replica import Group
-from sparsecomm.replica.state import repaced, reshared
+from sparsecomm.replica.state import as_just_stepped, repaced, reshared
 from sparsecomm.replica.synchronizer import Synchronizer
 from sparsecomm.tasks.base import Task
 from sparsecomm.wire import nic_counters
@@ -307,7 +307,11 @@ class DistributedRun:
             common = {**_part(saved.own, "step."), "clock": common["clock"]}
         # With another number of ranks there are other steps: to the same place in the epoch and in the schedule.
         self.k, steps = state["k"] * self.steps // state["steps"], (self.steps, state["steps"])
-        self.sync.load(repaced(common, self.sync.tensors, *steps), _part(saved.own, "sync.") or self.sync.own())
+        common, own = repaced(common, self.sync.tensors, *steps), _part(saved.own, "sync.")
+        if not own:  # of a dense exchange
+            lasts = {name: self.sync.last.get(name) for name in self.sync.tensors}
+            common, own = as_just_stepped(common, lasts), self.sync.own()
+        self.sync.load(common, own)
         self.best = _part(saved.common, "best.") or None
         self.held = _part(saved.own, "task.")
         self.epoch, self.seconds, self.before = state["epoch"], state["seconds"], state["before"]

@@ -87,7 +87,7 @@ def _mpich_under_open_mpi() -> bool:
     """Whether MPI_Init is still to be called and would end this process: MPICH's does under Open MPI's launcher."""
     if "OMPI_COMM_WORLD_SIZE" not in os.environ or mpi_is_on() or importlib.util.find_spec("mpi4py") is None:
         return False
-    file = importlib.util.find_spec("mpi4py.MPI").origin or ""
+    file = getattr(importlib.util.find_spec("mpi4py.MPI"), "origin", None) or ""
     return os.path.basename(file).startswith("MPI.mpich.")  # in wheels; others do not tell their MPI without its start
 
 

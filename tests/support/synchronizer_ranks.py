@@ -327,9 +327,9 @@ def check_touched():
 
 
 def rare(step):
-    """Gradients of which those of one tensor are 0 but for a tenth, others on each rank and at each step."""
+    """Gradients of which those of one tensor are 0 but for a few, others on each rank and at each step."""
     given = gradients(step)
-    given["large"][np.random.default_rng([step, RANK]).random(SIZES["large"]) < 0.9] = 0
+    given["large"][np.random.default_rng([step, RANK]).random(SIZES["large"]) < 0.97] = 0
     return given
 
 
@@ -358,6 +358,10 @@ def check_rare_features():
     before = make(Adam(), 1e-3)
     late.load(before.common(), before.own())
     assert late.last.keys() == SIZES.keys()
+    feed(late, 0, {name: 0 * g for name, g in gradients(0).items()})  # tells nothing
+    assert late.last.keys() == SIZES.keys()
+    feed(late, 1, rare(1))
+    assert late.last.keys() == names
 
 
 def check_resumed():
