@@ -101,7 +101,6 @@ class Config:
             if used and everything:
                 raise UserError(f"{option} needs a compressor that drops elements and no dense exchange: sending everything "
                                 "leaves nothing for it to do")
-
         if self.stepping == "catch-up" and not self.residual:
             raise UserError("stepping catch-up needs the residual: without it what arrives is the gradient of one step, and "
                             "there is nothing to catch up with")

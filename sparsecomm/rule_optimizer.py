@@ -285,6 +285,6 @@ def _of_all(states, rank, size, names) -> dict:
     own = {name: torch.from_numpy(np.array(x)) for name, x in reshared(owns, size)[rank].items()}
     # The mean is of another number of ranks: that of what is unsent is kept where waits are as much longer or shorter.
     common = {name: x.numpy() for name, x in states[0]["common"].items()}
-    steps = {name: 2 * (common["clock"][0] - missed,) for name, missed in zip(names, common["missed"])}
+    steps = {name: (t, t) for name, t in zip(names, common["clock"][0] - common["missed"])}
     waits = {name: torch.from_numpy(x) for name, x in rewaited(common, steps, states[0]["size"], size).items()}
     return {**states[0], "rank": rank, "size": size, "own": own, "common": {**states[0]["common"], **waits}}
