@@ -7,8 +7,8 @@ import numpy as np
 
 LEAST, MOST = 3, 300  # round trips of a size
 FEW = 6  # ranks up to which all pairs are timed, one after another
-SMALL, MIDDLE, LARGE = 8, 1 << 14, 1 << 20  # bytes: the latency's, and two of which the largest that is not slow …
-SLOW = 0.1  # … gives the bandwidth: seconds above which LARGE is left out
+SMALL, MIDDLE, LARGE = 8, 1 << 14, 1 << 20  # bytes: the latency's, and least and most of the bandwidth's, …
+LONG = 0.1  # … which takes about so many seconds: a shaped link passes what fits its bucket at once
 NAP = 0.001  # seconds between two looks of a rank that waits: polling would take a core from those that are timed
 
 
@@ -74,7 +74,7 @@ def time_round(comm, pairs, seconds) -> dict[tuple[int, int], tuple[float, float
 
 def _link(comm, seconds) -> tuple[float, float]:
     small, middle = (float(np.median(timed(comm, size, seconds))) for size in (SMALL, MIDDLE))
-    fast = np.array([middle * LARGE / MIDDLE < SLOW])
-    comm.Bcast(fast)
-    size, long = (LARGE, float(np.median(timed(comm, LARGE, seconds)))) if fast[0] else (MIDDLE, middle)
-    return small, max(long - small, 0.0) / (size - SMALL) or long / size
+    size = np.array([min(LARGE, max(MIDDLE, int(MIDDLE * LONG / middle)))])
+    comm.Bcast(size)
+    long = float(np.median(timed(comm, int(size[0]), seconds))) if size[0] > MIDDLE else middle
+    return small, max(long - small, 0.0) / (int(size[0]) - SMALL) or long / int(size[0])
