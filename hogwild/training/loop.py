@@ -53,9 +53,20 @@ class Problem:
 
     of_loss = 1.0  # what the kernel's loss is multiplied by, to be in the unit that people see
     rows = None  # numbers of the examples to train on, where these are not all
+    numbers = np.int64  # dtype of `order`
     lockstep = False  # workers call the kernel together
     whole = False  # and each of them gets all examples of the call
     halt = None  # int64[8], where workers wait for each other in a kernel: not when halt[0] is 1, after one has failed
+
+    def order(self, rng) -> np.ndarray:
+        """Numbers of the examples in the order of an epoch, [examples]; rng: a NumPy Generator of its own."""
+        order = np.arange(self.examples) if self.rows is None else np.array(self.rows, np.int64)
+        rng.shuffle(order)
+        return order
+
+    def call_end(self, order, at) -> int:
+        """Where in `order` a call of workers in lockstep may end: at place `at`, or the next one behind it."""
+        return at
 
     def private(self, k) -> Any:
         """What worker k owns alone (buffers, replicas); passed back to `run`."""
@@ -208,10 +219,8 @@ class Run:
 
     def _order(self):
         """What is left of this epoch's permutation."""
-        n, rows, most = self.problem.examples, self.problem.rows, self.stopper.stop.max_steps
-        order = np.arange(n) if rows is None else np.array(rows, np.int64)
-        np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        order = order[self.at:]
+        most = self.stopper.stop.max_steps
+        order = self.problem.order(np.random.default_rng((self.seed, self.epoch)))[self.at:]
         return order if most is None else order[:max(most - self.t, 0)]
 
     def _one_epoch(self):

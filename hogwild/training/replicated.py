@@ -40,6 +40,7 @@ class Tables(NamedTuple):
     longest: int = 1  # rows that an example touches, at most
     penalized: int = 0  # the rows before this one are shrunk by an L1 penalty
     judged: int = 1  # numbers that the update of an example needs in mode deterministic
+    own_slots: bool = False  # the family lays out a row itself, with the rule's slots in it; then no row is replicated
 
 
 class Steps(NamedTuple):
@@ -77,14 +78,15 @@ class ReplicatedProblem(Problem):
         self.workers, self.mode, _, self.block = sharing
         self.halt, self.count = aligned((8,), np.int64), sum(tables.rows.values())
         averaged = steps.average is not None
-        self.columns = columns_of(self.rule, averaged)
+        self.columns = 1 if tables.own_slots else columns_of(self.rule, averaged)
         self.size = tables.width * self.columns  # float32 of a row
         demand_room(self.count, self.size)
         self.average = Average(float(steps.average), float(max(examples, 1))) if averaged else None
         self.counted, self.clocks = np.zeros(1, np.int64), np.zeros((self.workers, 8))
         self.lasso = Lasso(steps.l1, np.zeros(tables.penalized), np.zeros(8)) if steps.l1 else None
         self.optimizer = Optimizer(self.rule, None, checked(steps.decay), checked(steps.clip), self.average)
-        self.bare = self.scratchless and self.columns == 1 and steps.clip is None and not hasattr(self.rule, "terms")
+        self.bare = tables.own_slots or (self.scratchless and self.columns == 1 and steps.clip is None
+                                         and not hasattr(self.rule, "terms"))
         self.lockstep, self.whole = self.mode in ("round-robin", "deterministic"), self.mode == "deterministic"
         touches = self.touches() if self.workers > 1 else None
         if touches:
@@ -93,7 +95,7 @@ class ReplicatedProblem(Problem):
                                averaged)
         self._share(touches)
         if self.whole:
-            self._divide(touches)
+            self.divide(touches)
 
     def touches(self) -> Touches:
         """How the examples touch the rows; asked for where there are several workers."""
@@ -159,16 +161,6 @@ class ReplicatedProblem(Problem):
         """Largest second derivative of the loss by a score, for families that know how their examples are coupled."""
         return 1.0
 
-    def _divide(self, touches):
-        """Divide the rows among the workers of mode deterministic, who own about as many updates each."""
-        total = np.concatenate(([0], np.cumsum(touches.counts if touches else np.zeros(self.count, np.int64))))
-        cuts = np.searchsorted(total, np.linspace(0, total[-1], self.workers + 1)).astype(np.int64)
-        cuts[0], cuts[-1] = 0, self.count
-        if hasattr(self.rule, "terms"):  # it looks at all coordinates of an example together
-            cuts[1:] = self.count
-        self.cuts, self.losses = cuts, np.zeros(self.block)
-        self.gate, self.gradients = Gate(np.zeros(16, np.int64), self.halt), np.zeros((self.block, self.tables.judged))
-
     def said(self) -> str:
         """How the workers share, for a line on the console."""
         if self.replicas == "all":
@@ -190,7 +182,8 @@ class ReplicatedProblem(Problem):
     def _new(self, rows):
         """Parameters as a run starts with them."""
         flat = self._part(rows)
-        flat.reshape(-1, self.columns)[:] = (0.0, *self.rule.start(), *[0.0] * (self.average is not None))
+        if not self.tables.own_slots:
+            flat.reshape(-1, self.columns)[:] = (0.0, *self.rule.start(), *[0.0] * (self.average is not None))
         return flat
 
     # What a worker owns.
@@ -243,7 +236,7 @@ class ReplicatedProblem(Problem):
         elif self.mode == "locked":
             self.sharing.locks.fill(0)
         elif self.whole:
-            self.gate.marks.fill(0)
+            self.begin_whole()
         if self.plan:
             self.group.gate[ROUND] += 1
             self.group.gate[CLOSED:] = 0
@@ -258,7 +251,7 @@ class ReplicatedProblem(Problem):
 
     def leave(self, rule, schedule, own):
         if self.plan:
-            none, t = np.zeros(0, np.int64), self.steps
+            none, t = np.zeros(0, self.numbers), self.steps
             work(self.model, self._optimizer(rule, schedule), own[1], Chunks(none, t, 1, none, 0, False), np.zeros(0))
 
     def end(self):
@@ -276,11 +269,13 @@ class ReplicatedProblem(Problem):
         k, worker, _ = own
         optimizer = self._optimizer(rule, schedule)
         if self.whole:
-            blocks = Blocks(k, int(self.cuts[k]), int(self.cuts[k + 1]), self.gate, self.gradients, self.losses)
-            train_blocks(self.model, optimizer, worker, blocks, order, t, tally)
+            self.run_whole(optimizer, k, worker, order, t, tally)
         else:  # as one chunk of `work`, which is compiled anyway
             queue, most = np.zeros(16, np.int64), max(len(order), 1)
             work(self.model, optimizer, worker, Chunks(order, t, stride, queue, most, False), tally)
+
+    def call_end(self, order, at):
+        return min(-(-at // self.block) * self.block, len(order))
 
     def work(self, rule, schedule, own, order, t, queue, most, first, tally):
         k, worker, counting = own
@@ -301,6 +296,27 @@ class ReplicatedProblem(Problem):
             view = View(Alone(), self.flat, self.views[0].width)
             apply_pending(self._optimizer(rule, None), self._workspace(view, self.lasso), t)
             self.lasso.applied[:], self.lasso.clock[:] = 0, 0
+
+    # Mode deterministic. A family that has its own way of it replaces these three.
+
+    def divide(self, touches):
+        """Divide the rows among the workers of mode deterministic, who own about as many updates each."""
+        total = np.concatenate(([0], np.cumsum(touches.counts if touches else np.zeros(self.count, np.int64))))
+        cuts = np.searchsorted(total, np.linspace(0, total[-1], self.workers + 1)).astype(np.int64)
+        cuts[0], cuts[-1] = 0, self.count
+        if hasattr(self.rule, "terms"):  # it looks at all coordinates of an example together
+            cuts[1:] = self.count
+        self.cuts, self.losses = cuts, np.zeros(self.block)
+        self.gate, self.gradients = Gate(np.zeros(16, np.int64), self.halt), np.zeros((self.block, self.tables.judged))
+
+    def begin_whole(self):
+        """Called by `begin`."""
+        self.gate.marks.fill(0)
+
+    def run_whole(self, optimizer, k, worker, order, t, tally):
+        """Worker k's part of a call of mode deterministic, which all workers make with the same examples."""
+        blocks = Blocks(k, int(self.cuts[k]), int(self.cuts[k + 1]), self.gate, self.gradients, self.losses)
+        train_blocks(self.model, optimizer, worker, blocks, order, t, tally)
 
     # What the record and checkpoints hold.
 

@@ -98,7 +98,7 @@ class Workers:
     def compile(self, rule, schedule, t):
         """Call the kernel, on no examples and into a tally that nobody reads, and start the threads; t: steps done before."""
         self._hire()
-        none, tally = np.zeros(0, np.int64), np.zeros(TALLIES)
+        none, tally = np.zeros(0, self.problem.numbers), np.zeros(TALLIES)
         self.problem.begin(t)
         if self.problem.lockstep:
             self.problem.run(rule, schedule, self.own[0], none, t, self.count, tally)
@@ -220,11 +220,11 @@ class Workers:
 
     def _agree(self):
         """One decision for all, on whether to stop and what to do next."""
-        multiple, n, start = getattr(self.problem, "block", 1), len(self.order.examples), self.done
+        n, start = len(self.order.examples), self.done
         wanted = min(self.chunk) * (1 if self.problem.whole else self.count)
         self.agreed = None
         if start < n and not self.stop.is_set():
-            self.queue[NEXT] = min(start + -(-wanted // multiple) * multiple, n)
+            self.queue[NEXT] = self.problem.call_end(self.order.examples, min(start + wanted, n))
             self.agreed = start, self.done
 
     def _called(self, k, done, begun):
