@@ -9,8 +9,11 @@ one step's length. Here it takes n steps with the mean gradient a = sum / n, in 
     deviations      s <- b2^n s + (1 - b2^n) (b1 (a - m))²   (AdaBelief): as if each update's a - m were the first one's
     weights         w <- (1 - lr wd)^n w - delta
 
-    delta           SGD: lr times the sum. Momentum, Nesterov: exactly that of the n updates. The adaptive rules: min(n, 30)
+    delta           SGD: lr times the sum. Momentum, Nesterov: exactly that of the n updates. The adaptive rules: min(n, cap)
                     times that of the last update, whose slots and whose bias corrections (of the run's step t) all n get
+    cap             at most 30, and for each tensor and step so low that the sum of the min(n, cap)² is at most its number of
+                    elements: an adaptive rule moves a coordinate by about lr, and so no step is longer than a dense one. At
+                    rates that are just right for dense steps, longer ones of a few coordinates diverge.
 
 AdaBelief's mean square is of g - m, which n equal gradients bring to 0: all n updates get that of the first. Centred RMSProp,
 whose variance they bring to 0 too, and block rules do not catch up.
@@ -31,6 +34,7 @@ from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.steps import bounded, cast, clip_terms, decay_terms, decayed_gradient, load, move, store
 
 TABLE = 512  # waits up to this one have their coefficients computed once a step
+CAP = 30  # of the updates that an adaptive rule owes a coordinate, it moves by at most so many at once
 LONGEST = 1 << 15  # waits of more steps count as so many: the step that a coordinate had last is kept modulo 2^16
 
 
@@ -56,11 +60,27 @@ def shorten_waits(last, t):
     last[low16(t) - last < 0] = low16(t - LONGEST + 1)  # a difference of 2^15 or more is negative in 16 bits
 
 
-@functools.lru_cache(8, typed=True)  # NamedTuples of two classes are equal where their numbers are
-def table_of(rule, lr, t, dtype=np.float32) -> np.ndarray:
+def cap_of(counts, size) -> int:
+    """The most updates that a coordinate of a tensor of `size` elements moves by at once: Σ min(n, cap)² <= size.
+
+    counts: whole numbers [CAP + 1]: how many coordinates have waited for n steps, the last one for CAP or more.
+    """
+    few = np.arange(CAP + 1.0)
+    return max((cap for cap in range(1, CAP + 1) if (counts * np.minimum(few, cap) ** 2).sum() <= size), default=1)
+
+
+@kernel
+def count_waits(last, indices, t, counts):
+    """Add to counts, int64[CAP + 1], the waits of the coordinates `indices`: see `cap_of`."""
+    for i in range(np.uint64(indices.size)):
+        counts[min(max((t - last[indices[i]]) & 0xFFFF, 1), counts.size - 1)] += 1
+
+
+@functools.lru_cache(32, typed=True)  # NamedTuples of two classes are equal where their numbers are
+def table_of(rule, lr, t, cap=CAP, dtype=np.float32) -> np.ndarray:
     """[TABLE, C]: the coefficients of `repeat` for n = 1 … TABLE. A power takes longer than all else of a coordinate."""
     n = np.arange(1.0, TABLE + 1)
-    return np.stack(np.broadcast_arrays(*protocol.times(rule, rule.prepare(lr, t), n)), 1).astype(dtype)
+    return np.stack(np.broadcast_arrays(*protocol.times(rule, rule.prepare(lr, t), n, np.minimum(n, cap))), 1).astype(dtype)
 
 
 def catch_up(rule, state, indices, g, now, decay=None, clip=None):
@@ -68,24 +88,27 @@ def catch_up(rule, state, indices, g, now, decay=None, clip=None):
     rule, (scale, lr, t) = checked(rule), now
     if t % LONGEST == 0:
         shorten_waits(state[2], t)
-    now = float(scale), float(lr), int(t)
-    catch_up_step(rule, table_of(rule, *now[1:], state[0].dtype), state, indices, g, now, checked(decay), checked(clip))
+    now, counts = (float(scale), float(lr), int(t)), np.zeros(CAP + 1, np.int64)
+    count_waits(state[2], indices, now[2], counts)
+    cap = cap_of(counts, state[0].size)
+    catch_up_step(rule, table_of(rule, *now[1:], cap, state[0].dtype), state, indices, g, (*now, cap), checked(decay),
+                  checked(clip))
 
 
 @kernel
 def catch_up_step(rule, table, state, indices, g, now, decay, clip):
     """Step the coordinates `indices` (uint32[m], unique) with gradient scale * g[d]. Nothing is checked here.
 
-    state: w [d], slots (S arrays [d]), last int16[d]: each coordinate's last step modulo 2^16. now: scale, lr, t (from 0).
+    state: w [d], slots (S arrays [d]), last int16[d]: each coordinate's last step modulo 2^16. now: scale, lr, t from 0, cap.
     table: as `table_of`, of w's dtype. clip bounds what has arrived, before it is divided by n; its norm is that of all g.
     """
     w, slots, last = state
-    scale, lr, t = now
+    scale, lr, t, cap = now
     like = w.dtype.type
     bound64, factor = clip_terms(clip, g, 0, g.size, scale)
     bound, k, factor = cast(bound64, like), cast(decay_terms(decay, lr), like), like(factor)
     c64, one, today = protocol.prepare(rule, lr, t), like(1), np.int16(t)
-    c, again = cast(c64, like), cast(protocol.times(rule, c64, 1), like)
+    c, again = cast(c64, like), cast(protocol.times(rule, c64, 1, 1), like)
     for i in range(np.uint64(indices.size)):
         j = indices[i]
         n = max((t - last[j]) & 0xFFFF, 1)
@@ -97,7 +120,7 @@ def catch_up_step(rule, table, state, indices, g, now, decay, clip):
             w[j] = new
         else:
             a = decayed_gradient(decayed_gradient(factor * g[j], w[j], (), bound, one) / like(n), w[j], k, (), one)
-            cn = _row(table, n - 1, again) if n <= len(table) else cast(protocol.times(rule, c64, n), like)
+            cn = _row(table, n - 1, again) if n <= len(table) else cast(protocol.times(rule, c64, n, cap), like)
             delta, slot = protocol.repeat(rule, cn, a, load(slots, j))
             store(slots, j, slot)
             w[j] = _decayed(w[j], decay, lr, n) - delta
@@ -125,10 +148,10 @@ def _decayed(w, decay, lr, n):
 def array_catch_up(rule, w, g, slots, n, now, decay=None, clip=None):
     """`catch_up_step` without Numba, on all elements of NumPy arrays or torch tensors, in place: its slow oracle.
 
-    n: waits as whole numbers in float64, shaped as w. now: scale, lr, t.
+    n: waits as whole numbers in float64, shaped as w. now: scale, lr, t, cap.
     """
     rule, decay, clip = checked(rule), checked(decay), checked(clip)
-    scale, lr, t = now
+    scale, lr, t, cap = now
     g = g * scale
     if clip is not None and clip.norm < math.inf:
         g = g * min(1.0, clip.norm / (float((g * g).sum()) ** 0.5 + 1e-6))
@@ -137,16 +160,18 @@ def array_catch_up(rule, w, g, slots, n, now, decay=None, clip=None):
     a, stays = g / n, 1.0
     if decay is not None:
         a, stays = a + decay.l2 * w, (1.0 - lr * decay.wd) ** n
-    delta, state = _repeated(rule, rule.prepare(float(lr), int(t)), n, a, tuple(slots))
+    moves = n.clip(max=cap) if hasattr(n, "numel") else np.minimum(n, cap)
+    delta, state = _repeated(rule, rule.prepare(float(lr), int(t)), (n, moves), a, tuple(slots))
     w[...] = stays * w - delta
     for slot, value in zip(slots, state):
         slot[...] = value
 
 
-def _repeated(rule, c, n, g, slots):
-    """(delta, slots) of n updates, where each element has an n of its own."""
+def _repeated(rule, c, waits, g, slots):
+    """(delta, slots) of n updates, where each element has an n of its own. waits: n, and how many of these it moves by."""
+    n, moves = waits
     if hasattr(rule, "times"):
-        return rule.repeat(rule.times(c, n), g, slots)
+        return rule.repeat(rule.times(c, n, moves), g, slots)
     total = 0.0 * g
     for i in range(int(n.max())):
         delta, new = rule.update(c, g, slots)

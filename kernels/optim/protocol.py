@@ -10,8 +10,8 @@ The same source runs on scalars inside Numba, on NumPy arrays and on torch tenso
 
 Two more say what n updates with one gradient come to, see catch_up.py; without them they are made one by one:
 
-    times(hp, c, n)      -> coefficients for n updates
-    repeat(c, g, slots)  -> (delta, slots) with these; `repeat = update` where the formulas are the same
+    times(hp, c, n, moves) -> coefficients for n updates, of which a rule whose sum is not exact moves by `moves` <= n
+    repeat(c, g, slots)    -> (delta, slots) with these; `repeat = update` where the formulas are the same
 
 A block rule (Apollo) has three functions more, and its `update` takes the decoupled decay term as a fourth argument:
 
@@ -61,7 +61,7 @@ def close(rule, c, stage, totals, n):
 
 
 @by_type
-def times(rule, c, n):
+def times(rule, c, n, moves):
     """The coefficients of `repeat` for n >= 1 updates with one gradient, from those of one; scalars or arrays, float64."""
     return c + (1.0 * n,)
 

@@ -8,14 +8,6 @@ from hogwild.kernels.compiler.jit import elementwise
 from hogwild.kernels.optim.apollo import Apollo
 from hogwild.kernels.optim.protocol import maximum, root
 
-CAP = 30  # of the updates that an adaptive rule owes a coordinate, it moves by at most so many at once
-
-
-@elementwise
-def capped(n):
-    """n, but at most CAP."""
-    return -maximum(-n, -CAP)
-
 
 @elementwise
 def coasting(mu, n):
@@ -72,7 +64,7 @@ class Momentum(NamedTuple):
         v = c[0] * slots[0] + c[1] * g
         return c[2] * v, (v,)
 
-    def times(hp, c, n):
+    def times(hp, c, n, moves):
         a, b, d, e = coasting(c[0], n)
         return a, b * c[1], c[2] * d, c[2] * e * c[1]
 
@@ -107,7 +99,7 @@ class Nesterov(NamedTuple):
         v = c[0] * slots[0] + c[1] * g
         return c[2] * g + c[3] * v, (v,)
 
-    def times(hp, c, n):
+    def times(hp, c, n, moves):
         a, b, d, e = coasting(c[0], n)
         return a, b * c[1], c[3] * d, c[3] * e * c[1] + c[2] * n
 
@@ -142,8 +134,8 @@ class AdaGrad(NamedTuple):
         G = slots[0] + g * g
         return c[0] * g / (root(G + c[1]) + c[2]), (G,)
 
-    def times(hp, c, n):
-        return c[0] * capped(n), c[1], c[2], 1.0 * n
+    def times(hp, c, n, moves):
+        return c[0] * moves, c[1], c[2], 1.0 * n
 
     @staticmethod
     def repeat(c, g, slots):
@@ -192,10 +184,10 @@ class RMSProp(NamedTuple):
         v = c[5] * slots[2] + centred(c, g, s, mean)
         return c[2] * v, (s, mean, v)
 
-    def times(hp, c, n):
+    def times(hp, c, n, moves):
         alpha = c[0] ** n
         a, b, _, _ = coasting(c[5], n)
-        _, _, d, e = coasting(c[5], capped(n))
+        _, _, d, e = coasting(c[5], moves)
         return alpha, 1.0 - alpha, c[2] * d, c[3], c[4], a, c[6], b, c[2] * e
 
     @staticmethod
@@ -248,8 +240,8 @@ class Adam(NamedTuple):
         top = maximum(slots[2], v)
         return c[4] * m / (root(c[5] * top + c[6]) + c[7]), (m, v, top)
 
-    def times(hp, c, n):
-        return averaging(c, n) + (c[4] * capped(n), c[5], c[6], c[7])
+    def times(hp, c, n, moves):
+        return averaging(c, n) + (c[4] * moves, c[5], c[6], c[7])
 
     repeat = update
 
@@ -304,8 +296,8 @@ class Nadam(NamedTuple):
         v = c[2] * slots[1] + c[3] * g * g
         return (c[4] * g + c[5] * m) / (root(c[6] * v) + c[7]), (m, v)
 
-    def times(hp, c, n):
-        return averaging(c, n) + (c[4] * capped(n), c[5] * capped(n), c[6], c[7])
+    def times(hp, c, n, moves):
+        return averaging(c, n) + (c[4] * moves, c[5] * moves, c[6], c[7])
 
     repeat = update
 
@@ -352,8 +344,8 @@ class RAdam(NamedTuple):
         v = c[2] * slots[1] + c[3] * g * g
         return c[4] * m / (c[5] * root(v) + c[6]), (m, v)
 
-    def times(hp, c, n):
-        return averaging(c, n) + (c[4] * capped(n), c[5], c[6])
+    def times(hp, c, n, moves):
+        return averaging(c, n) + (c[4] * moves, c[5], c[6])
 
     repeat = update
 
@@ -392,10 +384,10 @@ class AdaBelief(NamedTuple):
         s = c[2] * slots[1] + c[3] * (g - m) * (g - m) + c[7]
         return c[4] * m / (c[5] * root(s) + c[6]), (m, s)
 
-    def times(hp, c, n):
+    def times(hp, c, n, moves):
         b1, rest1, b2, rest2 = averaging(c, n)
         # All n updates get the first one's g - m, which n equal gradients would bring to 0, and s to eps; n real ones do not.
-        return b1, rest1, b2, c[0] * c[0] * rest2, c[4] * capped(n), c[5], c[6], c[7] * rest2 / c[3]
+        return b1, rest1, b2, c[0] * c[0] * rest2, c[4] * moves, c[5], c[6], c[7] * rest2 / c[3]
 
     @staticmethod
     def repeat(c, g, slots):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hogwild.errors import UserError
-from hogwild.kernels.optim.catch_up import LONGEST, array_catch_up, catch_up, low16, shorten_waits
+from hogwild.kernels.optim.catch_up import CAP, LONGEST, array_catch_up, cap_of, catch_up, low16, shorten_waits
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.steps import array_step, dense_step, new_slots, step
 
@@ -99,7 +99,8 @@ class Device:
             array_step(rule, part, g[at], few, lr, t, decay, clip, scale)
         elif at.numel():
             n = ((low16(t) - last[at]).int() & 0xFFFF).clamp(min=1).double()
-            array_catch_up(rule, part, g[at], few, n, now, decay, clip)
+            counts = torch.bincount(n.clamp(max=CAP).long(), minlength=CAP + 1).cpu().numpy()
+            array_catch_up(rule, part, g[at], few, n, (*now, cap_of(counts, w.numel())), decay, clip)
             last[at] = low16(t)
         for x, new in zip((w, *slots), (part, *few)):
             x[at] = new

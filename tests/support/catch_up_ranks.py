@@ -10,7 +10,7 @@ from synchronizer_ranks import COMM, RANK, SIZE, SIZES, SMALL, feed, gradient, g
 
 from hogwild.kernels.optim.catch_up import low16
 from hogwild.kernels.optim.hyperparameters import checked
-from hogwild.kernels.optim.rules import CAP, SGD, AdaGrad, Adam, Apollo, Momentum, RMSProp
+from hogwild.kernels.optim.rules import SGD, AdaGrad, Adam, Apollo, Momentum, RMSProp
 from hogwild.kernels.optim.schedules import Constant
 from hogwild.kernels.optim.steps import Clip, Decay
 from sparsecomm.config import Config
@@ -59,10 +59,12 @@ class Twin:
         rule, decay = checked(self.sync.groups[name].rule), self.sync.groups[name].decay or Decay()
         n, lr = t - last[at], RATE * factor
         a, few, c = np.clip(g[at], -value, value) / n + decay.l2 * w[at], slots[:, at], rule.prepare(lr, t)
-        moved = np.zeros(len(at))
+        moved, cap = np.zeros(len(at)), 30
+        while cap > 1 and (np.minimum(n, cap) ** 2).sum() > len(w):
+            cap -= 1
         for i in range(n.max(initial=0)):
             delta, new = rule.update(c, a, tuple(few))
-            moved = np.where(n <= i, moved, moved + delta if isinstance(rule, Momentum) else min(i + 1, CAP) * delta)
+            moved = np.where(n <= i, moved, moved + delta if isinstance(rule, Momentum) else min(i + 1, cap) * delta)
             few = np.where(n > i, np.array(new), few)
         w[at] = (1 - lr * decay.wd) ** n * w[at] - moved
         slots[:, at], last[at], self.held[name][3] = few, t, t + 1

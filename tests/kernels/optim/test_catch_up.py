@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hogwild.kernels.optim.catch_up import (
+    CAP,
     LONGEST,
     TABLE,
     array_catch_up,
+    cap_of,
     catch_up,
     catch_up_step,
     catches_up,
@@ -22,7 +24,6 @@ from hogwild.kernels.optim.catch_up import (
 )
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.rules import (
-    CAP,
     RULES,
     SGD,
     AdaBelief,
@@ -105,7 +106,7 @@ def caught_up(rule, seed, longest, late):
     w, slots = state(rule, rng)
     before, held, t = w.copy(), slots.copy(), late + n.max() - 1
     s = np.exp(rng.standard_normal(D)) * rng.standard_normal(D) * n
-    array_catch_up(rule, w, 2 * s, slots, n.astype(float), (0.5, 0.1, t))
+    array_catch_up(rule, w, 2 * s, slots, n.astype(float), (0.5, 0.1, t, CAP))
     deltas, every = literally(rule, s / n, held, n, 0.1, t)
     return before - w, slots, n, deltas, every, held
 
@@ -153,7 +154,7 @@ def test_momentum_on_a_scale_that_stays_is_exact_up_to_the_cap():
     rule = COASTING[0]
     n, a, v = np.array([1, 2, 7, 29, 30, 31, 600]), np.linspace(0.3, 2, 7), np.linspace(-1, 1, 7)
     slots, w = np.array([a * a, a, v]), np.zeros(7)  # the mean square is where the gradient a keeps it
-    array_catch_up(rule, w, a * n, slots, n.astype(float), (1.0, 0.1, 1000))
+    array_catch_up(rule, w, a * n, slots, n.astype(float), (1.0, 0.1, 1000, CAP))
     scaled = a / (a + rule.eps)
     total, velocities = np.zeros(7), v.copy()
     for i in range(600):
@@ -183,7 +184,7 @@ def test_kernel_and_twins(rule, dtype, decay, clip):
     before = w.copy(), slots.copy(), last.copy()
     twins = [(w.astype(float)[at], slots.astype(float)[:, at]), (torch.tensor(w.astype(float))[at],
                                                               torch.tensor(slots.astype(float))[:, at])]
-    now = 0.5, 0.01, t
+    now = 0.5, 0.01, t, 7
     args = checked(rule), table_of(checked(rule), *now[1:], dtype), (w, tuple(slots), last), at.astype(np.uint32), g, now
     catch_up_step(*args, checked(decay), checked(clip))
     for x, of in zip(twins, (np.asarray, torch.tensor)):
@@ -216,7 +217,7 @@ def test_decays_and_clip():
     s = np.array([0.5, 8.0, -5.0, 100.0])
     for decay, clip in (Decay(wd=0.3), None), (Decay(l2=0.3), None), (Decay(0.2, 0.3), Clip(value=4.0)):
         w, v = w0.copy(), np.zeros((1, 4))
-        array_catch_up(Momentum(0.0), w, s, v, n.astype(float), (1.0, 0.01, 700), decay, clip)
+        array_catch_up(Momentum(0.0), w, s, v, n.astype(float), (1.0, 0.01, 700, CAP), decay, clip)
         a = (np.clip(s, -4, 4) if clip else s) / n + decay.l2 * w0
         np.testing.assert_allclose(v[0], a, rtol=1e-12)
         np.testing.assert_allclose(w, (1 - 0.01 * decay.wd) ** n * w0 - 0.01 * n * a, rtol=1e-12)
@@ -283,8 +284,17 @@ def test_rules_of_equal_numbers_have_tables_of_their_own():
         other, other_slots = w.astype(float), slots.astype(float)
         g = np.ones(D, np.float32)
         catch_up(rule, (w, tuple(slots), np.full(D, 3, np.int16)), np.arange(D, dtype=np.uint32), g, (1.0, 0.1, 12))
-        array_catch_up(rule, other, g.astype(float), other_slots, np.full(D, 9.0), (1.0, 0.1, 12))
+        array_catch_up(rule, other, g.astype(float), other_slots, np.full(D, 9.0), (1.0, 0.1, 12, 1))
         np.testing.assert_allclose(w, other, rtol=1e-3)
+
+
+@given(waits=st.lists(st.integers(1, 5000), max_size=60), room=st.integers(0, 10_000))
+def test_no_step_is_longer_than_a_dense_one(waits, room):
+    """The largest cap with Σ min(n, cap)² <= size, by trying all; coordinates that stepped before always step once."""
+    n, size = np.array(waits, int), len(waits) + room
+    cap = cap_of(np.bincount(np.minimum(n, CAP), minlength=CAP + 1), size)
+    fits = [c for c in range(1, CAP + 1) if sum(min(x, c) ** 2 for x in waits) <= size]
+    assert cap == max(fits)
 
 
 def test_which_rules_catch_up():
