@@ -42,7 +42,9 @@ def unfit(rule) -> str:
     """Why the rule cannot catch up; empty where it can, or has no slots and need not."""
     if hasattr(rule, "terms"):
         return "whose step depends on the whole tensor"
-    return "whose estimate of the variance n equal gradients bring to 0" if getattr(rule, "centred", False) else ""
+    if getattr(rule, "centred", False):
+        return "whose estimate of the variance n equal gradients bring to 0"
+    return getattr(rule, "unfit", "")
 
 
 def catches_up(rule) -> bool:
