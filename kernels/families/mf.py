@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from hogwild.kernels.compiler.jit import INLINE
-from hogwild.kernels.families.mf_negatives import draw, pairwise
+from hogwild.kernels.compiler.jit import INLINE, prefetch
+from hogwild.kernels.families.mf_negatives import band_of, candidate, draw, hash_of, pairwise
 from hogwild.kernels.families.mf_rows import await_turn, dot, enter_rows, fetch, learn, leave_rows, shortened
 from hogwild.kernels.losses import evaluate
 from hogwild.kernels.optim import protocol
 from hogwild.kernels.sharing.modes import skip_turns
+from hogwild.kernels.sharing.parameters import LARGE
 from hogwild.kernels.sharing.workspace import BAD, step_at
 
 HOLD = 32  # steps in a row that are made at the learning rate of the first: to compute it takes as long as a step
@@ -23,7 +24,7 @@ AHEAD = 4  # ratings whose rows are fetched into the cache early
 
 
 def learn_example(model, step, c, space, i, t):
-    """Loss of example i, on which step t is made unless the loss is not finite: the method of this name of the model.
+    """Loss of example i, on which step t is made, without a gradient where the loss is not finite: the model's method.
 
     c: what the rule's `prepare` gives.
     """
@@ -32,6 +33,28 @@ def learn_example(model, step, c, space, i, t):
 @overload(learn_example, strict=False, **INLINE)
 def _learn_example(model, step, c, space, i, t):
     return model.instance_class.learn_example
+
+
+def fetch_rows(model, flat, i, t):
+    """Ask for the rows of example i, which is that of step t."""
+
+
+@overload(fetch_rows, **INLINE)
+def _fetch_rows(model, flat, i, t):
+    if model.instance_class is Explicit:
+        def of_rating(model, flat, i, t):
+            if flat.shape[0] > LARGE:
+                fetch(model.sizes, flat, model.users[i])
+                fetch(model.sizes, flat, model.items[i])
+        return of_rating
+
+    def of_positive(model, flat, i, t):
+        fetch(model.sizes, flat, model.users[i])
+        fetch(model.sizes, flat, model.items[i])
+        w = candidate(model.negatives, band_of(model.negatives, model.items[i]), t, 0)
+        fetch(model.sizes, flat, w)
+        prefetch(model.negatives.bits, np.intp(hash_of(model.negatives.bits, model.users[i], w)[0]))
+    return of_positive
 
 
 def _train_examples(model, optimizer, worker, order, t, stride, tally):
@@ -46,8 +69,7 @@ def _train_examples(model, optimizer, worker, order, t, stride, tally):
             step = step_at(optimizer, flat.dtype.type, held)
             c = protocol.prepare(step.rule, step.lr, held)
         i, ahead = order[n], order[min(n + AHEAD, last)]
-        fetch(model.sizes, flat, model.users[ahead])
-        fetch(model.sizes, flat, model.items[ahead])
+        fetch_rows(model, flat, ahead, t + stride * AHEAD)
         value = learn_example(model, step, c, space, i, t)
         if not abs(value) < math.inf:
             tally[BAD] = i + 1
@@ -66,9 +88,8 @@ def _learn_rating(model, step, c, space, i, t):
     u, v = np.uint64(model.users[i]), np.uint64(model.items[i])
     enter_rows(space, u, v, v, t)
     value, dz = evaluate(model.loss, float(dot(model.sizes, flat, u, v)), float(model.values[i]))
-    if abs(value) < math.inf:
-        dz *= shortened(step.clip, model.sizes, flat, (u, v), dz)
-        learn(step, c, model, space, (u, v), flat.dtype.type(dz))
+    dz = dz * shortened(step.clip, model.sizes, flat, (u, v), dz) if abs(value) < math.inf else 0.0
+    learn(step, c, model, space, (u, v), flat.dtype.type(dz))
     leave_rows(space, u, v, v, t)
     return value
 
@@ -81,9 +102,8 @@ def _learn_positive(model, step, c, space, i, t):
     enter_rows(space, u, v, w, t)
     z = float(dot(model.sizes, flat, u, v)) - float(dot(model.sizes, flat, u, w))
     value, dz = pairwise(model.loss, model, z, tries)
-    if abs(value) < math.inf and dz != 0.0:
-        dz *= shortened(step.clip, model.sizes, flat, (u, v, w), dz)
-        learn(step, c, model, space, (u, v, w), flat.dtype.type(dz))
+    dz = dz * shortened(step.clip, model.sizes, flat, (u, v, w), dz) if abs(value) < math.inf else 0.0
+    learn(step, c, model, space, (u, v, w), flat.dtype.type(dz))  # in a branch its loop would not become vectors
     leave_rows(space, u, v, w, t)
     return value
 

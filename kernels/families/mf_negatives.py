@@ -11,8 +11,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from hogwild.kernels.compiler.jit import INLINE, LOOP, elementwise
-from hogwild.kernels.families.mf_rows import dot
+from hogwild.kernels.compiler.jit import INLINE, LOOP
+from hogwild.kernels.families.mf_rows import dot, inlined
 from hogwild.kernels.sharing.parameters import field_type
 
 GOLDEN, MIX, FINAL = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -73,7 +73,7 @@ def sigmoid_table():
     return np.array([np.logaddexp(0, -z), 1 / (1 + np.exp(z))], np.float32)
 
 
-@elementwise
+@inlined
 def mixed(x):
     """splitmix64's number for x, uint64."""
     x = (x ^ (x >> np.uint64(30))) * MIX
@@ -81,14 +81,14 @@ def mixed(x):
     return x ^ (x >> np.uint64(31))
 
 
-@elementwise
+@inlined
 def hash_of(bits, u, v):
     """(word, bit) of the pair (u, v)."""
     h = mixed((np.uint64(u) << np.uint64(32)) + np.uint64(v))
     return (h >> np.uint64(6)) & np.uint64(bits.shape[0] - 1), h & np.uint64(63)
 
 
-@elementwise
+@inlined
 def has(negatives, u, v):
     """Whether user u has the item of row v."""
     word, bit = hash_of(negatives.bits, u, v)
@@ -104,12 +104,12 @@ def has(negatives, u, v):
     return low < negatives.starts[u + np.uint64(1)] and negatives.have[low] == v
 
 
-def _band(negatives, v):
+def band_of(negatives, v):
     """(first item, items) of what negatives of the positive of row v are drawn from."""
 
 
-@overload(_band, **LOOP)
-def _band_impl(negatives, v):
+@overload(band_of, **LOOP)
+def _band_of_impl(negatives, v):
     if isinstance(field_type(negatives, "bands"), types.NoneType):
         return lambda negatives, v: (np.uint64(0), np.uint64(negatives.count))
 
@@ -137,9 +137,9 @@ def _item_impl(alias, cell, number):
     return drawn
 
 
-@elementwise
+@inlined
 def candidate(negatives, band, t, k):
-    """Row of the k-th item that is drawn at step t; band: as of `_band`."""
+    """Row of the k-th item that is drawn at step t; band: as of `band_of`."""
     number = mixed(np.uint64(negatives.seed) + (np.uint64(t) * np.uint64(1024) + np.uint64(k)) * GOLDEN)
     cell = band[0] + (((number >> np.uint64(32)) * band[1]) >> np.uint64(32))
     return np.uint64(negatives.first) + _item(negatives.alias, cell, number)
@@ -154,7 +154,7 @@ def _draw(model, flat, u, v, t):
     if field_type(model, "loss").instance_class is BPR:
         def any_negative(model, flat, u, v, t):
             negatives = model.negatives
-            band = _band(negatives, v)
+            band = band_of(negatives, v)
             for k in range(DRAWS):
                 w = candidate(negatives, band, t, k)
                 if not has(negatives, u, w):
@@ -164,7 +164,7 @@ def _draw(model, flat, u, v, t):
 
     def violating(model, flat, u, v, t):
         negatives = model.negatives
-        band = _band(negatives, v)
+        band = band_of(negatives, v)
         z = dot(model.sizes, flat, u, v)
         for k in range(int(model.loss.draws)):
             w = candidate(negatives, band, t, k)

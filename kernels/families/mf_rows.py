@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
-from hogwild.kernels.compiler.jit import INLINE, LOOP, elementwise, prefetch, reduction
+from hogwild.kernels.compiler.jit import INLINE, LOOP, prefetch
 from hogwild.kernels.optim import protocol
 from hogwild.kernels.optim.steps import cast, decay_terms, decay_weight_at, decayed_gradient, most_decay_weight, move
 from hogwild.kernels.sharing.modes import Atomic, Counted, RoundRobin, add, enter, leave
-from hogwild.kernels.sharing.parameters import LARGE
 from hogwild.kernels.sharing.rows import waits
 
+inlined = register_jitable(**INLINE["jit_options"])  # as calls, which copy what they get, they take longer than what they do
 LANE = 8  # factors are padded to multiples of this
 
 
@@ -54,13 +54,13 @@ class RowAdaGrad(NamedTuple):
         return c[0] * g, slots
 
 
-@elementwise
+@inlined
 def factors(sizes):
     """R."""
     return np.uint64(LANE * len(sizes.lanes))
 
 
-@reduction
+@inlined
 def dot(sizes, flat, u, v):
     """b_u + b_v + p_u·q_v of rows u and v."""
     a, b, z = u * np.uint64(sizes.width), v * np.uint64(sizes.width), flat.dtype.type(0)
@@ -69,18 +69,17 @@ def dot(sizes, flat, u, v):
     return z + flat[a + np.uint64(sizes.bias)] + flat[b + np.uint64(sizes.bias)]
 
 
-@elementwise
+@inlined
 def fetch(sizes, flat, row):
-    """Ask for a row, where the parameters are more than a cache holds."""
-    if flat.shape[0] > LARGE:
-        for k in range(0, sizes.width, 16):
-            prefetch(flat, np.intp(row) * sizes.width + k)
+    """Ask for a row."""
+    for k in range(0, sizes.width, 16):
+        prefetch(flat, np.intp(row) * sizes.width + k)
 
 
 # Modes of sharing.
 
 
-@elementwise
+@inlined
 def enter_rows(space, u, v, w, t):
     """Before a step on rows u < v, w, of which the last two may be one."""
     if waits(space.params.mode):
@@ -89,7 +88,7 @@ def enter_rows(space, u, v, w, t):
         enter(space.params.mode, rows, 0, 2 + (v != w), t)
 
 
-@elementwise
+@inlined
 def leave_rows(space, u, v, w, t):
     """And after it."""
     if waits(space.params.mode):
@@ -124,7 +123,7 @@ def _place(mode, flat, at, new, old):
 # A step.
 
 
-@elementwise
+@inlined
 def _load(slots, flat, at, stride):
     """The slots of a coordinate, of which the first is at flat[at]."""
     if len(slots) == 0:
@@ -132,7 +131,7 @@ def _load(slots, flat, at, stride):
     return (flat[at],) + _load(slots[1:], flat, at + stride, stride)
 
 
-@elementwise
+@inlined
 def _store(mode, flat, at, stride, new, old):
     if len(new) > 0:
         place(mode, flat, at, new[0], old[0])
@@ -146,12 +145,12 @@ class _Shared(NamedTuple):
     bound: tuple
 
 
-@elementwise
-def _coordinate(step, c, space, slots, at, stride, g, shared, s):
-    """Step the coordinate at flat[at], whose slots are `stride` apart, with gradient g; s multiplies the decay. The gradient
+@inlined
+def _coordinate(step, c, space, slots, at, stride, w, g, shared, s):
+    """Step the coordinate w = flat[at], whose slots are `stride` apart, with gradient g; s multiplies the decay. The gradient
     with the decay."""
     flat, mode = space.params.flat, space.params.mode
-    w, old = flat[at], _load(slots, flat, at + stride, stride)
+    old = _load(slots, flat, at + stride, stride)
     g = decayed_gradient(g, w, shared.decay, shared.bound, s)
     new, state = move(step.rule, c, g, w, old, shared.decay, s)
     place(mode, flat, at, new, w)
@@ -192,7 +191,7 @@ def _add_square_impl(rule, mode, flat, at, square):
     return lambda rule, mode, flat, at, square: None
 
 
-@reduction
+@inlined
 def learn(step, c, model, space, rows, dz):
     """Step the rows (u, v), or (u, v, w) of a score that is v's less w's, with gradient dz by the score.
 
@@ -209,21 +208,18 @@ def learn(step, c, model, space, rows, dz):
     if len(rows) == 2:
         for j in range(n):
             p, q = flat[u + j], flat[v + j]
-            g, h = dz * q, dz * p
-            g = _coordinate(step, cu, space, slots, u + j, n, g, shared, s)
-            h = _coordinate(step, cv, space, slots, v + j, n, h, shared, r)
+            g = _coordinate(step, cu, space, slots, u + j, n, p, dz * q, shared, s)
+            h = _coordinate(step, cv, space, slots, v + j, n, q, dz * p, shared, r)
             total_u, total_v = total_u + g * g, total_v + h * h
         _bias(step, c, model, space, u, dz, shared, s)
     else:
         w = rows[2] * width
         o, cw = decay_weight_at(model.decay_weight, rows[2], most), _row_terms(rule, c, flat, w + sums)
         for j in range(n):
-            p, q = flat[u + j], flat[v + j] - flat[w + j]
-            g, h = dz * q, dz * p
-            k = -h
-            g = _coordinate(step, cu, space, slots, u + j, n, g, shared, s)
-            h = _coordinate(step, cv, space, slots, v + j, n, h, shared, r)
-            k = _coordinate(step, cw, space, slots, w + j, n, k, shared, o)
+            p, q, x = flat[u + j], flat[v + j], flat[w + j]
+            g = _coordinate(step, cu, space, slots, u + j, n, p, dz * (q - x), shared, s)
+            h = _coordinate(step, cv, space, slots, v + j, n, q, dz * p, shared, r)
+            k = _coordinate(step, cw, space, slots, w + j, n, x, -dz * p, shared, o)
             total_u, total_v, total_w = total_u + g * g, total_v + h * h, total_w + k * k
         _bias(step, c, model, space, w, -dz, shared, o)
         _add_square(rule, space.params.mode, flat, w + sums, total_w / like(sizes.rank))
@@ -232,13 +228,13 @@ def learn(step, c, model, space, rows, dz):
     _add_square(rule, space.params.mode, flat, v + sums, total_v / like(sizes.rank))
 
 
-@reduction
+@inlined
 def _bias(step, c, model, space, row, dz, shared, s):
     """Step the bias of the row that begins at flat[row]."""
     flat, at = space.params.flat, row + np.uint64(model.sizes.bias)
     one = np.uint64(1)
     own = at + one + one
-    g = _coordinate(step, _row_terms(step.rule, c, flat, own), space, model.sizes.slots, at, one,
+    g = _coordinate(step, _row_terms(step.rule, c, flat, own), space, model.sizes.slots, at, one, flat[at],
                     dz * flat.dtype.type(model.biased), shared, s)
     _add_square(step.rule, space.params.mode, flat, own, g * g)
 
