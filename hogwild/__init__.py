@@ -4,9 +4,9 @@ import importlib
 
 from hogwild import _version
 
-# Where each name is: the estimators need scikit-learn, plot needs matplotlib, and nothing else does.
+# Where each name is: the estimators of linear models need scikit-learn, plot needs matplotlib, and nothing else does.
 LATE = {"HogwildClassifier": "estimators", "HogwildRegressor": "estimators", "load": "models",
-        "plot": "plots"}
+        "MatrixFactorization": "families.mf_estimator", "plot": "plots"}
 
 
 def __getattr__(name):

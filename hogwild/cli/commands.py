@@ -1,8 +1,9 @@
-"""evaluate, predict and inspect: what a family does with a model and a data file, printed."""
+"""evaluate, predict, recommend and inspect: what a family does with a model and a data file, printed."""
 
 import sys
 
 from hogwild.cli import print_predictions
+from hogwild.data import files
 from hogwild.errors import UserError, demand_folder
 from hogwild.families import registry
 from hogwild.training import console
@@ -35,6 +36,22 @@ def predict(options):
     data, lines = fitted.read(options.data, **options.reading.reading())
     _say(lines)
     print_predictions.write(options.out, fitted.predict(data, options.probabilities))
+
+
+def recommend(options):
+    """hogwild recommend."""
+    if options.out:
+        demand_folder(options.out, "recommendations", "--out")
+    fitted = registry.load(options.model)
+    if not hasattr(fitted, "recommendations"):
+        raise UserError(f"{options.model}: recommends nothing, needed a model of hogwild train mf")
+    users = options.users
+    if users is not None:
+        users = files.listed(users[1:]) if users.startswith("@") else [user.strip() for user in users.split(",")]
+    items = None if options.items is None else files.listed(options.items)
+    text, lines = fitted.recommendations(users, options.k, items, not options.include_seen)
+    _say(lines)
+    print_predictions.write(options.out, text)
 
 
 def inspect(options):

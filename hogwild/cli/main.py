@@ -1,4 +1,4 @@
-"""The `hogwild` command: train, evaluate, predict, inspect. Mistakes give one line and exit code 2."""
+"""The `hogwild` command: train, evaluate, predict, recommend, inspect. Mistakes give one line and exit code 2."""
 
 import sys
 
@@ -9,7 +9,8 @@ from hogwild.errors import Terminated, UserError
 from hogwild.families import registry
 from hogwild.training import console
 
-COMMANDS = {"evaluate": options.Evaluate, "predict": options.Predict, "inspect": options.Inspect}
+COMMANDS = {"evaluate": options.Evaluate, "predict": options.Predict, "recommend": options.Recommend,
+            "inspect": options.Inspect}
 NOTES = ("hogwild COMMAND --help lists the options; for training: hogwild train linear --help.",
          "Exit codes: 2 after a mistake, 130 after Ctrl-C, 143 after SIGTERM (training first saves what was learnt).")
 
@@ -19,6 +20,7 @@ def overview() -> str:
     training = {f"hogwild train {name} {entry.data}": entry.summary for name, entry in registry.FAMILIES.items()}
     return pages.overview("hogwild COMMAND …", "Lock-free (Hogwild) training of sparse models.", {
         **training, "hogwild evaluate MODEL DATA": "measure a saved model", "hogwild predict MODEL DATA": "print predictions",
+        "hogwild recommend MODEL": "print the best items for users (of train mf)",
         "hogwild inspect DATA": "describe a data file"}, *NOTES)
 
 
@@ -43,7 +45,7 @@ def _do(arguments):
         from hogwild.cli import commands  # with it come the kernels
         getattr(commands, command)(given)
     else:
-        raise UserError(f"unknown command '{command}': use train, evaluate, predict or inspect"
+        raise UserError(f"unknown command '{command}': use train, {', '.join(list(COMMANDS)[:-1])} or {list(COMMANDS)[-1]}"
                         f"{meant(command, ['train', *COMMANDS])} (hogwild --help)")
 
 

@@ -57,9 +57,9 @@ def head_of(path, block, header="auto", expected=()):
     header: auto, yes or no; expected: names, of which the first line has some if it names the columns. Raises UserError
     where auto cannot tell.
     """
-    separator, skip = _stated_separator(block)
+    separator, skip = stated_separator(block)
     block = without_lines(block, skip)
-    separator = separator or _separator(path, block)
+    separator = separator or separator_of(path, block)
     sample, cells = [], 0
     for line, row in rows_of(path, 1 + skip, block, separator):
         sample.append((line, row))
@@ -88,13 +88,13 @@ def head_of(path, block, header="auto", expected=()):
     return Head(separator, names, width, lines[0] if named else skip, list(rows[named:]))
 
 
-def _stated_separator(block):
+def stated_separator(block):
     """(separator, 1) where the first line is `sep=;`, as Excel has it; else (None, 0)."""
     line = block.split(b"\n", 1)[0].rstrip(b"\r").strip(b'"')
     return (chr(line[4]), 1) if line[:4].lower() == b"sep=" and len(line) == 5 else (None, 0)
 
 
-def _separator(path, block):
+def separator_of(path, block):
     """The separator with which most of the first lines have as many cells as the first one."""
     lines, size = [], 0
     for line in block.split(b"\n", LINES)[:LINES]:

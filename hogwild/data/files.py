@@ -75,6 +75,16 @@ def unpacked(path, file):
         raise UserError(f"{place(path)}: {state} compressed file ({error}); copy it again") from None
 
 
+def listed(path) -> list[str]:
+    """The lines of a text file, blank ones left out, blanks around them dropped. Raises UserError."""
+    with opened(path) as file:
+        lines = b"".join(unpacked(path, file)).decode("utf-8", "replace").splitlines()
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"{place(path)}: holds no line; needed one name or number a line")
+    return found
+
+
 def refuse_foreign(path, head, patterns=()):
     """Raise the UserError that names the format of a file that begins with `head`, if it is none of ours."""
     found = foreign_formats.name(head, patterns)

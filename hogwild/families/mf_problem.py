@@ -79,19 +79,21 @@ class MatrixFactorization(ReplicatedProblem):
 
     Score of user u and item i: mean + b_u + b_i + p_u·q_i. decay, clip: of ratings as given. measure(problem): metrics of the
     held-out part after an epoch. named(user, item): how a person finds that rating. side: blocks in a row of the grid, None:
-    as the sizes advise. An implicit loss takes all ratings as positives, whatever their values; a logistic loss takes values
+    as the sizes advise. units: of an earlier problem, to go on in its mean and scale; None: of these ratings.
+
+    An implicit loss takes all ratings as positives, whatever their values; a logistic loss takes values
     above 0 as 1, others as -1.
     """
 
     numbers = np.uint32
 
     def __init__(self, ratings: Ratings, fitted: Factorization, steps: Steps, sharing: Sharing, seed=0, measure=None,
-                 named=None, side=None):
+                 named=None, side=None, units=None):
         mf_blocks.check(ratings)
         _check(fitted, steps, sharing)
         self.fitted, self.measure, self.name, self.rank, self.seed = fitted, measure, named, fitted.rank, seed
         self.loss, rule = checked(fitted.loss), checked(steps.rule)
-        self.units = units_of(ratings.values, self.loss)
+        self.units = units or units_of(ratings.values, self.loss)
         decay, clip = self.units.penalties(steps.decay, steps.clip)
         lengths = getattr(self.loss, "lengths", ())
         self.loss = self.loss._replace(**{name: getattr(self.loss, name) / self.units.scale for name in lengths})

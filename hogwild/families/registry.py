@@ -17,6 +17,7 @@ class Entry(NamedTuple):
 
 FAMILIES = {
     "linear": Entry("hogwild.families.linear_family", "train a sparse linear model (no DATA: on synthetic data)"),
+    "mf": Entry("hogwild.families.mf_family", "factorize a matrix of ratings (no RATINGS: synthetic ones)", "[RATINGS]"),
 }
 
 

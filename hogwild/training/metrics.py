@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-MAXIMISED = {"accuracy", "f1", "auc", "r2"}  # all others are minimised
+MAXIMISED = {"accuracy", "f1", "auc", "r2", "precision@10", "recall@10", "ndcg@10"}  # all others are minimised
 BLOCK = 1 << 20  # scores whose softmax is in memory at a time
 
 

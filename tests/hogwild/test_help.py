@@ -33,7 +33,8 @@ def test_every_page_fits_the_terminal(columns):
 
 def test_every_sub_command_has_a_page():
     names = [name for module in COMMANDS for name in module.help_pages()]
-    assert names[:5] == ["hogwild", "hogwild train linear", "hogwild evaluate", "hogwild predict", "hogwild inspect"]
+    assert names[:7] == ["hogwild", "hogwild train linear", "hogwild train mf", "hogwild evaluate", "hogwild predict",
+                         "hogwild recommend", "hogwild inspect"]
     assert {"sparsecomm train lm", "sparsecomm evaluate", "python -m hogwild.experiments advise"} <= set(names)
     for module in COMMANDS:
         overview, *others = module.help_pages().items()
