@@ -8,7 +8,8 @@ from sparsecomm.faults import uncaught
 uncaught.end_all_on_exception()
 
 # Only when asked for: torch and MPI load slowly.
-LATE = {"DistributedOptimizer": "optimizer", "CatchUpOptimizer": "catch_up_optimizer", "Config": "config"}
+LATE = {"DistributedOptimizer": "optimizer", "CatchUpOptimizer": "catch_up_optimizer", "Config": "config",
+        "Server": "server.server", "Client": "server.client", "is_server": "server.link"}
 
 
 def __getattr__(name):

@@ -7,12 +7,11 @@ from typing import NamedTuple
 import torch
 
 from hogwild.errors import UserError
-from hogwild.kernels.optim.hyperparameters import HyperParameterError, checked
-from hogwild.kernels.optim.rules import RULES
-from hogwild.kernels.optim.schedules import SCHEDULES, Constant, momentum_field
+from hogwild.kernels.optim.schedules import Constant, momentum_field
 from hogwild.kernels.optim.steps import Clip, Decay
 from hogwild.training.loop import plain, rebuilt
-from hogwild.training.registry import build
+from sparsecomm.replica import rules
+from sparsecomm.replica.rules import decay_of, rule_of, valid
 
 OPTIONS = "lr", "rule", "decay", "momentum"  # what a script may set
 OF_SCHEDULERS = "initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"
@@ -57,7 +56,7 @@ def _cycled(k, rule, momentum):
     if field is None:
         raise UserError(f"parameter group {k}: {type(rule).__name__} has no momentum, got momentum {momentum}; use the rule "
                         "momentum, or a scheduler with cycle_momentum=False")
-    return _valid(rule._replace(**{field: momentum}))
+    return valid(rule._replace(**{field: momentum}))
 
 
 def known(k, group):
@@ -66,26 +65,6 @@ def known(k, group):
     if odd:
         raise UserError(f"parameter group {k}: {odd[0]} is none of {', '.join(OPTIONS)}; hyper-parameters are the rule's: "
                         'group["rule"] = "adam:b1=0.95", group["decay"] = Decay(l2=0.1)')
-
-
-def rule_of(rule):
-    """A rule from its text, or as it is."""
-    if rule is None:
-        raise UserError('needed a rule, as in DistributedOptimizer(model, "adam", lr=1e-3), or a torch optimizer instead of '
-                        "the model, got neither")
-    if isinstance(rule, str):
-        return build(rule, RULES, "rule")
-    if not hasattr(rule, "start"):
-        raise UserError(f"rule must be one of hogwild.kernels.optim.rules, or its text, such as 'adam:b1=0.95', got {rule!r}")
-    return _valid(rule)
-
-
-def decay_of(decay, rule):
-    """None: the rule's own."""
-    wd = getattr(rule, "default_wd", 0.0)
-    if decay is not None and not isinstance(decay, Decay):
-        raise UserError(f"decay must be a Decay, such as Decay(l2=0.1) or Decay(wd=0.1), got {decay!r}")
-    return Decay(wd=wd) if decay is None and wd else _valid(decay)
 
 
 def schedule_of(schedule, rule, lr=None):
@@ -98,21 +77,12 @@ def schedule_of(schedule, rule, lr=None):
     schedule = schedule if lr is None else lr
     if schedule is None or isinstance(schedule, Real):
         return float(getattr(rule, "default_lr", 0.01) if schedule is None else schedule), Constant(1.0)
-    if isinstance(schedule, str):
-        schedule = build(schedule, SCHEDULES, "schedule", lr=getattr(rule, "default_lr", 0.01))
-    return 1.0, _valid(schedule)
+    return 1.0, rules.schedule_of(schedule, rule)
 
 
 def clip_of(clip):
     """A number is a norm."""
-    return _valid(Clip(norm=float(clip)) if isinstance(clip, Real) else clip)
-
-
-def _valid(hp):
-    try:
-        return checked(hp)
-    except HyperParameterError as error:
-        raise UserError(str(error)) from None
+    return valid(Clip(norm=float(clip)) if isinstance(clip, Real) else clip)
 
 
 def groups_of(parameters, taken=()) -> list[dict]:
@@ -173,5 +143,5 @@ def load(group, state):
         raise UserError(f"the state does not fit: needed the rule {type(rule).__name__}, got {name}")
     numbers = {key: x.clone() if isinstance(x, torch.Tensor) else x for key, x in state.items()}
     group.update({"momentum": None, **numbers} if "momentum" in group else numbers)
-    group["rule"] = checked(rebuilt(rule, values))
+    group["rule"] = valid(rebuilt(rule, values))
     group["decay"] = None if state["decay"] is None else Decay(*state["decay"])
