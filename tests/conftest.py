@@ -10,6 +10,9 @@ from hypothesis import settings
 
 KERNELS, RANKS = (Path(__file__).resolve().parent / folder for folder in ("kernels", "sparsecomm"))
 
+# Files that take longest, a minute and more: at the end one process would run such a file while the other has nothing to do.
+LONG = "test_readme.py", "test_loop.py", "test_optimizer.py", "test_hook.py", "test_estimators.py", "test_resume.py"
+
 # The first example of a test may compile a kernel, which takes longer than any deadline.
 settings.register_profile("kernels", deadline=None)
 settings.load_profile("kernels")
@@ -31,11 +34,12 @@ def pytest_collection_modifyitems(config, items):
 
 
 def mixed(files) -> dict:
-    """A number for each file, by which those that start ranks are spread evenly among the others: two processes that both
-    start ranks wait for each other's."""
+    """A number for each file, by which those that start ranks are spread evenly among the others (two processes that both
+    start ranks wait for each other's), the longest first."""
     order = {}
     for starts_ranks in True, False:
-        some = [file for file in files if (RANKS in file.parents) == starts_ranks]
+        some = [file for file in files if (RANKS in file.parents or file.name == "test_readme.py") == starts_ranks]
+        some.sort(key=lambda file: LONG.index(file.name) if file.name in LONG else len(LONG))
         order |= {file: k / len(some) for k, file in enumerate(some)}
     return order
 

@@ -51,7 +51,7 @@ class TorchTask(Task):
             gradient[:] = 0
         self.ready, self.waiting = ready, list(reversed(self.gradients))
         if loss is not None:
-            loss.backward(torch.tensor(factor, dtype=torch.float32))
+            (factor * loss).backward()  # a gradient as its argument would have torch import sympy, for half a second
         for name in list(self.waiting):  # those that the loss does not depend on
             ready(name, self.gradients[name])
         return 0.0 if loss is None else float(loss.detach())

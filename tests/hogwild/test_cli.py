@@ -156,7 +156,7 @@ def test_the_first_line_is_on_the_rows_that_are_trained_on(tmp_path, capsys):
 def test_warnings_of_each_mode(tmp_path, capsys, monkeypatch, mode):
     monkeypatch.setattr("hogwild.training.preflight.usable_cores", lambda: (2, "2 cores"))
     data = svm(tmp_path / "a.svm")  # 20% dense, small enough for copies
-    assert run("train", "linear", data, "--mode", mode, "--workers", 3, "--epochs", 1) == 0
+    assert run("train", "linear", data, "--rule", "sgd", "--mode", mode, "--workers", 3, "--epochs", 1) == 0
     warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert warned[-1] == "warning: 3 workers on 2 cores: the surplus only takes turns"
     assert [line.split()[1] for line in warned[:-1]] == ["dense"] * (mode in ("atomic", "locked"))

@@ -57,7 +57,7 @@ def torchrun(n, *program, timeout=300):
     return code, *text
 
 
-@pytest.mark.parametrize("n, modules", [(1, "hook"), (2, "ddp"), (3, "ddp hook")])
+@pytest.mark.parametrize("n, modules", [(1, "hook"), (3, "ddp hook")])
 def test_on_processes(n, modules):
     code, out, err = torchrun(n, SUPPORT / "gloo_ranks.py", *modules.split(), timeout=600)  # to start takes the longest
     assert code == 0 and out.endswith("passed\n"), out + err[-6000:]
@@ -66,5 +66,5 @@ def test_on_processes(n, modules):
 def test_a_process_that_fails_ends_the_job(tmp_path):
     program = tmp_path / "example.py"
     program.write_text(EXAMPLE.replace("loss.backward()", "1 / (step != 5 or dist.get_rank() != 1); loss.backward()"))
-    code, out, err = torchrun(3, program, timeout=120)
+    code, out, err = torchrun(2, program, timeout=120)
     assert code != 0 and "ZeroDivisionError" in err and "loss" not in out

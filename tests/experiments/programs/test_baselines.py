@@ -13,12 +13,31 @@ from hogwild.experiments.programs import baselines  # noqa: E402
 from sparsecomm.tasks.options import LmOptions, MlpOptions  # noqa: E402
 from sparsecomm.tasks.registry import build  # noqa: E402
 
-RUN = ("-m", "hogwild.experiments.programs.baselines")
+# Its runs, one after the other in the same ranks: to start them takes the longest.
+RUNS = ("import json, sys; from sparsecomm import guard; from hogwild.experiments.programs import baselines\n"
+        "guard.run(lambda: [baselines.main(run) for run in json.loads(sys.argv[1])])")
 SMALL = ("mlp", "--width", "32", "--batch", "20", "--max-steps", "30", "--evaluate-every", "10")
 
 
 def events(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """(the folder of the records, what rank 0 printed) of runs on two ranks; the language model's text is t.txt."""
+    folder = tmp_path_factory.mktemp("peers")
+    words = np.random.default_rng(0).choice(["a", "b", "c", "d", "e"], 3000, p=[0.4, 0.3, 0.1, 0.1, 0.1])
+    (folder / "t.txt").write_text("\n".join(map(" ".join, words.reshape(100, 30))))
+    runs = {"none": SMALL, "fp16": (*SMALL, "--hook", "fp16"),
+            # Wide enough for several of DDP's default buckets, between which PowerSGD's callbacks would get mixed up.
+            "powersgd": (*SMALL, "--hook", "powersgd", "--width", "600", "--rank-approximation", "2"),
+            "target": (*SMALL, "--early-stopping", "accuracy", "--target", "0.1"),
+            "lm": ("lm", "t.txt", "--hidden", "8", "--batch", "2", "--max-steps", "5", "--clip-norm", "0.5")}
+    ended = mpirun(2, "-c", RUNS, json.dumps([[*run, "--record", name] for name, run in runs.items()]), cwd=folder,
+                   timeout=300)
+    assert ended.code == 0 and not ended.left, ended.err
+    return folder, ended.out
 
 
 def alone(options, steps, make):
@@ -38,10 +57,8 @@ def alone(options, steps, make):
     return losses / steps, task.evaluate()
 
 
-def test_two_ranks_train_as_one_process_on_the_same_batches(tmp_path):
-    ended = mpirun(2, *RUN, *SMALL, "--record", tmp_path / "r")
-    assert ended.code == 0 and not ended.left, ended.err
-    told = events(tmp_path / "r")
+def test_two_ranks_train_as_one_process_on_the_same_batches(ran):
+    told = events(ran[0] / "none")
     assert [event["event"] for event in told] == ["start", "evaluation", "evaluation", "evaluation", "epoch", "end"]
     loss, metrics = alone(MlpOptions(width=32, batch=40), 30, lambda p: torch.optim.Adagrad(p, 0.01, eps=1e-10))
     assert told[-2]["loss"] == pytest.approx(loss, rel=1e-4) and told[-2]["examples"] == 30 * 40
@@ -55,37 +72,21 @@ def test_two_ranks_train_as_one_process_on_the_same_batches(tmp_path):
     assert told[0]["ranks"] == 2 and told[0]["options"]["training"]["hook"] == "none"
 
 
-def test_hooks_run_and_learn(tmp_path):
-    whole = events_of_hook(tmp_path, "fp16")
+def test_hooks_run_and_learn(ran):
+    whole, low = (events(ran[0] / hook) for hook in ("fp16", "powersgd"))
     n = whole[-1]["parameters"]
     assert whole[-1]["bytes_per_step"] == 2 * n and whole[-1]["metrics"]["accuracy"] > 0.6
-    # Wide enough for several of DDP's default buckets, between which PowerSGD's callbacks would get mixed up.
-    low = events_of_hook(tmp_path, "powersgd", "--width", "600", "--rank-approximation", "2")
     end, every = low[-1], (64 + 600, 1200, 1200, 610)
     assert end["metrics"]["accuracy"] > 0.6
     assert 30 * end["bytes_per_step"] == 4 * (2 * end["parameters"] + 28 * (2 * sum(every) + 3 * 600 + 10))
 
 
-def events_of_hook(folder, hook, *more):
-    path = folder / hook
-    ended = mpirun(2, *RUN, *SMALL, "--hook", hook, *more, "--record", path)
-    assert ended.code == 0 and not ended.left, ended.err
-    return events(path)
+def test_a_target_ends_the_run(ran):
+    assert "stopped: accuracy has reached" in ran[1] and events(ran[0] / "target")[-1]["steps"] == 10
 
 
-def test_a_target_ends_the_run(tmp_path):
-    ended = mpirun(1, *RUN, *SMALL, "--early-stopping", "accuracy", "--target", "0.1", "--record", tmp_path / "r")
-    assert ended.code == 0 and "stopped: accuracy has reached" in ended.out, ended.err
-    assert events(tmp_path / "r")[-1]["steps"] == 10
-
-
-def test_language_model_in_two_ranks_has_the_perplexity_of_torch_alone(tmp_path):
-    words = np.random.default_rng(0).choice(["a", "b", "c", "d", "e"], 3000, p=[0.4, 0.3, 0.1, 0.1, 0.1])
-    (tmp_path / "t.txt").write_text("\n".join(map(" ".join, words.reshape(100, 30))))
-    ended = mpirun(2, *RUN, "lm", tmp_path / "t.txt", "--hidden", 8, "--batch", 2, "--max-steps", 5, "--clip-norm", 0.5,
-                   "--record", tmp_path / "r")
-    assert ended.code == 0, ended.err
-    ranks = [build("lm", LmOptions(tmp_path / "t.txt", hidden=8, batch=2), r, 2) for r in range(2)]
+def test_language_model_in_two_ranks_has_the_perplexity_of_torch_alone(ran):
+    ranks = [build("lm", LmOptions(ran[0] / "t.txt", hidden=8, batch=2), r, 2) for r in range(2)]
     model = ranks[0].model
     rule = torch.optim.Adam(model.parameters(), 0.004)
     for task in ranks:
@@ -99,7 +100,7 @@ def test_language_model_in_two_ranks_has_the_perplexity_of_torch_alone(tmp_path)
             p.grad.copy_(torch.from_numpy(total[name]).view_as(p))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         rule.step()
-    assert events(tmp_path / "r")[-1]["metrics"]["perplexity"] == pytest.approx(ranks[0].evaluate()["perplexity"], rel=1e-4)
+    assert events(ran[0] / "lm")[-1]["metrics"]["perplexity"] == pytest.approx(ranks[0].evaluate()["perplexity"], rel=1e-4)
 
 
 @pytest.mark.parametrize("arguments, words", [

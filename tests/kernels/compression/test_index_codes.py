@@ -23,7 +23,7 @@ CHOICES = *INDEX_CODES, "auto"
 
 @pytest.mark.parametrize("value_code", VALUE_CODES)
 @pytest.mark.parametrize("index_code", CHOICES)
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_what_was_received_and_what_was_lost_is_what_was_sent(index_code, value_code, data):
     n, indices, v = data.draw(messages(index_code))
@@ -53,7 +53,7 @@ def packed(bits):
     return bytes(int(bits[i:i + 8][::-1], 2) for i in range(0, len(bits), 8))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(messages())
 @example((2**32, np.array([2**32 - 1], np.uint32), np.zeros(1, np.float32)))
 @example((2**32, np.array([0, 2**32 - 1], np.uint32), np.zeros(2, np.float32)))
@@ -70,7 +70,7 @@ def test_rice_is_the_plain_code_with_the_best_of_all_parameters(message):
     assert payload[1:-4 * len(v)] == packed(low) + packed(unary)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.data())
 def test_every_parameter_of_rice_is_read(data):
     n, indices, v = data.draw(messages())
@@ -238,7 +238,7 @@ def test_an_empty_message_has_no_bytes(code):
 
 @pytest.mark.parametrize("value_code", VALUE_CODES)
 @pytest.mark.parametrize("index_code", INDEX_CODES)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_damaged_payloads_give_valid_indices_or_an_error(index_code, value_code, data):
     n, indices, v = data.draw(messages(index_code))

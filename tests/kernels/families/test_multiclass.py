@@ -46,8 +46,8 @@ def twin(x, y, loss, rule, schedule, epochs=2, decay=None, norm=np.inf, weights=
     return w
 
 
-@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), Logistic(), Hinge()])
-@pytest.mark.parametrize("rule", [SGD(), AdaGrad()])
+@pytest.mark.parametrize("loss, rule", [  # a rule sees of a loss only the slopes
+    (SoftmaxCrossEntropy(), SGD()), (Hinge(), SGD()), (SoftmaxCrossEntropy(), AdaGrad()), (Logistic(), AdaGrad())])
 def test_each_step_is_the_twins(loss, rule):
     x, y = made()
     schedule = checked(InverseSqrt(0.2, 0.01))
@@ -82,9 +82,8 @@ def test_softmax_of_two_classes_is_logistic_regression():
     assert one.w.shape == (16,) and np.allclose(soft.w[:, 1] - soft.w[:, 0], one.w, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), Logistic()])
-@pytest.mark.parametrize("workers", [1, 3])
-def test_digits_as_scikit_learn_classifies_them(loss, workers):
+@pytest.mark.parametrize("loss, counts", [(SoftmaxCrossEntropy(), (1, 3)), (Logistic(), (1,))])
+def test_digits_as_scikit_learn_classifies_them(loss, counts):
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
@@ -92,12 +91,13 @@ def test_digits_as_scikit_learn_classifies_them(loss, workers):
     x, order = x / 16, np.random.default_rng(0).permutation(len(y))
     a, b = order[:1300], order[1300:]
     rule, schedule = AdaGrad(), InverseSqrt(0.3, 0.0)
-    linear = family.Linear(from_arrays(x[a], y[a]), from_arrays(x[b], y[b]), loss, rule, workers=workers)
-    metrics = train(linear, rule, schedule, epochs=20, workers=workers)[-1].metrics
-    theirs = LogisticRegression(C=10, max_iter=3000)
+    theirs = LogisticRegression(C=10, max_iter=3000, tol=1e-2)
     theirs = (theirs if isinstance(loss, SoftmaxCrossEntropy) else OneVsRestClassifier(theirs)).fit(x[a], y[a])
-    assert metrics["accuracy"] > theirs.score(x[b], y[b]) - 0.02
-    scores = family.scores(linear.w, from_arrays(x[b], y[b]))
-    assert np.mean(scores.argmax(1) == y[b]) == pytest.approx(metrics["accuracy"])
-    assert np.allclose(scores, x[b] @ linear.w[:-1] + linear.w[-1], rtol=1e-4, atol=1e-4)
+    for workers in counts:
+        linear = family.Linear(from_arrays(x[a], y[a]), from_arrays(x[b], y[b]), loss, rule, workers=workers)
+        metrics = train(linear, rule, schedule, epochs=20, workers=workers)[-1].metrics
+        assert metrics["accuracy"] > theirs.score(x[b], y[b]) - 0.02
+        scores = family.scores(linear.w, from_arrays(x[b], y[b]))
+        assert np.mean(scores.argmax(1) == y[b]) == pytest.approx(metrics["accuracy"])
+        assert np.allclose(scores, x[b] @ linear.w[:-1] + linear.w[-1], rtol=1e-4, atol=1e-4)
 

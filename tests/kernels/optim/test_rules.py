@@ -144,9 +144,10 @@ def double_scalars():
 
 
 @pytest.mark.usefixtures("double_scalars")
-@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)], ids=["f64", "f32"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, (case[0], *case[2:]))))
-def test_oracle(case, dtype, tolerance):
+@pytest.mark.parametrize("dtype, tolerance, case", [
+    *((np.float64, 1e-12, case) for case in CASES), *((np.float32, 1e-5, case) for case in CASES if not any(case[2:]))],
+    ids=lambda x: "-".join(map(str, (x[0], *x[2:]))) if isinstance(x, tuple) else getattr(x, "__name__", ""))
+def test_oracle(dtype, tolerance, case):
     rule, oracle, decay, clip = (*case, None, None)[:4]
     weights, gradients = problem(np.random.default_rng(1))
     w, slots, step = weights.astype(dtype), new_slots(rule, D, dtype), oracle(weights)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hogwild.data.dataset import Dataset, from_arrays
 from hogwild.families import linear
-from hogwild.kernels.losses import Logistic, SoftmaxCrossEntropy
+from hogwild.kernels.losses import Hinge, SoftmaxCrossEntropy
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.rules import SGD, AdaGrad
 from hogwild.kernels.optim.schedules import Constant
@@ -48,7 +48,7 @@ def test_the_commonest_feature_has_a_place(degree, workers, size, log):
 def test_one_worker_trains_as_without_copies(mode, rule, outputs, options, monkeypatch):
     """Its copies are merged with nobody's: the parameters are those of the sequential algorithm."""
     monkeypatch.setattr(replication, "few_enough", lambda *_: False)
-    data, loss, lr = rows(outputs), SoftmaxCrossEntropy() if outputs > 1 else Logistic(), checked(Constant(0.1))
+    data, loss, lr = rows(outputs), SoftmaxCrossEntropy() if outputs > 1 else Hinge(), checked(Constant(0.1))
     results = []
     for workers in (1, 3):
         made = linear.Linear(data, None, loss, rule, workers=workers, mode=mode if workers > 1 else "wild", **options)
@@ -78,7 +78,7 @@ def test_far_parameters_are_fetched_and_otherwise_the_same():
     far = Dataset(near.indptr, near.indices * np.uint32(step), near.values, near.labels, D * step, "far")
     weights = []
     for data in (near, far):
-        made = linear.Linear(data, None, Logistic(), rule)
+        made = linear.Linear(data, None, Hinge(), rule)
         train(made, rule, Constant(0.1), epochs=2, workers=1, seed=1)
         weights.append(made.w[np.append(np.arange(D) * (data.n_features // D), data.n_features)])
         assert np.count_nonzero(made.w) == np.count_nonzero(weights[-1])

@@ -242,7 +242,6 @@ def test_signs_with_feedback_are_scaled_by_the_mean_magnitude():
     assert np.abs(totals / 30 - flat).mean() < 0.2 * np.abs(flat).mean()
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_between_ranks(n):
-    ended = mpirun(n, SUPPORT / "compressor_ranks.py", timeout=300)
+def test_between_ranks():
+    ended = mpirun(3, SUPPORT / "compressor_ranks.py", timeout=300)
     assert ended.code == 0 and ended.out.endswith("passed\n") and not ended.left, ended.err[-6000:]

@@ -80,7 +80,7 @@ def test_not_available():
     assert ended.code == 2 and len(lines) == 1 and needed in lines[0]
 
 
-# Rank `name` of COMM_WORLD dies in the second epoch, before a step that the others make with it.
+# Rank 0 of COMM_WORLD dies in the second epoch, rank 2 in the third, before a step that the others make with it.
 PROGRAM_THAT_DIES = """
 import os, signal
 from sparsecomm import cli
@@ -88,39 +88,28 @@ from sparsecomm.run import loop
 
 class Run(loop.DistributedRun):
     def _step(self):
-        if (self.epoch, self.k, os.environ["OMPI_COMM_WORLD_RANK"]) == (2, 3, "{name}"):
+        if (self.epoch, self.k, os.environ["OMPI_COMM_WORLD_RANK"]) in ((2, 3, "0"), (3, 4, "2")):
             os.kill(os.getpid(), signal.SIGKILL)
         super()._step()
 
 loop.DistributedRun = Run
 cli.command()
 """
-COMMAND = ("train", "mlp", "--width", "64", "--seed", "3", "--epochs", "8", "--keep", "0.1", "--exchange", "allgather",
-           "--bucket-mb", "0.02", "--on-failure", "shrink")
-
-
-def events(path, kind):
-    """The events of that kind in a record."""
-    return [event for event in map(json.loads, path.read_text().splitlines()) if event["event"] == kind]
-
-
-def trained(n, record, victim=None):
-    """The accuracy that a job reaches of which that rank dies, or nobody; and what it printed."""
-    ended = mpi.mpirun(n, "-c", PROGRAM_THAT_DIES.format(name=victim), *COMMAND, "--record", record,
-                       launcher=("--with-ft", "ulfm"), timeout=240)
-    assert ended.code == 0 and not ended.left, ended.err
-    epochs = events(record, "epoch")
-    assert [epoch["epoch"] for epoch in epochs] == list(range(1, 9))
-    return epochs[-1]["metrics"]["accuracy"], ended.out
+COMMAND = ("train", "mlp", "digits.npz", "--width", "64", "--seed", "3", "--epochs", "8", "--keep", "0.1", "--exchange",
+           "allgather", "--bucket-mb", "0.02", "--on-failure", "shrink", "--record", "record")
 
 
 def test_training(ulfm, tmp_path):
-    """The accuracy is that of a run in which nobody dies, whether the rank that speaks dies or another."""
+    """As accurate as where nobody dies, 0.966: first the rank that speaks dies, then one that has become another."""
     pytest.importorskip("torch")
-    whole, _ = trained(3, tmp_path / "whole")
-    assert whole > 0.9
-    for victim in (0, 2):
-        accuracy, printed = trained(3, tmp_path / str(victim), victim)
-        assert accuracy > whole - 0.03
-        assert f"rank {victim} has died, and with it what it had not sent" in printed
-        assert [event["died"] for event in events(tmp_path / str(victim), "shrink")] == [[victim]]
+    # From a file: to import scikit-learn takes a rank a second.
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    np.savez(tmp_path / "digits.npz", x=digits.images[..., None], y=digits.target)
+    ended = mpi.mpirun(4, "-c", PROGRAM_THAT_DIES, *COMMAND, launcher=("--with-ft", "ulfm"), timeout=240, cwd=tmp_path)
+    assert ended.code == 0 and not ended.left, ended.err
+    events = [json.loads(line) for line in (tmp_path / "record").read_text().splitlines()]
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert [epoch["epoch"] for epoch in epochs] == list(range(1, 9))
+    assert epochs[0]["metrics"]["accuracy"] < 0.8 and epochs[-1]["metrics"]["accuracy"] > 0.93
+    assert [event["died"] for event in events if event["event"] == "shrink"] == [[0], [2]]
+    assert all(f"rank {name} has died, and with it what it had not sent" in ended.out for name in (0, 2))

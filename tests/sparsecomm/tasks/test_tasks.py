@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import tyro
-from mpi import mpirun, ranks
+from mpi import mpirun
 from sklearn import metrics
 from torch.nn import functional as F
 
@@ -251,7 +251,7 @@ def test_every_option_is_explained(cls, capsys):
     assert tyro.cli(cls, args=["here", "--batch", "9"]).batch == 9
 
 
-@ranks
+@pytest.mark.parametrize("n", [1, 3])
 def test_between_processes(n, tmp_path):
     """Over MPI: the mean of the ranks' gradients and the metrics, which do not depend on how many there are."""
     program = tmp_path / "program.py"
