@@ -1,9 +1,8 @@
 """Filters of a payload's entries (Li et al. 2014, section 3.6; "Communication Efficient Distributed Machine Learning with the
 Parameter Server", NIPS 2014, section 4). Each holds some back, and counts how many.
 
-A filter has a `name`; `held(step, indices, values, current)` -> bool[k], of uint32[k] indices of all tensors laid end to end,
-float32[k] values, and the parameters there as the receiver has them; and `discards`: whether what it holds back is done
-with, in place of staying in the sender's residual.
+A filter has a `name`; `held(step, indices, values)` -> bool[k], of uint32[k] flat indices and float32[k] values; and
+`discards`: whether what it holds back is done with, in place of staying with the sender (in its residual).
 """
 
 from collections import Counter
@@ -19,7 +18,7 @@ class RandomSkip:
     def __init__(self, share, seed, rank):
         self.share, self.key = share, (seed, rank)
 
-    def held(self, step, indices, values, current):
+    def held(self, step, indices, values):
         return np.random.default_rng((*self.key, step)).random(indices.size) < self.share
 
 
@@ -28,30 +27,32 @@ class Significant:
 
     name, discards = "significant", False
 
-    def __init__(self, share):
-        self.share = np.float32(share)
+    def __init__(self, share, flat):
+        self.share, self.flat = np.float32(share), flat
 
-    def held(self, step, indices, values, current):
-        return np.abs(values) <= self.share * np.abs(current)
+    def held(self, step, indices, values):
+        return np.abs(values) <= self.share * np.abs(self.flat.at(indices))
 
 
 class KKT:
     """Gradients of parameters that are 0, no larger than `share` times their L1 penalty, are discarded.
 
     The proximal step would leave those parameters at 0, the optimum's condition there being |gradient| <= l1: with share 1
-    and SGD nothing changes. In a residual they would add up to what no single step is worth. sizes: elements of each tensor;
-    l1: by its name, in units of the gradient; tensors without are sent whole.
+    and SGD nothing changes. Residual they would add up to what no single step is worth. l1: by the name of the tensor, in
+    units of the gradient; tensors without are sent whole.
     """
 
     name, discards = "kkt", True
 
-    def __init__(self, share, sizes, l1):
-        self.ends = np.cumsum(list(sizes.values()))
-        self.bounds = np.array([share * l1.get(name, 0.0) for name in sizes], np.float32)
+    def __init__(self, share, l1, flat):
+        self.flat, self.bounds = flat, {name: np.float32(share * each) for name, each in l1.items() if each}
 
-    def held(self, step, indices, values, current):
-        bound = self.bounds[np.searchsorted(self.ends, indices, side="right")]
-        return (current == 0) & (np.abs(values) <= bound) & (bound > 0)
+    def held(self, step, indices, values):
+        held = np.zeros(indices.size, bool)
+        for name, part, local in self.flat.cut(indices):
+            if name in self.bounds:
+                held[part] = (self.flat.tensors[name][local] == 0) & (np.abs(values[part]) <= self.bounds[name])
+        return held
 
 
 class Filters:
@@ -60,11 +61,11 @@ class Filters:
     def __init__(self, filters=()):
         self.filters, self.seen, self.held = list(filters), Counter(), Counter()
 
-    def sift(self, step, indices, values, current) -> tuple[np.ndarray, np.ndarray]:
+    def sift(self, step, indices, values) -> tuple[np.ndarray, np.ndarray]:
         """(bool[k]: which entries are sent; bool[k]: which are discarded)."""
         sent, discarded = np.ones(indices.size, bool), np.zeros(indices.size, bool)
         for each in self.filters:
-            held = each.held(step, indices, values, current) & sent
+            held = each.held(step, indices, values) & sent
             self.seen[each.name] += int(np.count_nonzero(sent))
             self.held[each.name] += int(np.count_nonzero(held))
             sent &= ~held

@@ -11,7 +11,6 @@ from sparsecomm.exchange.protocol import Payload, Sum
 from sparsecomm.server.filters import Filters
 
 NO_INDICES, NO_VALUES = np.zeros(0, np.uint32), np.zeros(0, np.float32)
-NOT_FINITE = Payload(np.zeros(1, np.uint32), np.full(1, np.nan, np.float32))
 
 
 def demand_pushable(config, filtered=False):
@@ -30,14 +29,14 @@ def demand_pushable(config, filtered=False):
 class PushExchange:
     """An `Exchange` (sparsecomm/exchange/protocol.py) whose payloads go to servers; the sum stays there, and is empty here.
 
-    client: a `Client`. current: the worker's parameters, float32 arrays by name in the order of the bucket, for `filters`.
+    send(step, indices, values, index_code, value_code, bad) -> bytes sent: values (float32[k]) at flat indices (uint32[k],
+    strictly ascending; None: a value for each element) go to their servers, and become what was rounded away.
     """
 
-    def __init__(self, client, config, filters=(), current=None):
+    def __init__(self, send, config, rank, size, filters=()):
         demand_pushable(config, bool(filters))
-        self.client, self.rank, self.size = client, client.rank, client.workers
-        self.filters, self.current = Filters(filters), current and list(current.values())
-        self.codes, self.seconds = (config.value_code, config.index_code), Counter()
+        self.send, self.rank, self.size, self.filters = send, rank, size, Filters(filters)
+        self.index_code, self.value_code, self.seconds = config.index_code, config.value_code, Counter()
 
     def bucket(self):
         """As `Exchange.bucket`."""
@@ -51,31 +50,18 @@ class PushExchange:
         """As `Exchange.load`."""
 
     def sum(self, step, n, payload, bad=0) -> Sum:
-        """Push. A gradient that is not finite is told by a push of a NaN, and by the `bad` of the result."""
-        if bad:
-            return Sum(NO_INDICES, NO_VALUES, None, bad, self._push(NOT_FINITE)[1], 0)
-        codes = payload.value_code or self.codes[0], payload.index_code or self.codes[1]
+        """Push. A gradient that is not finite is told by an empty push, and by the `bad` of the result."""
+        codes = payload.index_code or self.index_code, payload.value_code or self.value_code
         indices, values = payload[:2]
+        if bad:
+            return Sum(NO_INDICES, NO_VALUES, None, bad, self.send(step, NO_INDICES, NO_VALUES, *codes, bad), 0)
         if indices is None:
-            lost, sent = self._push(Payload(None, values, *codes))
-            return Sum(None, np.zeros_like(values), lost and Payload(None, lost.values), 0, sent, 0)
-        if not self.filters.filters:
-            lost, sent = self._push(Payload(indices, values, *codes))
-            return Sum(NO_INDICES, NO_VALUES, lost, 0, sent, 0)
-        going, discarded = self.filters.sift(step, indices, values, self._at(indices))
-        lost, sent = self._push(Payload(indices[going], values[going], *codes))
+            lost = values.copy()
+            sent = self.send(step, None, lost, *codes, 0)
+            return Sum(None, np.zeros_like(values), None if codes[1] == "float32" else Payload(None, lost), 0, sent, 0)
+        going, discarded = self.filters.sift(step, indices, values)
+        lost = values[going]
+        sent = self.send(step, indices[going], lost, *codes, 0)
         unsent = np.where(discarded, np.float32(0), values)
-        unsent[going] = lost.values if lost else 0
+        unsent[going] = lost
         return Sum(NO_INDICES, NO_VALUES, Payload(indices, unsent), 0, sent, 0)
-
-    def _push(self, payload):
-        """(what was rounded away, or None; bytes sent)."""
-        before = self.client.sent_bytes
-        return self.client.push(payload), self.client.sent_bytes - before
-
-    def _at(self, indices) -> np.ndarray:
-        """float32[k]: the worker's parameters at these places of the bucket."""
-        ends = np.cumsum([0, *(w.size for w in self.current)])
-        cuts = np.searchsorted(indices, ends)
-        return np.concatenate([w[indices[a:b] - np.uint32(start)]
-                               for w, a, b, start in zip(self.current, cuts, cuts[1:], ends)])

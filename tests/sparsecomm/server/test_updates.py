@@ -1,17 +1,50 @@
-"""Delayed momentum: against the paper's algorithm, and torch's SGD with Nesterov momentum."""
+"""How pushes become steps: against sums in NumPy, and torch's SGD with Nesterov momentum."""
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hogwild.errors import UserError
 from hogwild.kernels.optim.catch_up import catches_up
 from hogwild.kernels.optim.delayed_nesterov import DelayedNesterov
 from hogwild.kernels.optim.rules import SGD, Momentum, Nesterov
 from hogwild.kernels.optim.steps import dense_step, new_slots
-from sparsecomm.server.several import delayed
+from sparsecomm.server.updates import Updates, delayed
 
 N = 50
+
+
+@settings(deadline=None, max_examples=60)
+@given(pushes=st.lists(st.none() | st.sets(st.integers(0, N - 1), max_size=9), min_size=1, max_size=12),
+       each=st.integers(1, 4), cut=st.integers(0, 12))
+def test_steps_have_the_sum_of_their_pushes_also_from_a_checkpoint(pushes, each, cut):
+    rng, updates, total, expected, count = np.random.default_rng(0), Updates(N, each, True), np.zeros(N), np.zeros(N), 0
+    factors, waiting = [], set()
+    for k, push in enumerate(pushes):
+        if k == cut:
+            fresh = Updates(N, each, True)
+            fresh.load({name: x.copy() for name, x in updates.state().items()})
+            updates = fresh
+        indices = None if push is None else np.array(sorted(push), np.uint32)
+        values = rng.standard_normal(N if push is None else len(push)).astype(np.float32)
+        expected[slice(None) if push is None else indices] += values
+        factors.append(1 / (1 + k))
+        waiting |= set(range(N) if push is None else push)
+        step = updates.add(indices, values, staleness=k)
+        assert (step is not None) == ((k + 1) % each == 0)
+        if step is not None:
+            touched = np.arange(N) if step.touched is None else step.touched
+            assert set(touched) == waiting and list(touched) == sorted(waiting)
+            assert not np.delete(step.gradient, touched).any()
+            assert step.scale == 1 / each and step.lr_factor == pytest.approx(np.mean(factors))
+            total += step.gradient
+            updates.clear()
+            factors, waiting, count = [], set(), count + 1
+            assert not updates.sum.any()
+    np.testing.assert_allclose(total + updates.sum, expected, atol=1e-5)
+    assert count == len(pushes) // each
 
 
 @pytest.mark.parametrize("c", [0.0, 0.1])
