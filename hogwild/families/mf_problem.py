@@ -25,8 +25,8 @@ LOSSES = {"squared": Squared, "absolute": partial(EpsilonInsensitive, epsilon=0.
           "bpr": BPR, "warp": WARP}
 MF_RULES = {name: rule for name, rule in RULES.items() if not hasattr(rule, "terms")}  # Apollo's statistics are of a layer
 MF_RULES |= {"adagrad": partial(AdaGrad, G0=1.0), "row-adagrad": RowAdaGrad}
-SPREAD = 0.17  # standard deviation of the first factors, times the root of the rank; larger ones learn the noise
-L2 = 0.045  # default penalty of ratings of unit deviation
+SPREAD = 0.1  # standard deviation of the first factors, times the root of the rank; larger ones learn the noise
+L2 = 0.04  # default penalty of ratings of unit deviation
 MOST_RANK = 256
 
 
@@ -71,7 +71,7 @@ def units_of(values, loss) -> Units:
 def default_l2(ratings, loss) -> float:
     """The default L2 penalty of a rating."""
     units = units_of(ratings.values, loss)
-    return L2 * units.scale**(units.degree - 1) if units.degree else L2 / 5
+    return L2 * units.scale**(units.degree - 1) if units.degree else L2 / 4
 
 
 class MatrixFactorization(ReplicatedProblem):
@@ -185,8 +185,8 @@ class MatrixFactorization(ReplicatedProblem):
             return None
         if self.fitted.implicit:
             return known(math.log(2), math.log(2))
-        step = max(self.examples // 100_000, 1)
-        start = self.of_loss * float(np.mean([evaluate(self.loss, 0.0, float(y))[0] for y in self.model.values[::step]]))
+        some = self.model.values[:: max(self.examples // 1000, 1)]  # in random order within their blocks
+        start = self.of_loss * float(np.mean([evaluate(self.loss, 0.0, float(y))[0] for y in some]))
         return known(start, start)
 
     def named(self, i):
