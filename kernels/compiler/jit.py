@@ -24,6 +24,8 @@ LOOP = {"jit_options": {"pipeline_class": BitcodeCompiler, "fastmath": False, "e
 # are known when a kernel is compiled; but where x is not None, the branch for None is still compiled, and must return the
 # same type: else an overload is needed.
 elementwise, reduction = register_jitable(**LOOP["jit_options"]), register_jitable(**SUM["jit_options"])
+# For those that loops call with tuples of arrays: as a call, one with two arrays or more keeps a loop from vectorizing.
+inlined = register_jitable(**LOOP["jit_options"], forceinline=True)
 # For the few large ones: as calls they would cost a fifth of the time of an example.
 INLINE = {"jit_options": {**SUM["jit_options"], "forceinline": True}}
 

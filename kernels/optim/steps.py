@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import overload
 from numba.np.numpy_support import as_dtype
 
-from hogwild.kernels.compiler.jit import LOOP, SUM, elementwise, kernel, reduction
+from hogwild.kernels.compiler.jit import LOOP, SUM, elementwise, inlined, kernel, reduction
 from hogwild.kernels.optim import protocol
 from hogwild.kernels.optim.hyperparameters import checked
 
@@ -70,7 +70,7 @@ def columns(theta):
 # a type.
 
 
-@elementwise
+@inlined
 def load(arrays, j):
     """The tuple of `array[j]`."""
     if len(arrays) == 0:
@@ -78,7 +78,7 @@ def load(arrays, j):
     return (arrays[0][j],) + load(arrays[1:], j)
 
 
-@elementwise
+@inlined
 def store(arrays, j, values):
     """`array[j] = value` for each array."""
     if len(arrays) > 0:
