@@ -15,21 +15,27 @@ from hogwild.training.stopping import Stopper
 
 def train_family(family, options):
     """hogwild train, of a hogwild.families.family.Family and its options."""
+    return train_job(lambda: family.prepare(options), options)
+
+
+def train_job(prepare, options):
+    """Train the hogwild.families.family.Job that `prepare` makes, of such options; (its problem, the epochs)."""
     training, quiet = options.training, options.output.quiet
     report = Report(quiet=quiet, warns=True)
     if quiet:
         silence()
     training.check(), options.output.check()
     stop = training.criteria()
-    job = family.prepare(options)
+    job = prepare()
     if stop.metric:
         Stopper(stop, list(job.problem.evaluate()))  # raises where it will not be measured
     for line in job.lines:
         report.say(line)
+    report.unit = job.problem.unit
     report.say(f"{job.title}, {text_of(job.rule)}, {text_of(job.schedule)}, {job.epochs} epoch{'s' * (job.epochs > 1)}, "
                f"{job.workers} worker{'s' * (job.workers > 1)}, {job.problem.said()}")
     with report:
-        _run(options, job, stop, report, *_checkpoints(options, job, report))
+        return job.problem, _run(options, job, stop, report, *_checkpoints(options, job, report))
 
 
 def _checkpoints(options, job, report):
@@ -50,7 +56,7 @@ def _checkpoints(options, job, report):
 
 
 def _run(options, job, stop, report, checkpoints, saved):
-    """Train, save, and say how it ended."""
+    """Train, save, and say how it ended; the epochs."""
     training, output = options.training, options.output
     report.open(output.record, output.logger)
     report.start(options=flat(options), rule=text_of(job.rule), schedule=text_of(job.schedule), mode=training.mode,
@@ -75,6 +81,7 @@ def _run(options, job, stop, report, checkpoints, saved):
         written.demand()
     if interrupted is not None:
         raise interrupted
+    return history
 
 
 def _saved(output, job, mode, report):

@@ -18,6 +18,7 @@ class Entry(NamedTuple):
 FAMILIES = {
     "linear": Entry("hogwild.families.linear_family", "train a sparse linear model (no DATA: on synthetic data)"),
     "mf": Entry("hogwild.families.mf_family", "factorize a matrix of ratings (no RATINGS: synthetic ones)", "[RATINGS]"),
+    "torch": Entry("hogwild.families.torch_family", "train a torch model of your own", "MODULE:FUNCTION"),
 }
 
 

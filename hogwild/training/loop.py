@@ -2,7 +2,7 @@
 
 import functools
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.schedules import observed, rate, scaled
 from hogwild.kernels.sharing.work_queue import claim
 from hogwild.training.divergence import Reference, diverges, far
+from hogwild.training.epoch import Epoch
 from hogwild.training.stopping import Stop, Stopper
 from hogwild.training.workers import BAD, Workers
 
@@ -51,7 +52,9 @@ class Problem:
             self.leave(rule, schedule, own)
         return start == stop
 
+    summary = Epoch  # what the record and checkpoints hold of an epoch
     of_loss = 1.0  # what the kernel's loss is multiplied by, to be in the unit that people see
+    unit = "examples"  # what the loop's examples are called, where each is a batch "steps"
     rows = None  # numbers of the examples to train on, where these are not all
     numbers = np.int64  # dtype of `order`
     lockstep = False  # workers call the kernel together
@@ -79,6 +82,9 @@ class Problem:
 
     def end(self) -> None:
         """Called when all have stopped."""
+
+    def over(self) -> None:
+        """Called when the run has ended, in whatever way: to give up what the workers of `private` hold."""
 
     def pays(self) -> bool:
         """Whether several workers get on faster than one. Where not, all but the first leave before their next call."""
@@ -118,25 +124,6 @@ class Problem:
         return None
 
 
-@dataclass
-class Epoch:
-    """What one epoch did."""
-
-    epoch: int  # from 1
-    loss: float  # mean over the examples, each before its own update
-    lr: float  # at the end of the epoch
-    examples: int
-    seconds: float  # training alone, without evaluation
-    examples_per_s: float
-    nonzeros_per_s: float
-    metrics: dict[str, float]
-    exchange: dict[str, float] = field(default_factory=dict)  # how fresh the workers' view of each other was
-
-    def rates(self) -> str:
-        """How fast it went, for the console."""
-        return f"{self.examples_per_s / 1e3:,.0f} k examples/s  {self.nonzeros_per_s / 1e6:,.0f} M non-zeros/s"
-
-
 def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, report=None, stop=None, retries=5,
           checkpoint=None, resume=None) -> list[Epoch]:
     """Lock-free training: every epoch a fresh permutation, of which each worker takes chunk after chunk.
@@ -149,22 +136,29 @@ def train(problem: Problem, rule, schedule, *, epochs=5, workers=1, seed=0, repo
     writes a checkpoint and raises KeyboardInterrupt; the parameters then hold what was learnt so far.
     """
     announce()
-    run = Run(problem, checked(rule), checked(schedule), epochs, workers, seed, report, Stopper(stop or Stop()), retries,
-              checkpoint)
-    if resume:
-        run.restore(*resume)
+    try:
+        run = Run(problem, checked(rule), checked(schedule), epochs, workers, seed, report, Stopper(stop or Stop()), retries,
+                  checkpoint)
+        if resume:
+            run.restore(*resume)
+        _train(run)
+    finally:
+        problem.over()
+    return run.history
+
+
+def _train(run):
     try:
         with run.team.signals:
             run.go()
         run.judge()
     except KeyboardInterrupt:
-        if run.good and (run.bad or not _finite(problem.parameters())):
+        if run.good and (run.bad or not _finite(run.problem.parameters())):
             run.back()
-        if checkpoint:
+        if run.checkpoint:
             run.save()
-        problem.settle(run.rule, run.t)
+        run.problem.settle(run.rule, run.t)
         raise
-    return run.history
 
 
 class Run:
@@ -280,10 +274,9 @@ class Run:
     def _close_epoch(self):
         """Evaluate, ask the stopper, report."""
         self.problem.settle(self.rule, self.t)
-        _, examples, nonzeros, seconds = self.done
         lr = float(rate(self.schedule, max(self.t - 1, 0)))
-        epoch = Epoch(self.epoch, self._loss(), lr, int(examples), seconds, examples / max(seconds, 1e-9),
-                      nonzeros / max(seconds, 1e-9), self.problem.evaluate(), self.problem.exchanged())
+        epoch = self.problem.summary.of(self.epoch, self._loss(), lr, self.done, self.problem.evaluate(),
+                                        self.problem.exchanged())
         # An interrupt up to here repeats this epoch's end when the run goes on.
         self.history.append(epoch)
         self.reason = self.stopper.observe(epoch.epoch, epoch.metrics, epoch.loss, self.t, self.seconds) or self.reason
@@ -378,7 +371,7 @@ class Run:
             demand(self.done.shape == (4,) and np.isfinite([*self.done, self.seconds]).all(), "what it has done")
             self.schedule = checked(rebuilt(self.schedule, state["schedule"]))
             self.stopper.restore(state["stopper"])
-            self.history = [Epoch(**epoch) for epoch in state["history"]]
+            self.history = [self.problem.summary(**epoch) for epoch in state["history"]]
             demand(all(isinstance(each.loss, float) and isinstance(each.metrics, dict) for each in self.history), "history")
             self.reason = "it had stopped before" if state["stopped"] else self.stopper.spent(self.t, self.seconds)
 

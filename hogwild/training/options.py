@@ -20,7 +20,8 @@ from hogwild.training.units import steps_of
 # Options that a resumed run may change: they say where and how long, not what is computed; the data
 # themselves are compared.
 FREE_ON_RESUME = ("data", "test", "sample_weight", "cache", "model", "record", "logger", "config", "quiet", "checkpoint",
-                  "checkpoint_seconds", "resume", "epochs", "max_steps", "max_seconds", "retries", "workers", "replicas")
+                  "checkpoint_seconds", "resume", "epochs", "max_steps", "max_seconds", "retries", "workers", "replicas",
+                  "on_failure")
 
 
 @dataclass(frozen=True)
@@ -196,9 +197,9 @@ def learning_rate(optimization):
     return lr
 
 
-def penalties(optimization) -> tuple:
-    """(Decay or None, Clip or None) of an Optimization. Raises UserError."""
-    rule_decay = getattr(build(optimization.rule, RULES, "rule"), "default_wd", 0.0)
+def penalties(optimization, rule=None) -> tuple:
+    """(Decay or None, Clip or None) of an Optimization; rule: in place of its own. Raises UserError."""
+    rule_decay = getattr(build(optimization.rule, RULES, "rule") if rule is None else rule, "default_wd", 0.0)
     l2, wd = optimization.l2, rule_decay if optimization.weight_decay is None else optimization.weight_decay
     decay = build("decay", {"decay": Decay}, "option", l2=l2, wd=wd) if l2 or wd else None
     bounds = {"norm": optimization.clip_norm, "value": optimization.clip_value}

@@ -15,6 +15,7 @@ from hogwild.cli.arguments import CONFIG
 from hogwild.cli.declared import options_of, view
 from hogwild.cli.options import Predict
 from hogwild.experiments import __main__ as experiments
+from hogwild.families import registry
 from hogwild.families.linear_options import TrainLinear
 from sparsecomm import cli
 
@@ -33,8 +34,9 @@ def test_every_page_fits_the_terminal(columns):
 
 def test_every_sub_command_has_a_page():
     names = [name for module in COMMANDS for name in module.help_pages()]
-    assert names[:7] == ["hogwild", "hogwild train linear", "hogwild train mf", "hogwild evaluate", "hogwild predict",
-                         "hogwild recommend", "hogwild inspect"]
+    words = *(f"train {name}" for name in registry.FAMILIES), *main.COMMANDS
+    ours = ["hogwild", *(f"hogwild {each}" for each in words)]
+    assert names[:len(ours)] == ours
     assert {"sparsecomm train lm", "sparsecomm evaluate", "python -m hogwild.experiments advise"} <= set(names)
     for module in COMMANDS:
         overview, *others = module.help_pages().items()
