@@ -74,6 +74,11 @@ class Task:
         """
         raise NotImplementedError
 
+    def needs(self, k) -> dict[str, np.ndarray | None] | None:
+        """Where the gradient of this rank's examples of batch k may differ from 0, and what of the parameters it depends on:
+        by tensor, ascending elements (uint32[m]), or None for the whole tensor. None: everything.
+        """
+
     def evaluate(self, comm=None) -> dict[str, float]:
         """Metrics of the held-out part, the same to the bit for any number of ranks; {} where nothing is held out.
 

@@ -63,10 +63,25 @@ class LinearTask(Task):
         total = add_gradient(self.model._replace(csr=csr, intercept=1.0), linear.alone(w, 1), rows, 0.0, np.zeros_like(w))
         return float(total) / max(len(rows), 1) * self.units.of_loss
 
+    def _batch(self, k):
+        """(rows of the training data, the factor of their summed gradient) of this rank's examples of batch k."""
+        examples, factor = self.own_share(k)
+        return examples if self.rows is None else self.rows[examples], factor
+
+    def needs(self, k):
+        rows, _ = self._batch(k)
+        indptr, indices, _ = self.train.csr
+        starts = indptr[rows]
+        lengths = indptr[rows + 1] - starts
+        before = np.cumsum(lengths) - lengths
+        features = np.unique(indices[np.repeat(starts - before, lengths) + np.arange(lengths.sum())])
+        keys = (features[:, None].astype(np.uint32) * np.uint32(self.count) + np.arange(self.count, dtype=np.uint32)).ravel()
+        return {"weights": keys} | ({"intercept": None} if self.options.intercept else {})
+
     def step(self, k, ready):
-        rows, factor = self.own_share(k)
+        rows, factor = self._batch(k)
         self.gradient[:] = 0
-        loss = self._add(rows if self.rows is None else self.rows[rows], factor)
+        loss = self._add(rows, factor)
         for name, gradient in self._named(self.gradient).items():
             ready(name, gradient)
         return loss * self.units.of_loss, len(rows)

@@ -54,6 +54,28 @@ def test_data_are_those_of_hogwild(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", LINEAR)
+def test_a_gradient_needs_no_parameters_but_those_named(tmp_path, name):
+    """And is 0 elsewhere; also for a rank without examples in the last batch."""
+    for rank, size in ((0, 1), (0, 3)):
+        task = jobs.made(name, tmp_path, rank, size, batch=6 // size)
+        x, start = jobs.dense(task)[0] != 0, task.flat.copy()
+        task.begin(2)
+        for k in range(task.steps):
+            task.flat[:] = start + 0.1
+            features = np.flatnonzero(x[task.own_share(k)[0]].any(0))
+            loss, _, whole = jobs.taken(task, k)
+            needs = task.needs(k)
+            assert needs["weights"].dtype == np.uint32 and needs["intercept"] is None
+            want = (features[:, None] * task.count + np.arange(task.count)).ravel()
+            assert np.array_equal(needs["weights"], want)
+            others = np.delete(np.arange(len(whole["weights"])), want)
+            task.tensors()["weights"][others] = np.nan
+            again, _, part = jobs.taken(task, k)
+            assert again == loss and all(np.array_equal(part[tensor], g) for tensor, g in whole.items())
+            assert not whole["weights"][others].any()
+
+
+@pytest.mark.parametrize("name", LINEAR)
 def test_what_a_constant_prediction_gets(tmp_path, name):
     task = jobs.made(name, tmp_path)
     found, y = task.reference(), task.train.labels if task.rows is None else task.train.labels[task.rows]
