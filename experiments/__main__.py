@@ -92,7 +92,22 @@ def run(arguments) -> int:
         if ended.nothing:
             console.note(f"experiments: {experiment.name}: {ended.nothing}")
         failed += len(ended.failed) + bool(ended.nothing)
+        if not (ended.failed or ended.nothing or options.quiet):
+            present(experiment, options)
     return 1 if failed else 0
+
+
+def present(experiment, options):
+    """Print what the results say of the experiment's claims; write its page and print where that is."""
+    from hogwild.experiments.plan import grid
+    from hogwild.experiments.report import build, claims
+    name = experiment.name if experiment.source == grid.OURS else experiment.source
+    cells = build.gathered(name, options.results, options.quick)[1]
+    for claim in experiment.claim:
+        judged = claims.verdict(experiment, claim, cells)
+        console.out(f"claim: {judged.text}\n    {judged.sentence}")
+    page = build.page_of(name, options.results, options.quick)
+    console.out(f"page: {page}" if page else "page: none, as it needs matplotlib and jinja2: pip install '.[experiments]'")
 
 
 def show(arguments) -> int:

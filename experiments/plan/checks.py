@@ -86,11 +86,13 @@ def check_shown(path, experiment, axes):
         check_where(f"{at}: where", figure.where, axes)
         for formula in figure.formula:
             inner = f"{at}: formula '{formula.label}'"
-            demand_known(f"{inner}: y", variables(inner, formula.y), numbers)
+            known = [*numbers, figure.x.rpartition(".")[2]] if curve else numbers
+            demand_known(f"{inner}: y", variables(inner, formula.y), known)
             check_where(f"{inner}: where", formula.where, axes)
             if formula.series:
                 first = figure.series if isinstance(figure.series, str) else (figure.series or [""])[0]
                 demand_known(f"{inner}: series", formula.series, [str(value) for value in axes.get(first, [])])
+        demand_known(f"{at}: contour", variables(f"{at}: contour", figure.contour or "x"), ("x", "y"))
     for part, named in ("figure", experiment.figure), ("table", experiment.table):
         names = [one.name for one in named if one.name]
         if twins := [name for k, name in enumerate(names) if name in names[:k]]:
@@ -107,6 +109,20 @@ def check_shown(path, experiment, axes):
         demand_known(f"{at}: figure", reference.figure or [], [figure.name for figure in experiment.figure])
         check_where(f"{at}: where", reference.where, axes)
         check_where(f"{at}: baseline", reference.baseline, axes)
+
+
+    for k, claim in enumerate(experiment.claim, 1):
+        at = f"{path}: claim[{k}]"
+        if not (claim.over and "." in claim.metric):
+            demand_known(f"{at}: metric", claim.metric, experiment.metrics)
+            demand_known(f"{at}: over", claim.over or [], numbers)
+        if not claim.at_least <= claim.at_most or (claim.at_least, claim.at_most) == (-math.inf, math.inf):
+            raise UserError(f"{at}: needs at_least, at_most, or both in this order")
+        if claim.over and claim.baseline:
+            raise UserError(f"{at}: has over and baseline: an exponent has no ratio; leave one out")
+        demand_known(f"{at}: figure", claim.figure or [], [figure.name for figure in experiment.figure])
+        check_where(f"{at}: where", claim.where, axes)
+        check_where(f"{at}: baseline", claim.baseline, axes)
 
 
 def demand_known(at, given, among, phases=True):

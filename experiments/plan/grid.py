@@ -107,6 +107,7 @@ class Figure:
     x_label: str = ""
     y_label: str = ""
     formula: list[Formula] = field(default_factory=list)
+    contour: str = ""  # of a curve: arithmetic of x and y, whose level lines are drawn behind the paths
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,25 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A sentence of the literature as a condition on the results; report/claims.py computes whether it holds.
+
+    The number is the metric's mean over the seeds; with a baseline, the ratio to it; with `over`, the exponent p of
+    metric ~ over^p. Where further axes vary, each of their values must fulfil it.
+    """
+
+    text: str
+    metric: str  # with `over`, also a dotted path in the evaluations of a run
+    where: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)  # as of a table
+    over: str = ""  # axis or metric; where `metric` is a path, another
+    since: float = 0.0  # points from here on, of `over`
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    figure: str = ""  # name of the figure that shows it
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A file, checked. metrics: those of the file and AUTOMATIC."""
 
@@ -146,6 +166,7 @@ class Experiment:
     command: str
     grid: list[dict]  # axis: its values
     question: str = ""
+    chapter: int = 0  # place in the report; those without one come last, by name
     model: str = ""  # a module of experiments/ with figures(cells) and tables(cells) of its own
     seeds: int = 3
     block_seeds: list[int] = field(default_factory=list)  # of each block of the grid, which may have `seeds` of its own
@@ -156,6 +177,7 @@ class Experiment:
     figure: list[Figure] = field(default_factory=list)
     table: list[Table] = field(default_factory=list)
     reference: list[Reference] = field(default_factory=list)
+    claim: list[Claim] = field(default_factory=list)
 
     @property
     def axes(self) -> dict[str, list]:

@@ -77,7 +77,7 @@ def figure(experiment, spec, cells, name) -> Figure:
     y_label = experiment.label(ys[0]) if len(ys) == 1 else experiment.metric(ys[0]).unit
     labels = spec.x_label or experiment.label(spec.x), spec.y_label or y_label
     return Figure(name, spec.title or name, kind, [panel for panel in panels if panel.series], *labels, tuple(spec.log),
-                  spec.text, kind == "bar" and len(ys) > 1, _order(experiment, spec, cells))
+                  spec.text, kind == "bar" and len(ys) > 1, _order(experiment, spec, cells), contour=spec.contour)
 
 
 def _order(experiment, spec, cells):
@@ -129,7 +129,7 @@ def _formula(spec, formula, cells, drawn) -> Series | None:
         return None
     xs = (np.geomspace if "x" in spec.log else np.linspace)(min(xs), max(xs), 40).tolist()
     try:
-        ys = stats.curve(formula, cells, spec.x, xs)
+        ys = stats.curve(formula, cells, spec.x.rpartition(".")[2], xs)
     except (UserError, ArithmeticError):
         return None
     like = next((line.label for values, line in drawn if values and str(values[0]) == formula.series), "")

@@ -6,6 +6,7 @@ The page needs no network: its figures are SVGs in it. Beside it lie each figure
 import csv
 import datetime
 import importlib.util
+import math
 import os
 import re
 from collections import Counter
@@ -18,7 +19,7 @@ import tyro
 from hogwild.cli.arguments import parsed
 from hogwild.errors import UserError, reason
 from hogwild.experiments.plan import grid
-from hogwild.experiments.report import aggregate, drawing, figures
+from hogwild.experiments.report import aggregate, claims, drawing, figures
 from hogwild.experiments.report.figures import Stat, Table, number
 from hogwild.experiments.run import results
 
@@ -59,7 +60,7 @@ def main(arguments):
     folders = [grid.read(name).name for name in options.names]
     if twins := [name for name in folders if folders.count(name) > 1]:
         raise UserError(f"two experiments are called {twins[0]}, whose figures would lie in one folder; rename a file")
-    sections = [section(name, options.results, options.quick, out) for name in options.names or grid.names()]
+    sections = [section(name, options.results, options.quick, out) for name in options.names or _in_order()]
     for each in sections:
         print(each["name"] + ": " + each["counts"])
     if not any(each["cells"] for each in sections):
@@ -70,11 +71,30 @@ def main(arguments):
         raise UserError(f"{out}: the report cannot be written: {reason(error, out)}; choose another --out") from None
 
 
+def _in_order() -> list[str]:
+    """All experiments: the chapters, then the others by name."""
+    return sorted(grid.names(), key=lambda name: (grid.read(name).chapter or math.inf, name))
+
+
+def page_of(name, folder, quick) -> Path | None:
+    """The page of one experiment's results, written beside them; None where matplotlib or jinja2 is not installed."""
+    if _absent("matplotlib", "jinja2"):
+        return None
+    out = results.folder(folder, grid.read(name).name, quick) / "page"
+    try:
+        return write_page([section(name, folder, quick, out)], out)
+    except OSError as error:
+        raise UserError(f"{out}: the page cannot be written: {reason(error, out)}; choose another --results") from None
+
+
 def demand(*modules):
     """Raises UserError where one of the modules that draw is not installed."""
-    absent = [module for module in modules if importlib.util.find_spec(module) is None]
-    if absent:
+    if absent := _absent(*modules):
         raise UserError(f"report needs {', '.join(absent)}: pip install '.[experiments]'")
+
+
+def _absent(*modules) -> list[str]:
+    return [module for module in modules if importlib.util.find_spec(module) is None]
 
 
 def gathered(name, folder, quick):
@@ -127,7 +147,8 @@ def section(name, folder, quick, out) -> dict:
     ended = Counter("finished" if cell.finished else "skipped" if cell.skipped else "failed" for cell in cells)
     expected = len(grid.cells(experiment, _seeds(experiment, cells)))
     counts = f"{ended['finished']} of {expected} cells finished, {ended['failed']} failed, {ended['skipped']} skipped"
-    return {"name": experiment.name, "title": experiment.title, "question": experiment.question.strip(),
+    title = f"{experiment.chapter}. {experiment.title}" if experiment.chapter else experiment.title
+    return {"name": experiment.name, "title": title, "question": experiment.question.strip(),
             "quick": experiment.quick, "model": experiment.model, "command": command,
             "counts": counts if cells else "no results yet", "cells": bool(cells), "faults": faults,
             "outdated": _outdated(folder, experiment, cells),
@@ -136,6 +157,7 @@ def section(name, folder, quick, out) -> dict:
             "undrawn": [one.title for one, _ in shown if not one.panels] + [one.title for one in tables if not one.rows],
             "failed": grouped(experiment, cells, lambda cell: not cell.finished and not cell.skipped, _fault),
             "skipped": grouped(experiment, cells, lambda cell: cell.skipped, lambda cell: cell.skipped),
+            "claims": [claims.verdict(experiment, claim, cells) for claim in experiment.claim],
             "runs": _table(_runs(experiment, cells), place) if cells else None, "provenance": _provenance(cells),
             "references": [{"text": one.text, "url": one.url, "claim": one.claim, "figure": one.figure if cells else "",
                             "measured": aggregate.measured(experiment, one, cells)} for one in experiment.reference]}

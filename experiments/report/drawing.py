@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hogwild.experiments.report import stats
 from hogwild.experiments.report.figures import (
     MARKED,
     band,
@@ -147,6 +148,8 @@ def _draw(figure, panel, ax, look, texts=None):
     for which, side in ("x", "y" if lying else "x"), ("y", "x" if lying else "y"):
         if which == "y" or not words:
             _scale(figure, ax, which, side)
+    if figure.contour:
+        _levels(figure, ax)
     names = [_wrapped(word) for word in words]
     if lying:
         ax.set_yticks(range(len(words)), names)
@@ -166,6 +169,15 @@ def _draw(figure, panel, ax, look, texts=None):
     ax.grid(color=FAINT, linewidth=0.5)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _levels(figure, ax):
+    """Level lines of a function of both axes, each at three times the value of the one before."""
+    limits = ax.get_xlim(), ax.get_ylim()
+    x, y = np.meshgrid(*(np.linspace(*ends, 120) for ends in limits))
+    z = stats.evaluated(figure.contour, {"x": x, "y": y})
+    ax.contour(x, y, z, levels=z.max() * 3.0 ** np.arange(-9, 0), colors=INK, linewidths=0.4, alpha=0.7, zorder=0.5)
+    ax.set(xlim=limits[0], ylim=limits[1])
 
 
 def _scale(figure, ax, which, side):

@@ -54,6 +54,7 @@ class Figure(NamedTuple):
     stacked: bool = False
     order: tuple = ()  # of the x that are words; else as they appear
     equal: bool = False  # x and y are the same quantity: equal axes, and the diagonal
+    contour: str = ""  # arithmetic of x and y, whose level lines lie behind the series
 
 
 class Stat(NamedTuple):

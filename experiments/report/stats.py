@@ -11,8 +11,9 @@ from hogwild.errors import UserError
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
              ast.Pow: operator.pow, ast.USub: operator.neg}
+FUNCTIONS = {"exp": np.exp, "log": np.log}
 LONGEST = 500  # characters of an expression
-ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.Load, *OPERATORS)
+ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.Load, ast.Call, *OPERATORS)
 
 
 class Summary(NamedTuple):
@@ -68,10 +69,15 @@ def variables(at, expression) -> list[str]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise UserError(f"{at}: not an arithmetic expression: {expression}") from None
     for node in ast.walk(tree):
-        number = not isinstance(node, ast.Constant) or type(node.value) in (int, float)
-        if not isinstance(node, ARITHMETIC) or not number:
-            raise UserError(f"{at}: only numbers, names, + - * / ** and parentheses may be used, got {expression}")
-    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        usable = isinstance(node, ARITHMETIC)
+        if isinstance(node, ast.Constant):
+            usable = type(node.value) in (int, float)
+        if isinstance(node, ast.Call):
+            usable = isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS
+            usable = usable and len(node.args) == 1 and not node.keywords
+        if not usable:
+            raise UserError(f"{at}: only numbers, names, + - * / **, log, exp and parentheses may be used, got {expression}")
+    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id not in FUNCTIONS]
 
 
 def curve(formula, cells, x, xs) -> list[float]:
@@ -89,8 +95,13 @@ def curve(formula, cells, x, xs) -> list[float]:
             if not numbers:
                 raise UserError(f"formula '{formula.label}': no cell has a number for '{name}'")
             constants[name] = statistics.median(numbers)
-    tree = ast.parse(formula.y, mode="eval").body
-    return [_value(tree, {**constants, x: float(value)}) for value in xs]
+    with np.errstate(all="raise"):
+        return [float(evaluated(formula.y, {**constants, x: float(value)})) for value in xs]
+
+
+def evaluated(expression, names):
+    """`expression`, checked by `variables`, with the numbers or arrays of `names`. Raises ArithmeticError."""
+    return _value(ast.parse(expression, mode="eval").body, names)
 
 
 def _value(node, names):
@@ -98,6 +109,8 @@ def _value(node, names):
         return float(node.value)  # 9**9**9**9 of whole numbers would never end
     if isinstance(node, ast.Name):
         return names[node.id]
+    if isinstance(node, ast.Call):
+        return FUNCTIONS[node.func.id](_value(node.args[0], names))
     apply = OPERATORS[type(node.op)]
     value = apply(_value(node.operand, names)) if isinstance(node, ast.UnaryOp) else \
         apply(_value(node.left, names), _value(node.right, names))

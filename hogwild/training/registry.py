@@ -28,6 +28,8 @@ def build(text: str, table: dict, what: str, steps_per_epoch: int = 1, tried=Non
         if not equals or field not in fields:
             raise UserError(f"{what} {name}: '{part}' is not NAME=VALUE with NAME one of {', '.join(fields) or '(none)'}")
         values[field] = _number(value, f"{what} {name}: {field}", steps_per_epoch)
+        if isinstance(defaults.get(field), tuple) and not isinstance(values[field], tuple):
+            values[field] = (values[field],)  # a list of one
     try:
         value = checked(cls(**values))
     except (HyperParameterError, TypeError) as error:

@@ -219,7 +219,8 @@ def test_the_documented_experiment_is_read_and_its_mistakes_are_told_as_document
 
 def test_every_key_is_documented():
     text, internal = PAGE.read_text(), {"name", "source", "block_seeds"}
-    for kind in (grid.Experiment, grid.Value, grid.Metric, grid.Reach, grid.Figure, grid.Formula, grid.Table, grid.Reference):
+    for kind in (grid.Experiment, grid.Value, grid.Metric, grid.Reach, grid.Figure, grid.Formula, grid.Table, grid.Reference,
+                 grid.Claim):
         for key in {each.name for each in dataclasses.fields(kind)} - (internal if kind is grid.Experiment else set()):
             assert any(form in text for form in (f"`{key}`", f"[{key}.", f"[[{key}]]")), f"{kind.__name__}: {key}"
     assert not [name for name in grid.AUTOMATIC if f"`{name}`" not in text]
