@@ -11,6 +11,7 @@ from hogwild.families import mf_ranking
 from hogwild.families.mf_factors import Factors
 from hogwild.families.mf_problem import LOSSES, MF_RULES, Factorization, MatrixFactorization, default_l2
 from hogwild.families.mf_problem import Ratings as Pairs
+from hogwild.kernels.families.mf_negatives import BPR, WARP
 from hogwild.kernels.losses import Logistic
 from hogwild.kernels.optim.steps import Clip, Decay
 from hogwild.training import metrics
@@ -32,7 +33,8 @@ class Defaults(NamedTuple):
     epochs: int
 
 
-EXPLICIT, IMPLICIT = Defaults("sgd", 0.08, "polynomial", 10), Defaults("sgd", 0.08, "polynomial", 30)
+EXPLICIT = Defaults("sgd", 0.08, "polynomial", 10)
+IMPLICIT = {BPR: Defaults("sgd", 0.1, "polynomial", 30), WARP: Defaults("sgd", 0.05, "polynomial", 20)}
 
 
 class Recipe(NamedTuple):
@@ -53,7 +55,7 @@ def recipe(model, training) -> Recipe:
     fitted = Factorization(loss, model.rank, model.biases, model.decay_per == "row", model.popularity)
     if model.popularity and not fitted.implicit:
         raise UserError("--popularity is of the negatives of the losses bpr and warp; leave it out")
-    usual = IMPLICIT if fitted.implicit else EXPLICIT
+    usual = IMPLICIT.get(type(loss), EXPLICIT)
     rule = build(training.rule or usual.rule, MF_RULES, "rule")
     made = Recipe(fitted, rule, usual.lr if training.lr is None else training.lr, training.schedule or usual.schedule,
                   training.epochs or usual.epochs)

@@ -91,7 +91,7 @@ class MFTraining(Stopping, Workers, Optimization):
     replicas: Annotated[str, arg(metavar="auto|none")] = "auto"
     """Workers share all rows: auto and none say the same."""
     epochs: int | None = None
-    """Passes over the ratings; default: 10, of bpr and warp 30."""
+    """Passes over the ratings; default: 10, of bpr 30, of warp 20."""
     retries: int = 5
     """Maximum rollbacks to the last good state, each with half the learning rate, after a loss that is not finite."""
     seed: int = 0

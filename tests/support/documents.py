@@ -68,6 +68,8 @@ def furnish(folder):
     rng = np.random.default_rng(0)
     rows = [f"{age},{'city' if age % 3 else 'land'},{'high' if age > 40 else 'low'}" for age in rng.integers(18, 80, 300)]
     (folder / "people.csv").write_text("\n".join(["age,home,income", *rows]) + "\n")
+    ratings = [f"u{u},film {i},{5 - 4 * ((u + i) % 2)}" for u in range(60) for i in rng.choice(40, 20, replace=False)]
+    (folder / "ratings.csv").write_text("\n".join(["user,item,rating", *ratings]) + "\n")
     (folder / "mnist").mkdir()
     for part, n in ("train", 200), ("t10k", 50):
         for name, x in ("images-idx3", rng.integers(0, 256, (n, 28, 28))), ("labels-idx1", np.arange(n) % 10):
