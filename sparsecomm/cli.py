@@ -17,6 +17,7 @@ from hogwild.training import console
 from hogwild.training.options import Optimization, Output, Stopping, at_least, not_negative
 from sparsecomm import guard
 from sparsecomm.config import Config
+from sparsecomm.run.server_options import Serving
 from sparsecomm.tasks.registry import TASKS
 from sparsecomm.wire import launch
 
@@ -93,7 +94,7 @@ class Running(Output):
 
 def command_options(task) -> type:
     """The dataclass of `sparsecomm train TASK`: its groups of options in the order of --help."""
-    groups = {"task": TASKS[task].options, "training": Training, "exchange": Exchange, "running": Running}
+    groups = {"task": TASKS[task].options, "training": Training, "exchange": Exchange, "serving": Serving, "running": Running}
     return make_dataclass(f"Train_{task}", [(name, kind, field(default_factory=kind)) for name, kind in groups.items()],
                           frozen=True)
 

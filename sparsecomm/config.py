@@ -10,7 +10,7 @@ WARMUP_KEEP = 0.25  # the kept share with which a warm-up starts …
 WARMUP_STAGES = 4  # … and its stages down to `keep`: 25, 6.3, 1.6, 0.4, then 0.1% in Lin et al. 2018
 
 CHOICES = {"threshold": ("sample", "histogram", "exact"), "scope": ("local", "global"),
-           "exchange": ("auto", "sparse", "dense", "allgather", "balanced"), "index_code": ("auto", *INDEX_CODES),
+           "exchange": ("auto", "sparse", "dense", "allgather", "balanced", "server"), "index_code": ("auto", *INDEX_CODES),
            "value_code": VALUE_CODES, "combine": ("global", "local"), "nonfinite": ("skip", "stop"),
            "stepping": ("auto", "catch-up", "dense", "touched")}
 
@@ -30,7 +30,8 @@ class Config:
     """A threshold for each tensor (local), or one over all tensors (global; then nothing overlaps with backward)."""
     exchange: str = "sparse"
     """sparse (allgather up to 4 ranks, else balanced), allgather, balanced (split by index range), dense (everything, by
-    Allreduce), or auto: measured at the start, and dense where that is fastest."""
+    Allreduce), auto: measured at the start, and dense where that is fastest, or server: a parameter server, of the command
+    `sparsecomm train` alone; in Python: sparsecomm.Client and sparsecomm.Server."""
     index_code: str = "auto"
     """Code of the indices: raw, bitmap, rice, local (12 bits in a chunk of 4096), or auto: the smallest, for chunk-top-k
     local."""

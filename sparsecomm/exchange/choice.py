@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hogwild.errors import UserError
 from sparsecomm.compress.pipeline import Pipeline
 from sparsecomm.compress.protocol import Bucket
 from sparsecomm.compress.registry import compressor
@@ -24,6 +25,9 @@ def make_exchange(comm, config, n):
     comm: a communicator of its own, or a wire, with which nothing is timed. Called by all ranks.
     """
     size = comm.Get_size() if hasattr(comm, "Get_size") else comm.size
+    if config.exchange == "server":
+        raise UserError("exchange server is one of the command sparsecomm train; in Python use sparsecomm.Client and "
+                        "sparsecomm.Server")
     name, line = config.exchange, ""
     if not compressor(config).sparse:
         name = "dense" if name in ("auto", "sparse") else name

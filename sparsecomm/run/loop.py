@@ -19,14 +19,14 @@ from sparsecomm.config import Config
 from sparsecomm.replica.replica import Group
 from sparsecomm.replica.state import as_just_stepped, repaced, reshared
 from sparsecomm.replica.synchronizer import Synchronizer
+from sparsecomm.run import summary
+from sparsecomm.run.summary import COUNTS, PHASES
 from sparsecomm.tasks.base import Task
 from sparsecomm.wire import nic_counters
 from sparsecomm.wire.gather import broadcast_arrays, broadcast_json, gathered, on_root, scattered
 
 CHECKPOINT = "the checkpoint", "state of a run", "start again with another --checkpoint"
 ASK = 0.1  # seconds between two agreements on signals, budgets of time, and checkpoints
-PHASES = ("compute", "select", "encode", "exchange", "decode", "apply", "wait", "check", "average")
-COUNTS = ("kept", "sent", "received")
 
 
 class Job(NamedTuple):
@@ -246,6 +246,21 @@ class DistributedRun:
         self.report.epoch(epoch, self.job.epochs)
         if self.reason:
             self.report.say(f"stopped: {self.reason}")
+
+    @property
+    def metrics(self) -> dict:
+        """Of the last epoch."""
+        return self.history[-1].metrics if self.history else {}
+
+    def collected(self) -> dict:
+        """As summary.collected."""
+        return summary.collected(self)
+
+    shown = staticmethod(summary.shown)
+
+    def close(self):
+        """Called by all ranks, at the end."""
+        self.sync.close()
 
     def totals(self) -> np.ndarray:
         """float64: this rank's seconds by phase, its counts, and the number of rounds of which they are."""

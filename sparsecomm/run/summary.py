@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from sparsecomm.run.loop import COUNTS, PHASES
 from sparsecomm.wire import nic_counters
 
+PHASES = ("compute", "select", "encode", "exchange", "decode", "apply", "wait", "check", "average")
+COUNTS = ("kept", "sent", "received")
 WIDE = 10  # of a column of seconds
 
 
@@ -42,18 +43,19 @@ def shown(table) -> str:
                  f"slowest rank: {slowest} ({table['phases']['compute'][slowest]:.3f} s of computing)")
     if table["ranks"] == 1:
         return "\n".join([*lines, f"one rank, {steps:,} steps: nothing was sent"])
-    sent, received = (_bytes(np.mean(table[name])) for name in ("sent", "received"))
+    sent, received = (as_bytes(np.mean(table[name])) for name in ("sent", "received"))
     ratio = f"{table['compression']:,.1f} times as much" if table["compression"] else "nothing was sent"
-    each, dense = (_bytes(table[name]) for name in ("bytes_per_step", "dense_bytes_per_step"))
+    each, dense = (as_bytes(table[name]) for name in ("bytes_per_step", "dense_bytes_per_step"))
     lines.append(f"each rank sent {sent} and received {received} in {steps:,} steps: {each} a step; dense float32, "
                  f"2n(P-1)/P x 4 bytes, would be {dense}: {ratio}")
     if table["wire"]:
-        lines.append(f"the network interfaces of {len(table['wire'])} hosts counted "
-                     f"{_bytes(np.mean(table['wire']) / max(steps, 1))} a step and host, headers and other traffic included")
+        wire = as_bytes(np.mean(table["wire"]) / max(steps, 1))
+        lines.append(f"the network interfaces of {len(table['wire'])} hosts counted {wire} a step and host, headers and "
+                     "other traffic included")
     return "\n".join(lines)
 
 
-def _bytes(number) -> str:
+def as_bytes(number) -> str:
     """Bytes in the unit in which they are short."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000 or unit == "GB":

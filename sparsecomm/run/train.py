@@ -16,7 +16,7 @@ from hogwild.training.units import steps_of
 from sparsecomm import guard
 from sparsecomm.config import Config
 from sparsecomm.faults import shrink
-from sparsecomm.run import loop, summary
+from sparsecomm.run import loop, server_state
 from sparsecomm.tasks import registry
 from sparsecomm.wire import launch
 from sparsecomm.wire.gather import broadcast_json, gathered, on_root
@@ -35,19 +35,29 @@ def train(name, options):
     if running.timeout is not None:
         guard.patience(running.timeout)
     on_root(comm, running.check)
+    options.serving.check(options.exchange, comm.size)
+    seat = _seat(options, comm)
     if running.on_failure == "shrink":
         shrink.enable()
     make = _maker(name, options)
     job = _job(name, options, make, report.say)
-    task = make(comm.rank, comm.size)
+    task = make(*seat)
     job = job._replace(epochs=job.epochs or task.default_epochs)
     now = checkpoint.fingerprint(task.arrays(), _without(MAY_CHANGE, options))
     settings = {option: str(value) for option, value in _without(MAY_DIFFER, options).items()}
     handshake(comm, {"task": name, "data": now["data"], **settings})
-    report.say(_introduced(task, job, comm))
-    saved = _resume(options.running, comm, report, job, now)
+    report.say(_introduced(task, job, seat[1]))
+    saved = _resume(options, comm, report, job, now)
     with report:
         _run(options, report, comm, job, saved, task)
+
+
+def _seat(options, comm) -> tuple[int, int]:
+    """(rank, ranks) as the task sees them: a server reads what worker 0 reads."""
+    if options.exchange.exchange != "server":
+        return comm.rank, comm.size
+    workers = comm.size - options.serving.servers
+    return comm.rank if comm.rank < workers else 0, workers
 
 
 def _without(names, options) -> dict:
@@ -66,6 +76,7 @@ def _maker(name, options):
         elif (made[0].rank, made[0].size) != (rank, size):
             made[0].reshard(rank, size)
         return made[0]
+    make.forget = made.clear
     return make
 
 
@@ -93,9 +104,9 @@ def _job(name, options, make, say) -> loop.Job:
                         chosen.evaluate_every)
 
 
-def _introduced(task, job, comm) -> str:
-    """What is trained, in a line."""
-    facts, size = task.facts, comm.size
+def _introduced(task, job, size) -> str:
+    """What is trained, in a line. size: the ranks that compute gradients."""
+    facts = task.facts
     numbers = ", ".join(f"{number:,} {name}" for name, number in facts.items()
                         if isinstance(number, int) and number and name != "held_out")
     held = f"; held out: {facts['held_out']:,}" if facts["held_out"] else ""
@@ -105,14 +116,19 @@ def _introduced(task, job, comm) -> str:
             f"{size} rank{'s' * (size > 1)} x batch {task.options.batch}: {task.steps:,} steps an epoch")
 
 
-def _resume(running, comm, report, job, now):
+def _resume(options, comm, report, job, now):
     """Where to go on from, or None. The checkpoints to come get the fingerprint `now` of data and options."""
-    path = running.checkpoint
+    running, path = options.running, options.running.checkpoint
     if not path:
         return None
     job.writer.constant["fingerprint"] = now
     if not running.resume or not broadcast_json(comm, checkpoint.exists(path)):
         return None
+    if options.exchange.exchange == "server":
+        saved = server_state.load(comm, path, options.serving.servers, report.say)
+        checkpoint.demand_same(saved[0]["fingerprint"], now)
+        report.say(f"resumed from {path}: epoch {saved[0]['epoch']}, step {saved[0]['t']:,}")
+        return saved
     saved = loop.load(comm, path, report.say)
     state, new = saved.state, comm.size
     checkpoint.demand_same(state["fingerprint"], now)
@@ -132,30 +148,41 @@ def _run(options, report, comm, job, saved, task):
     report.start(task=task.name, options=asdict(options), versions=_versions(), ranks=comm.size, hosts=hosts,
                  rule=text_of(job.rule), schedule=text_of(job.schedule(task)), data=task.facts)
     try:
-        run = loop.train(job, comm, report, saved, _recovery(report, running) if running.on_failure == "shrink" else None)
+        run = _trained(options, report, comm, job, saved)
     except KeyboardInterrupt as stop:
         interrupted, run = stop, getattr(stop, "run", None)
         if run is None:
             raise
         if job.writer and not job.writer.wrong:
             report.say(f"checkpoint saved: {running.checkpoint}; go on with --resume")
-    comm, metrics = run.comm, run.history[-1].metrics if run.history else {}
+    comm, metrics = run.comm, run.metrics
     if "best_accuracy" in task.facts and "accuracy" in metrics:
         report.say(f"held-out accuracy {metrics['accuracy']:.4f}; best achievable on these synthetic data (the planted "
                    f"weights): {task.facts['best_accuracy']:.4f}")
     _judge(run, task, report)
-    table = summary.collected(run)
-    report.say(summary.shown(table)) if table else None
+    table = run.collected()
+    report.say(run.shown(table)) if table else None
     if running.model:
         tensors, header = task.export()
         header |= {"rule": text_of(job.rule), "schedule": text_of(run.schedule), "versions": _versions(), "ranks": comm.size}
         kept = on_root(comm, lambda: model_files.Rescue(running.model, tensors, header, running.checkpoint))
         report.say(f"model saved: {kept.where}") if kept and kept.where else None
     report.close(interrupted=interrupted is not None, metrics=metrics, **(table or {}))
-    run.sync.close()
+    run.close()
     on_root(comm, lambda: [written.demand() for written in (kept, job.writer) if written])
     if interrupted is not None:
         raise interrupted
+
+
+def _trained(options, report, comm, job, saved):
+    """The run at its end: a DistributedRun or, with servers, this rank's WorkerRun or ServerRun."""
+    serving, running = options.serving, options.running
+    if options.exchange.exchange != "server":
+        return loop.train(job, comm, report, saved, _recovery(report, running) if running.on_failure == "shrink" else None)
+    from sparsecomm.run import server_run, server_side
+    report.say(server_side.line(serving, comm.size))
+    kind = server_run.WorkerRun if comm.rank < comm.size - serving.servers else server_side.ServerRun
+    return server_run.train(kind(job, comm, report, serving, saved))
 
 
 def _judge(run, task, report):
