@@ -110,6 +110,8 @@ def test_schedules_are_drawn(measure):
     assert [m["rate"] for _, m in points][::5] == [1] * 7 + [0.5] * 2 + [0.25] and found["mean"] == 0.825
     _, points = measure("schedule", "--schedule", "onecycle", "--warmup", "10steps", "--steps", 50)
     assert points[0][1]["rate"] == 0 and all("momentum" in m for _, m in points)
+    _, points = measure("schedule", "--schedule", "multistep:gamma=0.1,milestones=5epochs", "--steps", 50)  # a list of one
+    assert [m["rate"] for _, m in points] == 25 * [1] + 25 * [0.1]
 
 
 @pytest.mark.parametrize("words, message", [
