@@ -249,17 +249,17 @@ def implicit(options):
     print("| trainer | iterations | s | CPU s | M triples / CPU s | NDCG@10 |\n|---|---|---|---|---|---|")
     runs, few = {}, options.quick
     if importlib.util.find_spec("implicit"):
-        for lr, epochs in ((0.05, 30),) if few else ((0.01, 100), (0.05, 30), (0.1, 30)):
+        for lr, epochs in ((0.05, 30),) if few else ((0.05, 30), (0.01, 100), (0.1, 30)):
             runs[f"implicit BPR, lr {lr:g} | {epochs}"] = lambda d, s, a=(lr, epochs): implicit_bpr(d, s, *a)
         runs["implicit ALS | 15"] = implicit_als
-    if importlib.util.find_spec("cornac"):
-        for lr, epochs in ((0.05, 30),) if few else ((0.01, 100), (0.05, 30)):
+    if importlib.util.find_spec("cornac") and not few:
+        for lr, epochs in (0.05, 30), (0.01, 100):
             runs[f"cornac BPR, lr {lr:g} | {epochs}"] = lambda d, s, a=(lr, epochs): cornac_bpr(d, s, *a)
     runs["hogwild sgd, bpr, lr 0.1 to 0 | 30"] = lambda d, s: implicit_ours(d, s, "bpr", 0.1, 30)
     runs["hogwild sgd, bpr, lr 0.1 to 0, deterministic | 30"] = lambda d, s: implicit_ours(d, s, "bpr", 0.1, 30,
                                                                                           mode="deterministic")
     runs["hogwild sgd, warp, lr 0.05 to 0 | 20"] = lambda d, s: implicit_ours(d, s, "warp", 0.05, 20)
-    report(runs, ratings, 1 if few else options.splits)
+    report(runs, ratings, options.splits)
 
 
 # Workers.

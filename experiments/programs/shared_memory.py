@@ -1,10 +1,10 @@
 """What `hogwild train` cannot say of its workers: one measurement a process, with a record like a run's.
 
-python -m hogwild.experiments.programs.shared_memory copies|lost|memory|shadow|wide … --record FILE
+python -m hogwild.experiments.programs.shared_memory copies|factorizations|lost|memory|shadow|wide … --record FILE
 
-copies: examples/s of W trainings that share nothing, at the same time, which is what the machine can give. lost: the share
-of the updates that lock-free workers lose, exactly, from a sum that is known. memory: growth of the resident set of a
-process that reads parsed data from the cache and trains. shadow: what the counters cost that estimate lost updates in a run.
+copies, factorizations: examples/s of W trainings that share nothing, at the same time, which is what the machine can give.
+lost: the share of the updates that lock-free workers lose, exactly, from a sum that is known. memory: growth of the resident
+set of a process that reads parsed data from the cache and trains. shadow: what the counters cost that estimate lost updates.
 """
 
 import os
@@ -23,7 +23,7 @@ from hogwild.cli.arguments import parsed
 from hogwild.data import dataset, formats, synthetic, transforms
 from hogwild.errors import UserError
 from hogwild.experiments.plan.datasets import matrix
-from hogwild.families import linear
+from hogwild.families import linear, mf_family, mf_options
 from hogwild.kernels.compiler.cache_folders import user_cache
 from hogwild.kernels.losses import Hinge, Logistic
 from hogwild.kernels.optim.rules import SGD, AdaGrad
@@ -63,6 +63,18 @@ class Copies(MeasurementOptions):
     """Row transforms."""
     rule: str = "adagrad"
     """sgd, adagrad."""
+
+
+@dataclass
+class Factorizations(MeasurementOptions):
+    """Independent factorizations of the same ratings, all at the same time."""
+
+    data: Positional[Path | None] = None
+    """File of ratings, as of `hogwild train mf`; nothing: synthetic ratings."""
+    rule: str = "sgd"
+    """A rule of `hogwild train mf`."""
+    loss: str = "squared"
+    """A loss of `hogwild train mf`."""
 
 
 @dataclass
@@ -127,6 +139,20 @@ def copies(options, report):
     return {}
 
 
+def factorizations(options, report):
+    """The sum of the speeds of independent factorizations, recorded as one epoch."""
+    training = mf_options.MFTraining(rule=options.rule, epochs=options.epochs, workers=1, seed=options.seed)
+    data = mf_options.RatingFiles(data=options.data, rows=options.rows)
+    asked = mf_options.TrainMF(data, mf_options.MFModelOptions(loss=options.loss), training)
+    jobs = [mf_family.FAMILY.prepare(asked) for _ in range(options.workers)]
+    rule, schedule, problems = jobs[0].rule, jobs[0].schedule, [job.problem for job in jobs]
+    train(problems[0], rule, schedule, epochs=1)  # compiles
+    report.start(workers=options.workers, rule=str(rule), data={"rows": problems[0].examples})
+    examples, speed = at_once(problems, rule, schedule, options.epochs, options.seed)
+    report.event("epoch", epoch=1, examples=examples, seconds=examples / speed, examples_per_s=speed, metrics={})
+    return {}
+
+
 class InStep(Report):
     """Starts the next epoch of every training when all have been evaluated, as that of workers of one training."""
 
@@ -142,7 +168,12 @@ def _alone(data_set, test, classes, rule, schedule, workers, epochs, seed):
     """(examples, examples/s) of all copies together."""
     problems = [linear.Linear(data_set, test, Logistic(), rule, rows=np.arange(k, data_set.rows, workers),
                               classes=classes) for k in range(workers)]
-    gate = threading.Barrier(workers)
+    return at_once(problems, rule, schedule, epochs, seed)
+
+
+def at_once(problems, rule, schedule, epochs, seed):
+    """(examples, examples/s) of one worker on each problem, all at the same time."""
+    gate = threading.Barrier(len(problems))
 
     def copy(k):
         try:
@@ -154,8 +185,8 @@ def _alone(data_set, test, classes, rule, schedule, workers, epochs, seed):
             gate.abort()  # releases those that wait for the failed one
             raise
 
-    with ThreadPoolExecutor(workers) as pool:
-        histories = list(pool.map(copy, range(workers)))  # raises what a copy has raised
+    with ThreadPoolExecutor(len(problems)) as pool:
+        histories = list(pool.map(copy, range(len(problems))))  # raises what a copy has raised
     done = [sum(epoch.examples for epoch in history) for history in histories]
     return sum(done), sum(n / sum(epoch.seconds for epoch in history) for n, history in zip(done, histories))
 
@@ -287,8 +318,8 @@ def prepare(path, rows, seed):
     dataset.read(path)
 
 
-COMMANDS = {"copies": (copies, Copies), "lost": (lost, Lost), "memory": (memory, Memory), "shadow": (counted, Counted),
-            "wide": (wide, Wide)}
+COMMANDS = {"copies": (copies, Copies), "factorizations": (factorizations, Factorizations), "lost": (lost, Lost),
+            "memory": (memory, Memory), "shadow": (counted, Counted), "wide": (wide, Wide)}
 
 
 def main(arguments=None) -> int:
