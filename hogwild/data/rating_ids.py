@@ -82,15 +82,16 @@ def texts_of(given) -> tuple[pa.Array, bool]:
     if isinstance(given, pa.ChunkedArray):
         given = given.combine_chunks()
     if not isinstance(given, pa.Array):
-        given = np.asarray(given)
+        # As objects: NumPy's own texts lose NUL characters at their ends.
+        given = np.asarray(given, object if isinstance(given, (list, tuple)) else None)
         if given.dtype.kind in "iu":
             return pa.array(given).cast(pa.string()), True
         if given.dtype.kind not in "OUST":
             raise UserError(f"identifiers have dtype {given.dtype}, needed whole numbers or texts; convert them")
         given = [text.decode() if isinstance(text, bytes) else text for text in given.tolist()]
-        if wrong := [x for x in given if not isinstance(x, (str, int)) or isinstance(x, bool)]:
+        if wrong := [x for x in given if not isinstance(x, (str, int, np.integer)) or isinstance(x, bool)]:
             raise UserError(f"got {excerpt(wrong[0])} as an identifier, needed a whole number or a text")
-        return pa.array(map(str, given), pa.string()), bool(given) and all(isinstance(x, int) for x in given)
+        return pa.array(map(str, given), pa.string()), bool(given) and all(isinstance(x, (int, np.integer)) for x in given)
     whole = pa.types.is_integer(given.type)
     return given.cast(pa.string()), whole
 

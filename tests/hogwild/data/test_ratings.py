@@ -94,7 +94,7 @@ def test_mistakes_in_text(tmp_path, text, said):
 
 
 @pytest.mark.parametrize(("source", "said"), [
-    ((["a"], ["b", "c"], [1, 2]), "1 users, 2 items"), ((["a"], [1.5], [1]), "dtype float64, needed whole numbers or texts"),
+    ((["a"], ["b", "c"], [1, 2]), "1 users, 2 items"), ((["a"], np.array([1.5]), [1]), "dtype float64, needed whole"),
     ((["a"], ["b"], ["x"]), "ratings have dtype"), ((["a"], ["b"], [np.inf]), "row 0 (from 0): got rating inf"),
     ((["a", None], ["b", "c"], [1, 2]), "got 'None' as an identifier"), (5, "got int, needed a file's path")])
 def test_mistakes_in_arrays(source, said):
