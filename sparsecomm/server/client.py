@@ -19,10 +19,11 @@ WINDOW = 8  # pushes that no server has acknowledged yet, at most
 
 
 class Pull:
-    """A pull on its way. keys: int64[m] of all keys, ascending, or None: everything; clock: pushes before its use."""
+    """A pull on its way. keys: int64[m] of all keys, ascending, or None: everything; clock: pushes before its use; whole: the
+    values themselves, also where servers send changes."""
 
-    def __init__(self, keys, clock):
-        self.keys, self.clock = keys, clock
+    def __init__(self, keys, clock, whole=False):
+        self.keys, self.clock, self.whole = keys, clock, whole
         self.asked = {}  # by server: (places in `keys`, the keys in its shard), or None: its whole shard
         self.replies = {}  # by server: (request, message)
         self.dropped = set()  # servers that a pause has kept from answering
@@ -73,12 +74,13 @@ class Client:
             self._until(lambda: not self.sent)
         self.link.group.Barrier()  # no push before the initial values
 
-    def pull(self, keys=None, ahead=0) -> Pull:
+    def pull(self, keys=None, ahead=0, whole=False) -> Pull:
         """Ask for all values, or those at `keys`: by tensor, uint32[m], ascending and without repetition; None: the tensor.
 
-        Returns at once, see `wait`. ahead: pushes that this worker will make before it uses the values.
+        Returns at once, see `wait`. ahead: pushes that this worker will make before it uses the values. whole: the exact
+        values of everything, also where servers send only the largest changes.
         """
-        pull = Pull(None if keys is None else self._joined(keys), self.clock + ahead)
+        pull = Pull(None if keys is None else self._joined(keys), self.clock + ahead, whole)
         if keys is None:
             pull.asked = dict.fromkeys(range(self.layout.servers))
         else:
@@ -173,7 +175,7 @@ class Client:
     def _ask(self, pull, k, again=False):
         """Ask server k for its part of a pull: for a list of keys that it has, by the checksum of the list alone."""
         if pull.asked[k] is None:
-            return self._send(k, r.PULL, pull, clock=pull.clock)
+            return self._send(k, r.PULL, pull, clock=pull.clock, count=self.layout.counts[k] if pull.whole else 0)
         keys, known = pull.asked[k][1], self.known[k]
         checksum = r.checksum_of(keys)
         body = r.NOTHING if checksum in known and not again else r.pack_keys(keys, self.layout.counts[k])

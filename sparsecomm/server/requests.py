@@ -40,7 +40,7 @@ class Request(NamedTuple):
     clock: int = 0  # of a push: pushes of the worker before it; of a pull: before what it is for; of a reply: the least clock
     version: int = 0  # steps of the shard: of a reply, so far; of a push, when its gradient's values were pulled
     keys: int = 0  # checksum of a list of keys, see `checksum_of`; 0: the whole shard
-    count: int = 0  # keys in that list
+    count: int = 0  # keys in that list; of a pull without one: 0: what the server's views give, else the values themselves
 
 
 def checksum_of(keys) -> int:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hogwild.errors import UserError
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.proximal import soft_threshold
 from hogwild.kernels.optim.schedules import rate
@@ -56,6 +57,9 @@ class Shard:
         self.replica = Replica(Alone(), [self.rank], Group((), rule, schedule, options.decay), ())
         self.replica.adopt({name: self.values[part] for name, part in self.parts.items()}, options.groups)
         self.replica.start(self.parts, catching_up=options.stepping == "catch-up")
+        for rule in (self.replica.groups[name].rule for name in self.parts):
+            if options.stepping != "dense" and getattr(rule, "unfit", ""):
+                raise UserError(f"stepping must be dense for {type(rule).__name__}, {rule.unfit}, got {options.stepping}")
         self.l1 = {name: l1 for name in self.parts if (l1 := options.l1_of(name))}
         self.applied = {name: np.zeros(self.replica.tensors[name].size) for name in self.l1}
         self.rates = dict.fromkeys(self.l1, 0.0)  # sums of learning rates
@@ -158,12 +162,12 @@ class Shard:
     def _answer(self, request, keys):
         self._pay(keys)
         worker = request.worker
-        if self.views and worker in self.views.views:
+        if self.views and worker in self.views.views and not request.count:
             return self._reply(request, r.CHANGES, self.views.answer(worker, request.clock))
         if self.views:
             self.views.whole(worker)
         values = self.values.copy() if keys is None else self.values[keys]
-        code = "float32" if self.views else self.options.value_code
+        code = "float32" if self.views or (keys is None and request.count) else self.options.value_code
         return self._reply(request, r.VALUES, r.pack_values(Payload(None, values), values.size, code))
 
     def _reply(self, request, kind, body=r.NOTHING):

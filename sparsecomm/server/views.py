@@ -8,7 +8,7 @@ code has rounded away. Memory: a float32 an element and worker; `--pull dense` n
 import numpy as np
 
 from hogwild.kernels.compression.selection import Selector
-from sparsecomm.server.filters import Filters
+from sparsecomm.server.filters import Filters, Significant
 from sparsecomm.server.flat import Flat
 from sparsecomm.wire.message import pack, unpack
 
@@ -16,12 +16,13 @@ from sparsecomm.wire.message import pack, unpack
 class Views:
     """The views that workers have of one shard.
 
-    tensors: the shard's flat float32 arrays by name, as they change. config: its keep, threshold, scope and codes are those
-    of the pulls. filters: see filters.py; what they hold back is sent later.
+    tensors: the shard's flat float32 arrays by name, as they change. config: its keep (in a warm-up of so many clocks),
+    threshold, scope and codes are those of the pulls. significant: changes no larger than this share of the value wait.
     """
 
-    def __init__(self, tensors, config, filters=(), seed=0):
-        self.now, self.config, self.seed, self.filters = Flat(tensors), config, seed, Filters(filters)
+    def __init__(self, tensors, config, significant=0.0, seed=0):
+        self.now, self.config, self.seed = Flat(tensors), config, seed
+        self.filters = Filters([Significant(significant, self.now)] if significant else ())
         self.views, self.selectors = {}, {}  # by worker
 
     def whole(self, worker):
@@ -34,16 +35,16 @@ class Views:
                                           seed=self.seed)
 
     def answer(self, worker, step) -> np.ndarray:
-        """The message (uint8, see wire/message.py) for a worker at its step `step`: changes at flat indices of the shard,
-        which the worker adds to its copy (`Flat.add`). Its view has them already."""
+        """The message (uint8, see wire/message.py) for a worker at its clock `step`: changes at flat indices of the shard,
+        which the worker adds to its copy. Its view has them already."""
         view = self.views[worker]
         changes = [w - v for w, v in zip(self.now.tensors.values(), view.tensors.values())]
         indices, values, _ = self.selectors[worker].select(changes, [None] * len(changes), step, self.config.share(step))
         if self.filters.filters:
             going, _ = self.filters.sift(step, indices, values)
             indices, values = indices[going], values[going]
-        raw = pack(step, self.now.n, indices, values, self.config.index_code, self.config.value_code)
-        sent = unpack(raw, step, self.now.n, 0)
+        raw = pack(0, self.now.n, indices, values, self.config.index_code, self.config.value_code)
+        sent = unpack(raw, 0, self.now.n, 0)
         view.add(sent.indices, sent.values)
         return raw
 

@@ -9,7 +9,7 @@ from hogwild.errors import UserError
 from sparsecomm.compress.pipeline import Pipeline
 from sparsecomm.compress.protocol import Bucket
 from sparsecomm.config import Config
-from sparsecomm.server.filters import KKT, RandomSkip, Significant
+from sparsecomm.server.filters import KKT, RandomSkip
 from sparsecomm.server.flat import Flat
 from sparsecomm.server.push_exchange import PushExchange, demand_pushable
 from sparsecomm.server.views import Views
@@ -101,8 +101,7 @@ def test_a_gradient_that_is_not_finite_is_pushed_empty_and_undone():
 def test_pull_view_equals_the_workers_copy_to_the_bit_and_with_the_residual_the_parameters(code, scope, share, seed):
     rng = np.random.default_rng(seed)
     now = tensors(rng)
-    flat = Flat(now)
-    views = Views(now, Config(**CONFIG, keep=0.05, scope=scope, value_code=code), [Significant(share, flat)] if share else ())
+    views = Views(now, Config(**CONFIG, keep=0.05, scope=scope, value_code=code), share)
     copies = {}
     for worker in (1, 4):
         views.whole(worker)
@@ -112,7 +111,7 @@ def test_pull_view_equals_the_workers_copy_to_the_bit_and_with_the_residual_the_
             w += rng.standard_normal(w.size).astype(np.float32)
         worker = (1, 4, 1, 1, 4)[step]
         before = {name: v.copy() for name, v in views.views[worker].tensors.items()}
-        message = unpack(views.answer(worker, step), step, N, 0)
+        message = unpack(views.answer(worker, step), 0, N, 0)
         copies[worker].add(message.indices, message.values)
         for name, w in now.items():
             view = views.state()[f"{name}.view.{worker}"]
