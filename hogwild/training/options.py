@@ -223,7 +223,7 @@ def schedule_of(optimization, rule, span, lr, watched):
     total = max(span.epochs * rows - ahead, 1)
     half, kind = max(total // 2, 1), optimization.schedule.partition(":")[0]
     # Where a step is an example, a decay that people think of by the epoch is its root by the step.
-    gamma = 0.8 ** (1 / rows) if kind in ("exponential", "exp-range") else 0.8
+    gamma = 0.8 ** (1 / rows) if kind in ("exponential", "exp-range") else 1.0 if kind.startswith("triangular") else 0.8
     schedule = build(optimization.schedule, SCHEDULES, "schedule", rows, lr=lr,
                      steps=rows if kind == "cosine-restarts" else total, warmup=max(rows // 10, 1), every=rows,
                      decay=1 / rows, up=half, down=half, low=lr / 10, gamma=gamma, milestones=(half,),

@@ -112,6 +112,9 @@ def test_schedules_are_drawn(measure):
     assert points[0][1]["rate"] == 0 and all("momentum" in m for _, m in points)
     _, points = measure("schedule", "--schedule", "multistep:gamma=0.1,milestones=5epochs", "--steps", 50)  # a list of one
     assert [m["rate"] for _, m in points] == 25 * [1] + 25 * [0.1]
+    for kind, second in ("triangular", 1.0), ("triangular2", 0.55):  # from 0.1 up to 1, the second time to all or half of it
+        _, points = measure("schedule", "--schedule", f"{kind}:up=10,down=10", "--steps", 50)
+        assert [points[k][1]["rate"] for k in (0, 10, 20, 30)] == pytest.approx([0.1, 1, 0.1, second])
 
 
 @pytest.mark.parametrize("words, message", [
