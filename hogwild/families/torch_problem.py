@@ -9,7 +9,7 @@ import torch
 
 from hogwild.errors import UserError
 from hogwild.families import torch_data, torch_worker
-from hogwild.families.torch_tensors import Stepper, check_mode, start_slots, state_shapes, tensors_of, trained
+from hogwild.families.torch_tensors import Stepper, check_mode, has_sparse, start_slots, state_shapes, tensors_of, trained
 from hogwild.families.torch_worker import BAD, Settings, Worker
 from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.sharing.work_queue import claim
@@ -121,7 +121,7 @@ class TorchProblem(Problem):
         weights = {name: self.arena.arrays[f"model.{name}"].reshape(-1) for name in self.trained}
         settings = self.settings
         Stepper(self.arena.arrays, self.trained, weights, settings.rule, settings.mode).compile(
-            settings.rule, settings.decay, settings.clip)
+            settings.rule, settings.decay, settings.clip, has_sparse(self.model))
 
     def _do(self, own, message, tally):
         """Have the worker do it or, where its process has ended and the run is to go on, another one the rest."""

@@ -28,6 +28,11 @@ class Block(NamedTuple):
     lock: int  # number of its first lock
 
 
+def has_sparse(model) -> bool:
+    """Whether some gradient will be sparse, as far as the modules say so."""
+    return any(getattr(module, "sparse", False) is True for module in model.modules())
+
+
 def check_mode(mode):
     """Raise UserError for a mode that torch models cannot be trained in."""
     if mode not in MODES:
@@ -105,11 +110,12 @@ class Stepper:
                                               block.lock)
         self.whole = hasattr(rule, "terms")
 
-    def compile(self, rule, decay, clip):
-        """Compile the dense step, which takes seconds where it is not cached."""
+    def compile(self, rule, decay, clip, sparse=False):
+        """Compile the dense step, and the sparse one, which takes seconds where they are not cached."""
         first = next(iter(self.tensors.values()))
         none = first._replace(w=first.w[:0], slots=tuple(slot[:0] for slot in first.slots), updates=np.zeros(1, np.int64))
-        step_tensor(self.mode, Step(rule, 0.0, 1.0, decay, _by_value(clip)), none, None, none.w)
+        for rows in (None, np.zeros(0, np.int64))[:1 + sparse]:
+            step_tensor(self.mode, Step(rule, 0.0, 1.0, decay, _by_value(clip)), none, rows, none.w)
 
     def step(self, gradients, rule, lr, decay=None, clip=None):
         """One step: gradients {name: tensor, dense or sparse}, clipped by their common norm, as torch does."""

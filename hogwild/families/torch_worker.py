@@ -10,7 +10,7 @@ import torch
 
 from hogwild.errors import UserError
 from hogwild.families import torch_data
-from hogwild.families.torch_tensors import Stepper, tensors_of, trained
+from hogwild.families.torch_tensors import Stepper, has_sparse, tensors_of, trained
 from hogwild.kernels.optim.schedules import cycled, rate
 from hogwild.training.processes import unpacked
 
@@ -93,7 +93,7 @@ class Worker:
         weights = {name: self.arrays[f"model.{name}"].reshape(-1) for name in self.parameters}
         self.stepper = Stepper(self.arrays, self.parameters, weights, settings.rule, settings.mode, k)
         self.model.train()
-        self.stepper.compile(settings.rule, settings.decay, settings.clip)
+        self.stepper.compile(settings.rule, settings.decay, settings.clip, has_sparse(self.model))
         torch.zeros(1, requires_grad=True).sum().backward()  # starts autograd's threads
 
     def _source(self, data):
