@@ -43,8 +43,8 @@ class Views:
         if self.filters.filters:
             going, _ = self.filters.sift(step, indices, values)
             indices, values = indices[going], values[going]
-        raw = pack(0, self.now.n, indices, values, self.config.index_code, self.config.value_code)
-        sent = unpack(raw, 0, self.now.n, 0)
+        raw = pack(step, self.now.n, indices, values, self.config.index_code, self.config.value_code)
+        sent = unpack(raw, step, self.now.n, 0)
         view.add(sent.indices, sent.values)
         return raw
 

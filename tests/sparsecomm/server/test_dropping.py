@@ -1,9 +1,10 @@
-"""Dropping on push and on pull, the filters between: what is sent and what stays add up, without MPI."""
+"""Dropping on push and on pull, the filters between: what is sent and what stays add up."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpi import SUPPORT, mpirun
 
 from hogwild.errors import UserError
 from sparsecomm.compress.pipeline import Pipeline
@@ -111,7 +112,7 @@ def test_pull_view_equals_the_workers_copy_to_the_bit_and_with_the_residual_the_
             w += rng.standard_normal(w.size).astype(np.float32)
         worker = (1, 4, 1, 1, 4)[step]
         before = {name: v.copy() for name, v in views.views[worker].tensors.items()}
-        message = unpack(views.answer(worker, step), 0, N, 0)
+        message = unpack(views.answer(worker, step), step, N, 0)
         copies[worker].add(message.indices, message.values)
         for name, w in now.items():
             view = views.state()[f"{name}.view.{worker}"]
@@ -176,3 +177,10 @@ def test_what_is_not_defined_is_refused_in_a_line():
             demand_pushable(Config(**CONFIG, **options))
     with pytest.raises(UserError, match="filters need"):
         demand_pushable(Config(**CONFIG, compressor="none"), True)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_dropping_both_ways_on_two_servers(n):
+    ended = mpirun(n, SUPPORT / "server_dropping_ranks.py", timeout=120)
+    assert ended.code == 0, ended.err
+    assert ended.out.count("fine") == 4
