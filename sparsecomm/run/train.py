@@ -94,7 +94,6 @@ def _job(name, options, make, say) -> loop.Job:
 
     def config(steps):
         values = {f.name: getattr(options.exchange, f.name) for f in fields(Config)}
-        values["stepping"] = entry.stepping if values["stepping"] == "auto" else values["stepping"]
         return Config(**{**values, "drop_warmup": round(steps_of("--drop-warmup", options.exchange.drop_warmup, steps))})
     stop, (decay, clip), running = chosen.criteria(), penalties(chosen), options.running
     check_schedule(chosen, rule, chosen.epochs), config(1)

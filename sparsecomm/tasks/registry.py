@@ -18,7 +18,6 @@ class Entry(NamedTuple):
     help: str  # text of `sparsecomm train NAME --help`
     rule: str = "adagrad"  # where the user names none, and …
     lr_factor: float = 1  # … what its default learning rate is multiplied by
-    stepping: str = "auto"  # what --stepping auto means
     data: str = "[DATA]"  # DATA: needed; [DATA]: there are data without
     needs_torch: bool = True
     evaluated_by: str = "sparsecomm"  # the command that measures a saved model
@@ -52,12 +51,12 @@ Examples:
   mpiexec -n 4 sparsecomm train cnn mnist/ --rule sgd --lr 0.05 --momentum-correction 0.9"""),
     "lm": Entry(
         LmOptions, "torch_tasks", "LanguageTask", "an LSTM language model on a text",
-        """Train an LSTM language model on the words of a text, on many processes. --stepping auto is dense here.
+        """Train an LSTM language model on the words of a text, on many processes.
 
 Examples:
   mpiexec -n 2 sparsecomm train lm ptb/ --epochs 2 --early-stopping perplexity
   mpiexec -n 4 sparsecomm train lm novel.txt.gz --rule sgd --lr 1 --clip-norm 5 --schedule plateau""",
-        rule="adam", lr_factor=4, stepping="dense", data="DATA"),  # at this rate the model learns worse with catch-up
+        rule="adam", lr_factor=4, data="DATA"),
 }
 
 
