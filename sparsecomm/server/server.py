@@ -3,6 +3,7 @@
 import time
 
 from sparsecomm.replica.rules import decay_of, rule_of, schedule_of
+from sparsecomm.server.filters import Filters
 from sparsecomm.server.link import PATIENCE, Link, stderr
 from sparsecomm.server.options import ServerOptions
 from sparsecomm.server.shard import Shard
@@ -66,10 +67,12 @@ class Server:
         shard, slots = self.shard, sum(x.nbytes for x in self.shard.replica.slots.values())
         rest = sum(x.nbytes for x in (*shard.replica.last.values(), *shard.applied.values(), shard.updates.sum))
         views = sum(x.nbytes for x in shard.views.state().values()) if shard.views else 0
+        sift = shard.views.filters if shard.views else Filters()
         return {"server": self.link.number, "parameters": shard.n, "steps": shard.replica.t, "pushes": shard.pushes,
                 "repeated": shard.repeated, "skipped": shard.skipped, "most clocks ahead": shard.ahead,
                 "staleness": {str(k): v for k, v in sorted(shard.staleness.items())},
                 "bytes sent": self.link.post.sent, "bytes received": self.link.post.received,
+                "filters": {name: [sift.held[name], seen] for name, seen in sift.seen.items()},
                 "bytes a parameter": round((shard.values.nbytes + slots + rest + views) / shard.n, 2)}
 
     def state(self):

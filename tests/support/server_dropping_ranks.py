@@ -100,7 +100,7 @@ def check_conservation():
 def check_result():
     """Both ways at a tenth, with rounding and filters: within tolerance of dense, for a third of the bytes."""
     dense, _ = run(60)
-    both, last = run(60, replace(CONFIG, value_code="bfloat16"), pull_keep=0.15, significant=0.001)
+    both, last = run(60, replace(CONFIG, value_code="bfloat16"), pull_keep=0.15, significant=0.05)
     if RANK < WORKERS:
         errors = [np.abs(got[3] - TARGET).mean() for got in (dense, both)]
         assert errors[1] < errors[0] + 0.08 and errors[0] < 0.1, errors
