@@ -38,6 +38,15 @@ def story(path, lines=60, seed=0):
     return path
 
 
+def files(folder) -> dict:
+    """Training data of each task, and held-out data as "TASK.test"."""
+    x, y = rows(2, n=490)
+    return {"linear": svmlight(folder / "a.svm", x[90:], y[90:]), "mlp": pictures(folder / "a.npz", n=300),
+            "cnn": pictures(folder / "b.npz", n=120), "lm": story(folder / "a.txt", lines=120),
+            "linear.test": svmlight(folder / "c.svm", x[:90], y[:90]), "mlp.test": pictures(folder / "c.npz", seed=1),
+            "cnn.test": pictures(folder / "c.npz", seed=1), "lm.test": story(folder / "c.txt", seed=1)}
+
+
 def options(name, folder, batch=6, **more):
     """(task, options) of one of NAMES, its data in `folder`."""
     common = {"batch": batch, "holdout": 0.2, **more}

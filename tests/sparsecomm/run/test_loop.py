@@ -6,9 +6,10 @@ import shutil
 import signal
 import time
 
+import jobs
 import numpy as np
 import pytest
-from jobs import pictures, rows, story, svmlight
+from jobs import rows, svmlight
 from mpi import mpirun
 from turns import in_turn
 
@@ -24,11 +25,7 @@ COMMAND = "-c", ("import signal; signal.signal(signal.SIGINT, signal.default_int
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder, (x, y) = tmp_path_factory.mktemp("data"), rows(2, n=490)
-    return {"linear": svmlight(folder / "a.svm", x[90:], y[90:]), "mlp": pictures(folder / "a.npz", n=300),
-            "cnn": pictures(folder / "b.npz", n=120), "lm": story(folder / "a.txt", lines=120),
-            "linear.test": svmlight(folder / "c.svm", x[:90], y[:90]), "mlp.test": pictures(folder / "c.npz", seed=1),
-            "cnn.test": pictures(folder / "c.npz", seed=1), "lm.test": story(folder / "c.txt", seed=1)}
+    return jobs.files(tmp_path_factory.mktemp("data"))
 
 
 TASKS = {"linear": ["--transform", "log,l2", "--exchange", "allgather", "--keep", 0.3],
