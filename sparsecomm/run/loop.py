@@ -34,7 +34,7 @@ class Job(NamedTuple):
 
     make: Callable[[int, int], Task]  # of (rank, ranks)
     rule: tuple
-    schedule: Callable[[Task], tuple]
+    schedule: Callable[..., tuple]  # of the task and, where they are not its own, the steps of an epoch
     config: Callable[[Task], Config]
     decay: tuple | None
     clip: tuple | None

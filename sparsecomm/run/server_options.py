@@ -95,6 +95,10 @@ class Serving:
         """Steps that a worker may be ahead of the slowest."""
         return {"bsp": 0, "ssp": self.staleness or 0, "async": float("inf")}[self.consistency]
 
+    def pace(self, workers) -> float:
+        """Steps that the servers make while each worker makes one."""
+        return workers / self.pushes_per_step if self.bound else 1.0
+
     def slowed(self, workers) -> tuple[int, float]:
         """(worker, how many times as long its steps take). Raises UserError for a text that says none."""
         if self.slow_worker is None:

@@ -7,16 +7,25 @@ import numpy as np
 
 from hogwild.errors import sound
 from hogwild.kernels.optim.catch_up import catches_up
+from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.rules import SGD, AdaGrad
+from hogwild.training.loop import rebuilt
 from sparsecomm.compress.registry import options_of
+from sparsecomm.exchange.protocol import Payload
 from sparsecomm.replica.replica import Group
 from sparsecomm.run import server_state
 from sparsecomm.run.loop import CHECKPOINT
+from sparsecomm.server import requests as r
+from sparsecomm.server.options import ServerOptions
+from sparsecomm.server.ranges import Layout
 from sparsecomm.server.server import Server
+from sparsecomm.server.shard import Shard
 from sparsecomm.server.updates import Updates, delayed
 from sparsecomm.server.views import Views
 from sparsecomm.wire import nic_counters
 from sparsecomm.wire.gather import broadcast_json
+
+PULLED = "float32", "bfloat16", "float16"  # codes of whole values: others are for changes, whose loss stays with the servers
 
 
 class ServerRun:
@@ -27,10 +36,15 @@ class ServerRun:
         self.workers, self.signal, self.history, self.best, self.metrics = comm.size - serving.servers, 0, [], None, {}
         task = job.make(0, self.workers)
         self.sizes = {name: w.size for name, w in task.tensors().items()}
-        self.n, self.schedule = sum(self.sizes.values()), job.schedule(task)
+        self.n = sum(self.sizes.values())
+        self.schedule = job.schedule(task, round(task.steps * serving.pace(self.workers)))
+        if saved:
+            with sound(*CHECKPOINT):
+                self.schedule = checked(rebuilt(self.schedule, saved[0]["schedule"]))
         rule = delayed(job.rule, serving.delayed_momentum) if serving.delayed_momentum else job.rule
-        self.server = Server(self.sizes, rule, self.schedule, servers=serving.servers, comm=comm, say=report.say,
-                             **settings(job, task, serving, rule))
+        chosen = settings(job, task, serving, rule, self.schedule)
+        compile_shard(rule, self.schedule, chosen)
+        self.server = Server(self.sizes, rule, self.schedule, servers=serving.servers, comm=comm, say=report.say, **chosen)
         job.make.forget()
         if saved:
             with sound(*CHECKPOINT):
@@ -62,7 +76,7 @@ class ServerRun:
         """The server has closed at the end of `go`."""
 
 
-def settings(job, task, serving, rule) -> dict:
+def settings(job, task, serving, rule, schedule) -> dict:
     """The fields of ServerOptions for a run."""
     config, (decay, clip) = job.config(task), task.penalties(job.decay, job.clip)
     undecayed = tuple(name for name in task.tensors() if name in task.undecayed)
@@ -71,14 +85,27 @@ def settings(job, task, serving, rule) -> dict:
     views = None
     if serving.pull == "sparse" and not sparse:
         pulled = replace(config, keep=serving.pull_keep or config.keep)
-        views = partial(Views, config=pulled, significant=serving.significant) if pulled.keep < 1 else None
+        views = partial(Views, config=pulled, significant=serving.significant, seed=job.seed) if pulled.keep < 1 else None
     return {"consistency": serving.consistency, "staleness": serving.staleness or 0,
             "stepping": "dense" if serving.delayed_momentum else stepping(rule, decay, config, sparse), "decay": decay,
             "l1": {name: serving.l1 for name in task.tensors() if name not in task.undecayed} if serving.l1 else 0.0,
             "clip": clip._replace(norm=np.inf) if clip and clip.value < np.inf else None,
-            "groups": (Group(undecayed, rule, job.schedule(task)),) if undecayed else (), "value_code": config.value_code,
+            "groups": (Group(undecayed, rule, schedule),) if undecayed else (),
+            "value_code": config.value_code if config.value_code in PULLED else "float32",
             "updates": partial(Updates, pushes_per_step=serving.pushes_per_step, staleness_scaling=serving.staleness_scaling),
             "views": views}
+
+
+def compile_shard(rule, schedule, chosen):
+    """Have a shard of a small tensor pushed to and pulled from, so that no kernel is compiled while workers wait."""
+    l1 = max(chosen["l1"].values(), default=0.0) if isinstance(chosen["l1"], dict) else chosen["l1"]
+    shard = Shard(Layout({"five": 5}, 1), 0, 1, 0, rule, schedule, ServerOptions(**{**chosen, "groups": (), "l1": l1}))
+    some, ones = np.arange(3, dtype=np.uint32), partial(np.ones, dtype=np.float32)
+    for sequence, (kind, payload) in enumerate((
+            (r.START, Payload(None, ones(5))), (r.PULL, None), (r.PUSH, Payload(some, ones(3))), (r.PULL, None),
+            (r.PUSH, Payload(None, ones(5))), (r.PULL, None))):
+        body = r.NOTHING if payload is None else r.pack_values(payload, 5, "float32")
+        shard.receive(0, r.packed(r.Request(kind, 0, 0, sequence + 1, clock=shard.clocks[0], version=shard.replica.t), body))
 
 
 def stepping(rule, decay, config, sparse) -> str:

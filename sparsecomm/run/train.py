@@ -87,10 +87,10 @@ def _job(name, options, make, say) -> loop.Job:
     rule = build(chosen.rule, RULES, "rule")
     chosen.check()
 
-    def schedule(task):
+    def schedule(task, steps=None):
         lr = chosen.lr if chosen.lr is not None else entry.lr_factor * task.default_lr(rule)
         watched = (stop.metric or task.metric) if task.facts["held_out"] else "loss"
-        return schedule_of(chosen, rule, Span(chosen.epochs or task.default_epochs, task.steps), lr, watched)
+        return schedule_of(chosen, rule, Span(chosen.epochs or task.default_epochs, steps or task.steps), lr, watched)
 
     def config(steps):
         values = {f.name: getattr(options.exchange, f.name) for f in fields(Config)}

@@ -93,15 +93,20 @@ class Client:
         """A pull for the gradient after the next: this worker makes one push before it uses the values."""
         return self.pull(keys, ahead=1)
 
-    def wait(self, pull):
-        """Write what was asked for into the tensors, when all servers have answered. Raises UserError after LONGEST."""
+    def wait(self, pull, unless=None) -> bool:
+        """Write what was asked for into the tensors, when all servers have answered: True. Raises UserError after LONGEST.
+
+        unless: a function; once it is true, what has come so far is written, and the rest may be waited for later: False.
+        """
         for k in sorted(pull.dropped):
             self._ask(pull, k)
         pull.dropped.clear()
-        self._until(lambda: pull.done)
+        self._until(lambda: pull.done or (unless is not None and unless()))
         for k, (reply, message) in pull.replies.items():
-            self._write(pull, k, reply.kind == r.CHANGES, message)
-            self.versions[k] = reply.version
+            if message is not None:
+                self._write(pull, k, reply.kind == r.CHANGES, message)
+                self.versions[k], pull.replies[k] = reply.version, (reply, None)
+        return pull.done
 
     def push(self, gradients):
         """Send a gradient; returns when it is encoded: it is acknowledged later.

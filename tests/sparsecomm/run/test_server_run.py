@@ -1,4 +1,4 @@
-"""Training over a parameter server with `sparsecomm train`: it learns, equals the dense exchange, resumes to the bit, stops."""
+"""Training over a parameter server with `sparsecomm train`: it learns, equals the dense exchange, resumes to the bit."""
 
 import json
 import os
