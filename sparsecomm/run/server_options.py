@@ -83,12 +83,19 @@ class Serving:
                 (self.pull == "dense" and (self.pull_keep is not None or self.significant),
                  "--pull-keep and --significant are for --pull sparse"),
                 (self.kkt and not self.l1, "--kkt is a share of the penalty --l1, of which there is none"),
-                (config.combine == "local", "--combine local is not defined for --exchange server, where servers have the "
-                                            "parameters"),
                 (config.average_every, "--average-every is not defined for --exchange server, where servers have the "
                                        "parameters")):
             if wrong:
                 raise UserError(line)
+        from sparsecomm.server.push_exchange import demand_pushable  # which imports what --help does not need
+        demand_pushable(config, bool(self.kkt or self.random_skip))
+
+    def rule_of(self, rule):
+        """The rule of the servers. Raises UserError where its momentum cannot be delayed."""
+        if not self.delayed_momentum:
+            return rule
+        from sparsecomm.server.updates import delayed
+        return delayed(rule, self.delayed_momentum)
 
     @property
     def bound(self) -> float:

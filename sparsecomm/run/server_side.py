@@ -20,7 +20,7 @@ from sparsecomm.server.options import ServerOptions
 from sparsecomm.server.ranges import Layout
 from sparsecomm.server.server import Server
 from sparsecomm.server.shard import Shard
-from sparsecomm.server.updates import Updates, delayed
+from sparsecomm.server.updates import Updates
 from sparsecomm.server.views import Views
 from sparsecomm.wire import nic_counters
 from sparsecomm.wire.gather import broadcast_json
@@ -41,7 +41,7 @@ class ServerRun:
         if saved:
             with sound(*CHECKPOINT):
                 self.schedule = checked(rebuilt(self.schedule, saved[0]["schedule"]))
-        rule = delayed(job.rule, serving.delayed_momentum) if serving.delayed_momentum else job.rule
+        rule = serving.rule_of(job.rule)
         chosen = settings(job, task, serving, rule, self.schedule)
         compile_shard(rule, self.schedule, chosen)
         self.server = Server(self.sizes, rule, self.schedule, servers=serving.servers, comm=comm, say=report.say, **chosen)

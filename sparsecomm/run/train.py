@@ -41,6 +41,7 @@ def train(name, options):
         shrink.enable()
     make = _maker(name, options)
     job = _job(name, options, make, report.say)
+    options.serving.rule_of(job.rule)
     task = make(*seat)
     job = job._replace(epochs=job.epochs or task.default_epochs)
     now = checkpoint.fingerprint(task.arrays(), _without(MAY_CHANGE, options))
