@@ -66,7 +66,7 @@ class Server:
         """What the server has done, for a record: numbers, and the histogram of the pushes' staleness by steps."""
         shard, slots = self.shard, sum(x.nbytes for x in self.shard.replica.slots.values())
         rest = sum(x.nbytes for x in (*shard.replica.last.values(), *shard.applied.values(), shard.updates.sum))
-        views = sum(x.nbytes for x in shard.views.state().values()) if shard.views else 0
+        views = 4 * shard.n * self.link.workers if shard.views else 0  # also of those that have ended
         sift = shard.views.filters if shard.views else Filters()
         return {"server": self.link.number, "parameters": shard.n, "steps": shard.replica.t, "pushes": shard.pushes,
                 "repeated": shard.repeated, "skipped": shard.skipped, "most clocks ahead": shard.ahead,
