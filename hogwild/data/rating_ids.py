@@ -84,6 +84,8 @@ def texts_of(given) -> tuple[pa.Array, bool]:
     if not isinstance(given, pa.Array):
         # As objects: NumPy's own texts lose NUL characters at their ends.
         given = np.asarray(given, object if isinstance(given, (list, tuple)) else None)
+        if given.ndim != 1:
+            raise UserError(f"got identifiers of shape {given.shape}, needed a list of them [n]")
         if given.dtype.kind in "iu":
             return pa.array(given).cast(pa.string()), True
         if given.dtype.kind not in "OUST":
@@ -91,7 +93,11 @@ def texts_of(given) -> tuple[pa.Array, bool]:
         given = [text.decode() if isinstance(text, bytes) else text for text in given.tolist()]
         if wrong := [x for x in given if not isinstance(x, (str, int, np.integer)) or isinstance(x, bool)]:
             raise UserError(f"got {excerpt(wrong[0])} as an identifier, needed a whole number or a text")
-        return pa.array(map(str, given), pa.string()), bool(given) and all(isinstance(x, (int, np.integer)) for x in given)
+        try:
+            texts = pa.array(map(str, given), pa.string())
+        except UnicodeEncodeError as error:
+            raise UserError(f"got {excerpt(error.object)} as an identifier, needed text that UTF-8 can hold") from None
+        return texts, bool(given) and all(isinstance(x, (int, np.integer)) for x in given)
     whole = pa.types.is_integer(given.type)
     return given.cast(pa.string()), whole
 

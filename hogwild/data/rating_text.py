@@ -180,7 +180,8 @@ def _converted(path, first, block, layout) -> pa.Table:
                 if "" in column.chunk(0).dictionary.to_pylist():
                     _refuse(path, first, text, layout)
             made[what] = column.cast(pa.int64()).cast(pa.float64(), safe=False) if what == "time" and layout.dated else column
-    if "rating" in made and not (np.abs(made["rating"].to_numpy()) < FLOAT32_END).all():
+    if any(name in made and not (np.abs(made[name].to_numpy()) < end).all()
+           for name, end in (("rating", FLOAT32_END), ("time", np.inf))):
         _refuse(path, first, text, layout)
     return pa.table(made)
 

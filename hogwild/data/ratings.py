@@ -55,11 +55,12 @@ class Ratings(NamedTuple):
                 **self.user_ids.tensors("user"), **self.item_ids.tensors("item")}
 
 
-def read(path, columns=None, header="auto") -> Ratings:
+def read(path, columns=None, header="auto", repeated=False) -> Ratings:
     """The Ratings in a file, or in standard input for -.
 
     columns: USER,ITEM[,RATING[,TIME]], names or numbers from 0 of the columns of a table; None: found by their names, else
-    the first ones. header: whether the first line of a text names the columns: auto, yes or no. Raises UserError.
+    the first ones. header: whether the first line of a text names the columns: auto, yes or no. repeated: pairs that occur
+    several times stay, each in its place. Raises UserError.
     """
     if header not in formats.HEADER:
         raise UserError(f"--header must be one of {', '.join(formats.HEADER)}, got {excerpt(header)}")
@@ -71,7 +72,8 @@ def read(path, columns=None, header="auto") -> Ratings:
         form = "npz" if head.startswith(foreign_formats.ZIP) and b".npy" in head[:200] else form
         if form == "npz":
             users, items, values = _npz(path, file, columns)
-            return _without_duplicates(_of_numbers(users, items, values, place(path)))
+            made = _of_numbers(users, items, values, place(path))
+            return made if repeated else distinct(made)
         table = _parquet(path, file, columns, notes) if form == "parquet" else rating_text.read(
             path, unpacked(path, file), columns, header, notes)
     if not table.num_rows:
@@ -83,8 +85,9 @@ def read(path, columns=None, header="auto") -> Ratings:
     times = table["time"].to_numpy() if "time" in table.column_names else None
     if not rated:
         notes.append("has no ratings: its pairs are positives")
-    return _without_duplicates(Ratings(users, items, values, times, with_kind(user_ids), with_kind(item_ids), place(path),
-                                       tuple(f"{place(path)}: {note}" for note in notes), rated))
+    made = Ratings(users, items, values, times, with_kind(user_ids), with_kind(item_ids), place(path),
+                   tuple(f"{place(path)}: {note}" for note in notes), rated)
+    return made if repeated else distinct(made)
 
 
 def given(ratings, source="ratings") -> Ratings:
@@ -124,9 +127,13 @@ def _of_arrays(source, users, items, values=None, times=None) -> Ratings:
     numbers, user_ids = numbered(users)
     others, item_ids = numbered(items)
     try:
-        times = None if times is None else np.asarray(times).astype(np.float64)
+        times = None if times is None else np.asarray(times)
+        lacking = times != times  # NaN and NaT alone differ from themselves
+        times = None if times is None else times.astype(np.float64)
     except (ValueError, TypeError):
         raise UserError(f"{source}: times must be numbers or datetime64, got {np.asarray(times).dtype}") from None
+    if times is not None and (bad := np.flatnonzero(lacking)).size:
+        raise UserError(f"{source}, row {bad[0]} (from 0): the time is missing; fill it, or give no times")
     ids = Ids(user_ids.texts, whole_users), Ids(item_ids.texts, whole_items)
     made = Ratings(numbers, others, np.zeros(0), times, *ids, source, rated=values is not None)
     return _checked(made, raw)
@@ -140,7 +147,7 @@ def _checked(made, values):
         made = made._replace(values=values.astype(np.float32))
     if (bad := np.flatnonzero(~np.isfinite(made.values))).size:
         raise UserError(f"{made.source}, row {bad[0]} (from 0): got rating {values[bad[0]]}, needed a finite float32 number")
-    return _without_duplicates(made)
+    return distinct(made)
 
 
 def _of_numbers(users, items, values, source) -> Ratings:
@@ -150,8 +157,8 @@ def _of_numbers(users, items, values, source) -> Ratings:
     return Ratings(users, items, values, None, Ids(user_ids.texts, True), Ids(item_ids.texts, True), source)
 
 
-def _without_duplicates(made) -> Ratings:
-    """Of pairs that occur several times the latest, the last in the file where times are equal or not known."""
+def distinct(made) -> Ratings:
+    """Each pair once: the latest, or the last in the file where times are equal or not known."""
     keys = made.users.astype(np.int64) * max(len(made.item_ids), 1) + made.items
     order = np.argsort(keys, kind="stable") if made.times is None else np.lexsort((made.times, keys))
     last = np.append(np.diff(keys[order]) != 0, True) if len(keys) else np.zeros(0, bool)
@@ -215,6 +222,8 @@ def _parquet(path, file, columns, notes):
             table = table.set_column(k, what, column.cast(kinds[what]))
         except pa.ArrowInvalid as error:
             raise UserError(f"{place(path)}, column {name!r}: {excerpt(error)}; needed {what}s") from None
+    if "time" in used and np.isnan(table["time"].to_numpy()).any():
+        raise UserError(f"{place(path)}, column {used['time']!r}: holds a time that is no number; correct it")
     if "rating" in used and not np.isfinite(table["rating"].to_numpy().astype(np.float32)).all():
         raise UserError(f"{place(path)}, column {used['rating']!r}: holds a number that is not finite in float32; correct it")
     return table

@@ -29,6 +29,7 @@ class Ratings(NamedTuple):
     values: np.ndarray  # float32[n]
     n_users: int
     n_items: int
+    had: tuple | None = None  # (users, items) of all that users have, these among them, where that is more
 
 
 class Grid(NamedTuple):
@@ -102,19 +103,20 @@ def order(made, rng) -> np.ndarray:
     return np.arange(len(made.users), dtype=np.uint32) + np.repeat(shift.astype(np.uint32), lengths)
 
 
-def negatives(made, counts, power, banded, seed) -> Negatives:
+def negatives(made, counts, power, banded, seed, had=None) -> Negatives:
     """What negatives are drawn from: items by popularity^power, counts int64[items in the order of rows]; banded: each from
     its positive's band."""
     n_users, n_items = len(made.user_rows), len(made.item_rows)
-    by_user = np.lexsort((made.items, made.users))
-    starts = np.concatenate(([0], np.cumsum(np.bincount(made.users, minlength=n_users))))
-    bits = np.zeros(1 << max(math.ceil(math.log2(BITS * len(made.users) / 64)), 0), np.uint64)
-    set_bits(made.users, made.items, bits)
+    users, items = (made.users, made.items) if had is None else (made.user_rows[had[0]], made.item_rows[had[1]])
+    by_user = np.lexsort((items, users))
+    starts = np.concatenate(([0], np.cumsum(np.bincount(users, minlength=n_users))))
+    bits = np.zeros(1 << max(math.ceil(math.log2(BITS * len(users) / 64)), 0), np.uint64)
+    set_bits(users, items, bits)
     ends = made.item_ends if banded else np.array([0, n_items])
     bands = np.repeat(np.arange(len(ends) - 1), np.diff(ends)).astype(np.uint32)
     bands = Bands(bands, ends.astype(np.uint32)) if banded else None
     alias = _alias(np.maximum(counts, 1.0)**power, ends) if power else None
-    return Negatives(seed * 7919 + 1, n_users, n_items, starts, made.items[by_user], bits, alias, bands, sigmoid_table())
+    return Negatives(seed * 7919 + 1, n_users, n_items, starts, items[by_user], bits, alias, bands, sigmoid_table())
 
 
 def _alias(weights, ends) -> Alias:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,25 @@ from hogwild.training.loop import train
 from hogwild.training.record import Report, versions
 
 MODEL = tuple(field.name for field in fields(MFModelOptions))
+OPTIONAL = "l2", "rule", "lr", "schedule", "epochs", "workers"  # None: the default
+
+
+def _check(made):
+    """Raise UserError for a parameter of the wrong kind: what checks its range trusts in that."""
+    for kind, what, names in ((Integral, "a whole number", "rank epochs workers random_state verbose"),
+                              (Real, "a number", "l2 lr popularity feature_l2"),
+                              (str, "a text", "loss decay_per rule schedule mode"), (bool, "True or False", "biases")):
+        for name in names.split():
+            value = getattr(made, name)
+            if not isinstance(value, kind) and not (value is None and name in OPTIONAL):
+                raise UserError(f"MatrixFactorization needs {what} as {name}, got {value!r}")
+    if not 0 <= made.feature_l2 < float("inf"):
+        raise UserError(f"feature_l2 must be a finite number, not negative, got {made.feature_l2}")
+
+
+def _plain(parameters):
+    """With Python's numbers in place of NumPy's: JSON takes no others."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in parameters.items()}
 
 
 def _said(lines):
@@ -133,8 +153,8 @@ class MatrixFactorization:
         """An epoch on these ratings at the constant rate `lr`, from the factors that there are; new users and items join
         them.
 
-        Without a fit before: the same as the first epoch of one. The rule begins anew; the ratings are not compared with
-        those of earlier calls, so give the new ones alone.
+        Without a fit before: the same as the first epoch of one. The rule begins anew, and loss and penalty are of
+        these ratings, so give the new ones alone; negatives of bpr and warp are none of earlier calls' positives.
         """
         batch = given_ratings(ratings)
         if not hasattr(self, "_model"):
@@ -153,6 +173,7 @@ class MatrixFactorization:
         return self
 
     def _options(self):
+        _check(self)
         given = {name: getattr(self, name) for name in ("l2", "rule", "lr", "schedule", "epochs", "mode", "workers")}
         training = MFTraining(seed=self.random_state, **given)
         training.check()
@@ -160,17 +181,18 @@ class MatrixFactorization:
 
     def _trained(self, known, old, seen, once=False):
         """The MFModel after training on `known`; old: the MFModel to go on from; seen: what users had in training."""
+        options, training = self._options()
         if self.verbose >= 0:
             announce()
-        options, training = self._options()
         if once:
             training = replace(training, schedule="constant", epochs=1)
         made = mf_fitting.recipe(options, training)
         workers = mf_fitting.workers_of(training, known.rows)
         if old is not None:
             self._demand_alike(old)
-            training = replace(training, l2=old.l2)
-        problem = mf_fitting.problem(made, training, known, workers, units=None if old is None else old.units)
+            training = replace(training, l2=old.l2 if training.l2 is None else training.l2)
+        units, had = (None, None) if old is None else (old.units, seen)
+        problem = mf_fitting.problem(made, training, known, workers, units=units, had=had)
         if old is not None:
             factors = old.factors
             problem.begin_at(factors.users, factors.items, factors.user_biases, factors.item_biases)
@@ -179,7 +201,7 @@ class MatrixFactorization:
                         workers=workers, seed=self.random_state, report=report)
         self.loss_curve_ = [*(getattr(self, "loss_curve_", ()) if old else ()), *(epoch.loss for epoch in history)]
         l2 = mf_fitting.l2_of(made, training, mf_fitting.as_pairs(known))
-        model = mf_model.of_problem(problem, known, float(l2), self.get_params())
+        model = mf_model.of_problem(problem, known, float(l2), _plain(self.get_params()))
         return replace(model, seen=mf_ranking.pairs(seen.users, seen.items, len(known.user_ids)))
 
     def _demand_alike(self, old):
@@ -294,8 +316,9 @@ class MatrixFactorization:
         """(items [m, k], scores float32[m, k]) with the highest scores for the users, best first.
 
         users: [m], None: all, in the order of user_ids_. items: those to choose from; None: all. exclude_seen: leave out what
-        the user has in the training ratings. Where fewer than k are left: item None (-1 where items are whole numbers), score
-        -inf. Unknown users get the items with the highest biases, with a warning.
+        the user has in the training ratings. Where a user has fewer left: item None (-1 where items are whole numbers),
+        score -inf; fewer columns where there are fewer items to choose from. Unknown users get the items with the highest
+        biases, with a warning.
         """
         model = self._fitted
         _, found, scores, lines = model.recommend(_listed(users), k, _listed(items), exclude_seen)
@@ -306,12 +329,14 @@ class MatrixFactorization:
         """(items [m, k], cosines float32[m, k]) of the items whose factors have the smallest angle to those of each given
         item."""
         model = self._fitted
+        mf_model.at_least_one("k", k)
         found, cosines = model.factors.similar(model.item_ids.demand(_listed(items), "item"), k)
         return _named(model.item_ids, found), cosines
 
     def evaluate(self, ratings, k=10) -> dict[str, float]:
         """Metrics of held-out ratings: rmse and mae; of logistic accuracy, f1, auc, log_loss; of bpr and warp precision@k,
         recall@k, ndcg@k and auc over the full ranking, where a user's training items are left out, as means over users."""
+        mf_model.at_least_one("k", k)
         made = self._fitted.measured(given_ratings(ratings))
         _said(made.lines)
         return made.metrics(self._fitted.factors, k)

@@ -78,15 +78,16 @@ def as_pairs(train) -> Pairs:
     return Pairs(train.users, train.items, train.values, len(train.user_ids), len(train.item_ids))
 
 
-def problem(made, training, train, workers, measure=None, units=None) -> MatrixFactorization:
+def problem(made, training, train, workers, measure=None, units=None, had=None) -> MatrixFactorization:
     """A new problem of Ratings (hogwild.data.ratings). Raises UserError.
 
-    measure: called with it after each epoch, gives the metrics; units: mean and scale of an earlier problem.
+    measure: called with it after each epoch, gives the metrics; units: mean and scale of an earlier problem;
+    had: Ratings of all that users have, which are no negatives, None: `train`.
     """
     if not train.rated and not made.fitted.implicit:
         raise UserError(f"{train.source}: has no ratings, which the loss {type(made.fitted.loss).__name__.lower()} needs; "
                         "add them, or use --loss bpr or warp")
-    pairs = as_pairs(train)
+    pairs = as_pairs(train)._replace(had=had and (had.users, had.items))
     l2, wd = l2_of(made, training, pairs), training.weight_decay
     wd = getattr(made.rule, "default_wd", 0.0) if wd is None else wd
     decay = build("decay", {"decay": Decay}, "option", l2=l2, wd=wd) if l2 or wd else None
@@ -119,9 +120,14 @@ class Measured:
         users, items = (ids.find(own.texts) for ids, own in zip(train_ids, (held.user_ids, held.item_ids)))
         self.users, self.items, self.values = users[held.users], items[held.items], held.values
         self.rated = hasattr(loss_of, "task")
+        if not held.rows:
+            raise UserError(f"{held.source}: holds no rating to measure; needed at least one")
         if self.rated and not held.rated:
             raise UserError(f"{held.source}: has no ratings to compare with; add them")
         self.lines = unknown_lines(held.source, self.users, self.items, ranked=not self.rated)
+        if count := self._trained():
+            done = "metrics flatter the model" if self.rated else "left out of the rankings"
+            self.lines.append(f"{held.source}: {count:,} of {held.rows:,} pairs were trained on: {done}")
         if not self.rated:
             known = (self.users >= 0) & (self.items >= 0)
             self.held = mf_ranking.pairs(self.users[known], self.items[known], len(train_ids[0]))
@@ -129,6 +135,13 @@ class Measured:
             if most_users is not None and len(having) > most_users:
                 self.chosen = np.sort(np.random.default_rng(seed).choice(having, most_users, replace=False))
                 self.lines.append(f"held out: metrics in training are of {most_users:,} users of {len(having):,}, at random")
+
+    def _trained(self) -> int:
+        """How many of the pairs are among those to train on."""
+        known, n_items = (self.users >= 0) & (self.items >= 0), max(int(self.items.max(initial=0)), int(
+            self.masked.items.max(initial=0))) + 1
+        owners = np.repeat(np.arange(len(self.masked.indptr) - 1), np.diff(self.masked.indptr))
+        return int(np.isin(self.users[known] * n_items + self.items[known], owners * n_items + self.masked.items).sum())
 
     def metrics(self, factors, k=mf_ranking.K) -> dict[str, float]:
         """Metrics by name: of ratings RMSE and MAE, of yes and no as in classification, of positives those of a ranking."""

@@ -13,6 +13,7 @@ from hogwild.families.mf_factors import Factors
 from hogwild.families.mf_fitting import Measured, unknown_lines
 from hogwild.families.mf_problem import LOSSES, Units
 from hogwild.kernels.families.mf_ranking import Pairs
+from hogwild.training.machine import demand_memory
 from hogwild.training.registry import build
 
 ROWS = 1 << 14  # lines printed together
@@ -45,7 +46,7 @@ class MFModel:
     def read(self, path, *, zero_based=None, label=None, header="auto", cache=True):
         """(Ratings, lines for the user) of a file. Raises UserError."""
         demand_none({"--zero-based": zero_based, "--label": label})
-        data = ratings.read(path, self.columns, header)
+        data = ratings.read(path, self.columns, header, repeated=True)  # a prediction for each line
         return data, [*data.notes, *unknown_lines(data.source, *self.pairs(data))]
 
     def pairs(self, data):
@@ -59,8 +60,10 @@ class MFModel:
 
     def measure(self, data):
         """(metrics by name, lines for the user)."""
-        made = self.measured(data)
-        return made.metrics(self.factors), [] if made.rated else made.lines
+        known, once = len(data.notes), ratings.distinct(data)
+        made = self.measured(once)
+        said = [line for line in made.lines if line not in unknown_lines(data.source, *self.pairs(once))]
+        return made.metrics(self.factors), [*once.notes[known:], *said]
 
     def check_probabilities(self):
         """Raise UserError: there are none."""
@@ -75,16 +78,18 @@ class MFModel:
     def recommend(self, users, k, items=None, exclude_seen=True):
         """(users' numbers, items int64[m, k], scores float32[m, k], lines for the user); see Factors.best.
 
-        users: identifiers, None: all that the model knows; items: identifiers to choose from, None: all.
+        users: identifiers, None: all that the model knows; items: identifiers to choose from, None: all. m columns: k, or as
+        many as there are items to choose from.
         """
-        if k < 1:
-            raise UserError(f"-k must be at least 1, got {k}")
+        at_least_one("k", k)
         numbers, lines = (np.arange(len(self.user_ids)), []) if users is None else _numbers(
             self.user_ids, users, "user", "they get the items with the highest biases")
         among, more = (None, []) if items is None else _numbers(self.item_ids, items, "item", "they are left out")
-        among = among if among is None else among[among >= 0]
+        among = among if among is None else np.unique(among[among >= 0])
         if among is not None and not len(among):
             raise UserError("none of the items to choose from is known to the model")
+        k = min(k, len(self.item_ids) if among is None else len(among))
+        demand_memory(16.0 * k * len(numbers), f"{k:,} items for each of {len(numbers):,} users", "ask for fewer at a time")
         return numbers, *self.factors.best(numbers, k, among, self.seen if exclude_seen else None), [*lines, *more]
 
     def recommendations(self, users, k, items=None, exclude_seen=True):
@@ -117,6 +122,12 @@ def _numbers(ids, given, what, unknown):
     lacking = [x for x, k in zip(given, found) if k < 0]
     return found, [f"{len(lacking):,} of {len(found):,} {what}s are unknown, such as {excerpt(lacking[0])}: "
                    f"{unknown}"] if lacking else []
+
+
+def at_least_one(name, k):
+    """Raise UserError unless k is a whole number from 1 on."""
+    if not isinstance(k, (int, np.integer)) or k < 1:
+        raise UserError(f"{name} must be at least 1, a whole number, got {k!r}")
 
 
 def demand_none(given):

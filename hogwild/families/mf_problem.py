@@ -109,7 +109,7 @@ class MatrixFactorization(ReplicatedProblem):
         super().__init__(tables, Steps(rule, decay, clip), sharing._replace(replicas="none"), len(made.users))
         self._start(rule, ratings)
         per_row = (1.0 / np.maximum(self.degrees, 1)).astype(np.float32) if fitted.per_row and decay else None
-        self.model = self._model(per_row)
+        self.model = self._model(per_row, ratings.had)
 
     def _start(self, rule, ratings):
         """Small random factors; the rest as the rule begins."""
@@ -124,11 +124,11 @@ class MatrixFactorization(ReplicatedProblem):
         if isinstance(rule, RowAdaGrad):
             flat[:, self.sizes.bias + 1:self.sizes.bias + 3] = rule.G0
 
-    def _model(self, decay_weight):
+    def _model(self, decay_weight, had):
         made, biased = self.grid, float(self.fitted.biases)
         if self.fitted.implicit:
             counts = self.degrees[len(made.user_rows):]
-            drawn = mf_blocks.negatives(made, counts, self.fitted.popularity, self.whole, self.seed)
+            drawn = mf_blocks.negatives(made, counts, self.fitted.popularity, self.whole, self.seed, had)
             return kernel.Implicit(self.sizes, self.loss, made.users, made.items, drawn, decay_weight, biased)
         mean, scale, degree = self.units
         values = made.values

@@ -96,7 +96,10 @@ def test_mistakes_in_text(tmp_path, text, said):
 @pytest.mark.parametrize(("source", "said"), [
     ((["a"], ["b", "c"], [1, 2]), "1 users, 2 items"), ((["a"], np.array([1.5]), [1]), "dtype float64, needed whole"),
     ((["a"], ["b"], ["x"]), "ratings have dtype"), ((["a"], ["b"], [np.inf]), "row 0 (from 0): got rating inf"),
-    ((["a", None], ["b", "c"], [1, 2]), "got 'None' as an identifier"), (5, "got int, needed a file's path")])
+    ((["a", None], ["b", "c"], [1, 2]), "got 'None' as an identifier"), (5, "got int, needed a file's path"),
+    ((np.ones((2, 2), int), [1, 2], [1, 2]), "identifiers of shape (2, 2)"), ((["\ud800"], [1], [1]), "that UTF-8 can hold"),
+    (([1, 2], [1, 2], [1, 2], [0, np.nan]), "row 1 (from 0): the time is missing"),
+    (([1, 2], [1, 2], [1, 2], np.array(["NaT", "2020-01-01"], "datetime64[s]")), "row 0 (from 0): the time is missing")])
 def test_mistakes_in_arrays(source, said):
     with pytest.raises(UserError) as error:
         ratings.given(source)

@@ -96,6 +96,7 @@ def test_it_learns_planted_factors_and_is_one_thing_in_all_forms(fitted, tmp_pat
     lacking[users, items] = False
     assert model.evaluate((*np.nonzero(lacking), z[lacking]))["rmse"] < 0.2 * z.std()
     again = MatrixFactorization(**model.get_params()).fit(csr_array((values, (users, items))))
+    again.set_params(rank=np.int64(4))
     assert np.array_equal(again.item_factors_, model.item_factors_) and again.loss_curve_ == model.loss_curve_
     model.save(tmp_path / "m")
     back = hogwild.load(tmp_path / "m")
@@ -231,6 +232,12 @@ def test_mistakes_with_models(tmp_path, capsys, file):
     assert "--probabilities" in fails(capsys, "predict", "m", "few", "--probabilities")
     assert "--label was given" in fails(capsys, "evaluate", "m", "few", "--label", "x")
     assert "none of the items to choose from is known" in fails(capsys, "recommend", "m", "--items", "r.csv.xz")
+    printed = out(capsys, "predict", "m", "few")
+    assert len(printed.out.splitlines()) == 4 and "another one" not in printed.err  # a line of the file, a score
+    printed = out(capsys, "evaluate", "m", "few")
+    assert "1 ratings are of a user and an item that another one" in printed.err
+    assert "few: 3 of 3 pairs were trained on: metrics flatter" in printed.err
+    assert len(out(capsys, "recommend", "m", "-k", 10**12, "--include-seen").out.splitlines()) == 4
     whole = (tmp_path / "m").read_bytes()
     (tmp_path / "m").write_bytes(whole[:-5] + b"\0\0\0\0\1")
     assert "is damaged" in fails(capsys, "recommend", "m")
@@ -240,6 +247,26 @@ def test_mistakes_with_models(tmp_path, capsys, file):
     (tmp_path / "l.svm").write_text("1 1:1\n-1 2:1\n")
     out(capsys, "train", "linear", "l.svm", "--model", "l", "--epochs", 1)
     assert "recommends nothing, needed a model of hogwild train mf" in fails(capsys, "recommend", "l")
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"rank": 4.0}, "needs a whole number as rank, got 4.0"), ({"epochs": 2.5}, "a whole number as epochs"),
+    ({"random_state": None}, "a whole number as random_state"), ({"lr": "x"}, "needs a number as lr"),
+    ({"loss": None}, "needs a text as loss"), ({"biases": "no"}, "True or False as biases"),
+    ({"feature_l2": -1.0}, "feature_l2 must be a finite number")])
+def test_parameters_of_the_wrong_kind(given, said):
+    with pytest.raises(UserError, match=said):
+        MatrixFactorization(**given).fit(([1, 2], [1, 2], [1, 2]))
+
+
+def test_lists_of_no_length(fitted):
+    model, known, _ = fitted
+    for k in 0, 2.5, "3":
+        for call, given in (model.recommend, [0]), (model.similar_items, [0]), (model.evaluate, known):
+            with pytest.raises(UserError, match="k must be at least 1, a whole number"):
+                call(given, k)
+    with pytest.raises(UserError, match="holds no rating to measure"):
+        model.evaluate(([], [], []))
 
 
 def test_ml_1m(capsys):

@@ -197,6 +197,10 @@ def test_negatives_are_verified_and_drawn_by_popularity(power):
         share = np.bincount(out - 60, minlength=24)[item_rows - 60] / len(out)
         want = np.where(free, popularity**power, 0) / np.sum(popularity**power, where=free)
         assert np.abs(share - want).max() < 0.015 and not share[~free].any()
+    part = tuple(x[::2] for x in ratings[:3])  # going on with some: what the user has of the others is no negative either
+    problem = made(Ratings(*part, 60, 24, ratings[:2]), BPR(), popularity=power)
+    _draws(problem.model, problem.flat, int(problem.grid.user_rows[u]), int(problem.grid.item_rows[have[0]]), len(out), out)
+    assert set(out) == set(problem.grid.item_rows[np.setdiff1d(np.arange(24), have)])
 
 
 def test_a_user_who_has_all_items_learns_nothing():
