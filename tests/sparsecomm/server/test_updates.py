@@ -10,7 +10,7 @@ from hogwild.errors import UserError
 from hogwild.kernels.optim.catch_up import catches_up
 from hogwild.kernels.optim.delayed_nesterov import DelayedNesterov
 from hogwild.kernels.optim.rules import SGD, Momentum, Nesterov
-from hogwild.kernels.optim.steps import dense_step, new_slots
+from hogwild.kernels.optim.steps import array_step, new_slots
 from sparsecomm.server.updates import Updates, delayed
 
 N = 50
@@ -58,7 +58,7 @@ def test_delayed_nesterov_is_the_papers_algorithm(c):
     twin = torch.optim.SGD([p], lr=lr, momentum=mu, nesterov=True)
     for t in range(20):
         g = rng.standard_normal(N)
-        dense_step(rule, own, g.copy(), slots, lr, t, None, None, 1.0)
+        array_step(rule, own, g, slots, lr, t)
         total += g
         if (t + 1) % every:
             theta -= lr * (c * mu * m + g / every)
