@@ -82,11 +82,11 @@ def test_bsp_is_the_dense_exchange(files, tmp_path):
     dense = [["train", task, files[task], "--holdout", 0.2, *TASKS[task], *every[task], "--exchange", "dense", "--model",
               f"{task}.dense", "--record", f"{task}.dense.r"] for task in more]
     assert not any(mistake for _, mistake in in_turn(2, *dense, cwd=tmp_path))
-    for ranks, servers in ((3, 1), (4, 2)):
+    for ranks, servers, tasks in ((3, 1, ("linear", "lm")), (4, 2, ("mlp",))):
         runs = [train(files, task, *every[task], "--pull", "dense", "--compressor", "none", "--model", f"{task}.{ranks}",
-                      "--record", f"{task}.{ranks}.r", servers=servers) for task in more]
+                      "--record", f"{task}.{ranks}.r", servers=servers) for task in tasks]
         assert not any(mistake for _, mistake in in_turn(ranks, *runs, cwd=tmp_path))
-        for task in more:
+        for task in tasks:
             ours, theirs = tensors(tmp_path / f"{task}.{ranks}"), tensors(tmp_path / f"{task}.dense")
             assert ours.keys() == theirs.keys()
             for name in ours:
@@ -100,16 +100,16 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(files, tmp_path):
     more = {"linear": ["--rule", "adam", "--lr", 0.05, "--schedule", "plateau:patience=0,threshold=0.5", "--warmup", 1],
             "mlp": ["--keep", 0.1, "--pull-keep", 0.2, "--value-code", "int8", "--momentum-correction", 0.5, "--rule", "sgd",
                     "--lr", 0.02], "lm": ["--keep", 0.2, "--dropout", 0.1]}
-    for ranks, servers in ((3, 1), (5, 2)):
+    for ranks, servers, tasks in ((3, 1, ("linear", "mlp")), (5, 2, ("lm",))):
         runs = []
-        for task in more:
+        for task in tasks:
             run = train(files, task, "--epochs", 3, *more[task], servers=servers)
             broken = [*run, "--checkpoint", f"{task}.{ranks}.ckpt", "--model", f"{task}.broken"]
             runs += [[*run, "--model", f"{task}.whole"], [*broken, "--max-steps", 7], [*broken, "--max-steps", 9, "--resume"],
                      [*broken, "--resume"], [*broken, "--resume"]]
         said = in_turn(ranks, *runs, cwd=tmp_path)
         assert not any(mistake for _, mistake in said), [mistake for _, mistake in said]
-        for k, task in enumerate(more):
+        for k, task in enumerate(tasks):
             whole, first, *again = [out for out, _ in said[5 * k:5 * k + 5]]
             assert "7 steps are done" in first and "step 7" in again[0] and "step 9" in again[1]
             assert "epoch 3/3" in again[1] and "resumed from" in again[2] and "epoch 3/3" not in again[2]
@@ -120,19 +120,18 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(files, tmp_path):
     assert "--servers" in mistake
 
 
-@pytest.mark.parametrize("kind, number, code", [("bsp", signal.SIGINT, 130), ("async", signal.SIGTERM, 143)])
-def test_a_signal_saves_all_and_the_run_goes_on(files, tmp_path, kind, number, code):
+def test_a_signal_saves_all_and_the_run_goes_on(files, tmp_path):
     run = train(files, "mlp", "--checkpoint", "c", "--checkpoint-seconds", 0.2, "--record", "r", "--model", "m",
-                consistency=kind)
+                consistency="async")
 
     def during(started):
         deadline = time.monotonic() + 90
         while not ((tmp_path / "r").exists() and len(events(tmp_path / "r")) > 3):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        os.kill(min(started()), number)  # mpiexec, the first of them
+        os.kill(min(started()), signal.SIGTERM)  # mpiexec, the first of them
     ended = mpirun(3, *COMMAND, *run, "--epochs", 10**6, cwd=tmp_path, during=during)
-    assert ended.code == code and not ended.left, ended
+    assert ended.code == 143 and not ended.left, ended
     assert "checkpoint saved: c; go on with --resume" in ended.out and "model saved" in ended.out
     *_, last, end = events(tmp_path / "r")
     assert end["event"] == "end" and end["interrupted"] and "Traceback" not in ended.err
@@ -154,7 +153,7 @@ def test_stopping_and_evaluations_within_an_epoch(files, tmp_path):
 
 def test_a_slow_worker_holds_up_whom_the_bound_says(files, tmp_path):
     """Worker 1 is slowed: others are ahead of it by the bound of ssp and no more; nobody waits for it with async."""
-    slow = ["--epochs", 6, "--slow-worker", "1:30", "--pull", "dense"]
+    slow = ["--epochs", 2, "--slow-worker", "1:10", "--pull", "dense"]
     kinds = {"bsp": ("bsp", []), "ssp 0": ("ssp", ["--staleness", 0]), "ssp 2": ("ssp", []), "async": ("async", [])}
     runs = [[*train(files, "mlp", *slow, consistency=kind), *more, "--record", name, "--model", f"{name}.m"]
             for name, (kind, more) in kinds.items()]
