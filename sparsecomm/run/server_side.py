@@ -49,7 +49,7 @@ class ServerRun:
         if saved:
             with sound(*CHECKPOINT):
                 self.server.load(saved[1])
-        self.memory, self.wired = 0.0, nic_counters.sent()
+        self.wired = nic_counters.sent()
 
     def signalled(self, number):
         """Rank 0 tells what to do."""
@@ -57,7 +57,6 @@ class ServerRun:
     def go(self):
         """Serve until all workers have ended."""
         while self.server.serve():
-            self.memory = self.server.record()["bytes a parameter"]  # with the views of workers, freed when these end
             action = broadcast_json(self.comm, None)
             self.signal = action["signal"]
             if action["observe"] is not None:
@@ -67,7 +66,7 @@ class ServerRun:
 
     def facts(self) -> dict:
         """For the table at the end."""
-        return {**self.server.record(), "bytes a parameter": self.memory}
+        return self.server.record()
 
     def collected(self) -> dict:
         """See server_state."""
