@@ -46,8 +46,8 @@ EQUAL = {"linear": ["--rule", "adam", "--l2", 1e-3, "--schedule", "cosine", "--w
          "mlp": ["--rule", "momentum", "--lr", 0.02, "--schedule", "plateau:patience=0,threshold=0.5"],
          "lm": ["--clip-value", 0.01]}
 BROKEN = {"linear": ["--rule", "adam", "--lr", 0.05, "--schedule", "plateau:patience=0,threshold=0.5", "--warmup", 1],
-          "mlp": ["--keep", 0.1, "--pull-keep", 0.2, "--value-code", "int8", "--momentum-correction", 0.5, "--rule", "sgd", "--lr",
-                  0.02],
+          "mlp": ["--keep", 0.1, "--pull-keep", 0.2, "--value-code", "int8", "--momentum-correction", 0.5, "--rule", "sgd",
+                  "--lr", 0.02],
           "lm": ["--keep", 0.2, "--dropout", 0.1]}
 SLOW = {"bsp": ("bsp", []), "ssp 0": ("ssp", ["--staleness", 0]), "ssp 2": ("ssp", []), "async": ("async", [])}
 WRONG = {("--servers", 3): "leaves no worker", ("--servers", 0): "at least 1", ("--consistency", "ssp"): "--staleness S",
@@ -105,7 +105,7 @@ def in_one_job(folder, ranks, *runs):
 @pytest.fixture(scope="module")
 def three(files, tmp_path_factory):
     wrong = {more: ["train", "mlp", files["mlp"], "--exchange", "server", *more] for more in WRONG}
-    other = {"other servers": [*train(files, "linear", *BROKEN["linear"], servers=2), "--checkpoint", "linear.ckpt", "--resume"]}
+    other = {"other servers": train(files, "linear", *BROKEN["linear"], "--checkpoint", "linear.ckpt", "--resume", servers=2)}
     return in_one_job(tmp_path_factory.mktemp("three"), 3, learning(files, 3, 1), equal(files, "linear", 1),
                       equal(files, "lm", 1), broken(files, "linear", 1), broken(files, "mlp", 1), other, stopping(files),
                       slow(files), wrong)
