@@ -113,7 +113,8 @@ def three(files, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def five(files, tmp_path_factory):
-    return in_one_job(tmp_path_factory.mktemp("five"), 5, learning(files, 5, 2), equal(files, "mlp", 3), broken(files, "lm", 2))
+    return in_one_job(tmp_path_factory.mktemp("five"), 5, learning(files, 5, 2), equal(files, "mlp", 3),
+                      broken(files, "lm", 2))
 
 
 @pytest.mark.parametrize("ranks, servers", SEATS)
