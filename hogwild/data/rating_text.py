@@ -164,7 +164,8 @@ def _converted(path, first, block, layout) -> pa.Table:
     try:
         table = csv.read_csv(
             pa.py_buffer(text),
-            csv.ReadOptions(column_names=list(map(str, range(layout.width))), block_size=len(text) + 1),
+            # Threads of pyarrow's that are just starting abort a process that is about to end.
+            csv.ReadOptions(use_threads=False, column_names=list(map(str, range(layout.width))), block_size=len(text) + 1),
             csv.ParseOptions(delimiter=layout.separator, newlines_in_values=b'"' in text,
                              quote_char=False if layout.separator == DOUBLE else '"'),
             csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]))
