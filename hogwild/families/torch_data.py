@@ -63,7 +63,7 @@ def _source(made, batch) -> Source:
     if isinstance(made, TensorDataset):
         made = made.tensors
     if _is_tensors(made):
-        tensors = tuple(torch.as_tensor(x) for x in made)
+        tensors = tuple(_tensor(x) for x in made)
         if len({len(x) if x.ndim else 0 for x in tensors}) > 1:
             shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
             raise UserError(f"make_data: tensors of one length are needed, got shapes {shapes}")
@@ -75,6 +75,17 @@ def _source(made, batch) -> Source:
     return Source(None, made, batch)
 
 
+def _tensor(x) -> torch.Tensor:
+    try:
+        x = torch.as_tensor(x).detach()
+        x.numpy()
+    except (TypeError, RuntimeError):
+        kind = f"{x.layout} on {x.device}, of {x.dtype}" if isinstance(x, torch.Tensor) else f"an array of {x.dtype}"
+        raise UserError("make_data: tensors must be dense, on the CPU, of a dtype that both NumPy and torch have, got "
+                        f"{kind}") from None
+    return x
+
+
 def _of_loader(loader) -> Source:
     """A DataLoader's own batches; the order is the training's."""
     if not isinstance(loader.sampler, (RandomSampler, SequentialSampler)) or loader.batch_size is None:
@@ -84,7 +95,7 @@ def _of_loader(loader) -> Source:
         raise UserError(f"{NEEDED}, of a known length and with examples by number; got an IterableDataset")
     names = "num_workers", "worker_init_fn", "prefetch_factor", "multiprocessing_context", "timeout"
     options = {name: getattr(loader, name) for name in names} if loader.num_workers else {}
-    tensors = loader.dataset.tensors if isinstance(loader.dataset, TensorDataset) and not options and (
+    tensors = tuple(map(_tensor, loader.dataset.tensors)) if isinstance(loader.dataset, TensorDataset) and not options and (
         loader.collate_fn is default_collate) else None
     return Source(tensors, loader.dataset, loader.batch_size, loader.collate_fn, loader.drop_last, options)
 

@@ -1,7 +1,6 @@
 """Problem family "torch": a torch model in shared memory, which spawned worker processes step without waiting."""
 
 import contextlib
-import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,10 +64,10 @@ class TorchProblem(Problem):
         _check(task, settings, workers, on_failure)
         self.task, self.workers, self.on_failure = task, workers, on_failure
         self.settings = settings._replace(rule=checked(settings.rule))
-        self.train, self.test = torch_data.sources(_called("make_data", task.make_data), task.batch)
-        self.examples, self.team, self.repair = self.train.batches, [], threading.Lock()
+        self.train, self.test = _called("make_data", lambda: torch_worker.made_data(task, settings.seed))
+        self.examples, self.team = self.train.batches, []
         self.model = _called("make_model", lambda: torch_worker.made_model(task, settings.seed))
-        self.trained = trained(self.model)
+        self.trained = _called("make_model", lambda: trained(self.model))
         self._share()
 
     def _share(self):
@@ -87,7 +86,9 @@ class TorchProblem(Problem):
         start_slots(self.arena.arrays, self.trained, rule)
         if self.train.tensors and not self.train.loader:
             found = {f"train.{k}": x.numpy() for k, x in enumerate(self.train.tensors)}
-            self.data = Arena({**{name: (x.shape, x.dtype) for name, x in found.items()}, "batch": ((2,), np.int64)})
+            shapes = {**{name: (x.shape, x.dtype) for name, x in found.items()}, "batch": ((2,), np.int64)}
+            demand_memory(Arena.size(shapes), "the workers' copy of the examples", "use fewer, or a Dataset")
+            self.data = Arena(shapes)
             for name, x in found.items():
                 self.data.arrays[name][...] = x
             self.data.arrays["batch"][:] = self.train.batch, self.train.drop_last
@@ -177,14 +178,20 @@ class TorchProblem(Problem):
         self.model.eval()
         try:
             for some, batch in zip(rows, torch_data.Batches(self.test).of(rows)):
-                found = {"loss": torch_worker.scalar(self.task.loss(self.model, batch))}
-                found |= self.task.metrics(self.model, batch) if self.task.metrics else {}
-                for name, value in found.items():
-                    totals[name] = totals.get(name, 0.0) + float(value) * len(some)
+                for name, value in _called("held-out data", lambda: self._measured(batch)).items():  # noqa: B023
+                    totals[name] = totals.get(name, 0.0) + value * len(some)
         finally:
             torch.set_num_threads(threads)
             self.model.train()
         return {name: total / sum(map(len, rows)) for name, total in totals.items()}
+
+    def _measured(self, batch):
+        """{name: number} of a batch."""
+        found = self.task.metrics(self.model, batch) if self.task.metrics else {}
+        if not isinstance(found, dict):
+            raise UserError(f"metrics must return {{name: mean over the batch}}, got {type(found).__name__}")
+        loss = torch_worker.scalar(self.task.loss(self.model, batch))
+        return {name: float(value) for name, value in {"loss": loss, **found}.items()}
 
     def exchanged(self):
         return {"workers": sum(not process.dead for process in self.team)} if self.on_failure == "shrink" else {}

@@ -1,5 +1,6 @@
 """What a worker process does for a torch model: batch after batch, a gradient each, and a step on the shared tensors."""
 
+import contextlib
 import math
 import random
 from collections.abc import Callable
@@ -45,10 +46,30 @@ class Settings(NamedTuple):
     threads: int = 1  # of torch's operators
 
 
-def made_model(task, seed) -> torch.nn.Module:
-    """The model, with the same first weights in every process. Raises UserError."""
+@contextlib.contextmanager
+def _seeded(seed):
+    """Give torch, numpy.random and random the same seed in every process; afterwards they go on as before."""
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002  # users' functions draw from it
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        np.random.seed(mixed(seed, 0) & 0xFFFFFFFF)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(drawn[0])
+            np.random.set_state(drawn[1])  # noqa: NPY002
+
+
+def made_data(task, seed) -> tuple:
+    """(training, held-out or None), see torch_data.sources; a split at random is the same in every process."""
+    with _seeded(seed):
+        return torch_data.sources(task.make_data(), task.batch)
+
+
+def made_model(task, seed) -> torch.nn.Module:
+    """The model, with the same first weights in every process. Raises UserError."""
+    with _seeded(seed):
         model = task.make_model()
     if not isinstance(model, torch.nn.Module):
         raise UserError(f"make_model must return a torch.nn.Module, got {type(model).__name__}")
@@ -98,7 +119,7 @@ class Worker:
 
     def _source(self, data):
         if data is None:
-            return torch_data.sources(self.task.make_data(), self.task.batch)[0]
+            return made_data(self.task, self.settings.seed)[0]
         tensors = tuple(torch.from_numpy(x) for name, x in data.arrays.items() if name.startswith("train."))
         return torch_data.Source(tensors, None, int(data.arrays["batch"][0]), drop_last=bool(data.arrays["batch"][1]))
 
@@ -154,7 +175,8 @@ class Worker:
     def _put_back(self):
         """A buffer that the model has replaced by a new tensor, in place of changing it, goes back into the shared memory."""
         for name, b in self.model.named_buffers():
-            shared = self.shared[name]
-            if b.data_ptr() != shared.data_ptr() and b.shape == shared.shape:
+            shared = self.shared.get(name)  # None: the model has made it since
+            if shared is not None and b.data_ptr() != shared.data_ptr() and b.shape == shared.shape:
                 shared.copy_(b)
-                b.data = shared
+                if b.dtype == shared.dtype:
+                    b.data = shared

@@ -1,6 +1,7 @@
 """Torch models in shared memory, by one worker in this process: against torch's own optimizers."""
 
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch_toys as toys
 from command import fails, own_cache, run  # noqa: F401
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, random_split
 
 import hogwild
 import hogwild.torch
@@ -137,10 +138,32 @@ def test_data_sets_and_loaders_give_what_tensors_give():
 @pytest.mark.parametrize(("made", "told"), [
     ([], "got 0 items"), (lambda: (Items(), Items(), Items()), "got 3 items"), (iter([1]), "got list_iterator"),
     ((torch.zeros(3), torch.zeros(4)), "tensors of one length"), ((torch.zeros(0, 2),), "there are no training examples"),
+    ((np.array(["a"]),), "dtype that both NumPy and torch have, got an array of <U1"),
+    ((torch.zeros(3, dtype=torch.bfloat16),), "on cpu, of torch.bfloat16"),
     (lambda: DataLoader(Items(), sampler=WeightedRandomSampler(torch.ones(600), 5)), "no sampler of its own, got Weighted")])
 def test_data_that_cannot_be_used(made, told):
     with pytest.raises(UserError, match=told):
         torch_data.sources(made() if callable(made) else made, 10)
+
+
+SPLITS = []
+
+
+def split_at_random():
+    parts = random_split(Items(), [500, 100])
+    SPLITS.append((parts[1].indices, np.random.permutation(9).tolist(), random.random()))  # noqa: NPY002
+    return parts
+
+
+def test_a_split_at_random_is_the_same_in_every_process():
+    """Else workers would train on what others hold out. What the caller draws next is what it was."""
+    torch.manual_seed(1)
+    want = torch.rand(1)
+    torch.manual_seed(1)
+    TorchProblem(toys.task()._replace(make_data=split_at_random), toys.settings(SGD()))
+    assert torch.rand(1) == want
+    trained(toys.task()._replace(make_data=split_at_random), epochs=1)
+    assert len(SPLITS) == 3 and SPLITS[0] == SPLITS[1] == SPLITS[2]
 
 
 def no_gradient(model, batch):
@@ -162,6 +185,14 @@ def double_memory():
     return model
 
 
+def not_a_dict(model, batch):
+    return 0.5
+
+
+def lazy():
+    return nn.LazyLinear(3)
+
+
 def frozen():
     return toys.mlp().requires_grad_(False)
 
@@ -176,7 +207,9 @@ def half():
     ({"make_model": double_memory}, "again and out.weight are two over the same memory"),
     ({"make_model": frozen}, "no parameter to train"), ({"make_model": half}, "or float64 to be trained, got torch.float16"),
     ({"loss": lambda model, batch: 0}, "at the top level of a module, got .*<lambda>"), ({"batch": 0}, "batch must be a"),
-    ({"loss": None}, "loss must be a function, got NoneType"),
+    ({"metrics": not_a_dict}, "metrics must return .* got float"),
+    ({"metrics": toys.fail}, "data: ValueError: no such thing"),
+    ({"make_model": lazy}, "make_model: "), ({"loss": None}, "loss must be a function, got NoneType"),
     ({"loss": toys.not_a_number}, r"no longer finite at batch \d+ of the epoch .*halved 5 times")])
 def test_what_cannot_be_trained_is_one_line(change, told):
     with pytest.raises(UserError, match=told) as error:
