@@ -38,9 +38,6 @@ class Serving:
     """Hold each entry of a push back with this probability."""
     significant: float = 0.0
     """With --pull sparse: hold changes back that are no larger than this share of the value."""
-    replicas: int = 0
-    """1: each server's neighbour has a copy of its range, and goes on with it where a server dies (Open MPI, --on-failure
-    shrink)."""
     slow_worker: str | None = None
     """RANK:FACTOR: let a worker take so many times as long for each step, for experiments."""
 
@@ -64,10 +61,6 @@ class Serving:
                 raise UserError(f"--{name.replace('_', '-')} must be in [0, {high}), got {getattr(self, name):g}")
         if self.pull_keep is not None and not 0 < self.pull_keep <= 1:
             raise UserError(f"--pull-keep must be in (0, 1], got {self.pull_keep:g}")
-        if self.replicas not in (0, 1):
-            raise UserError(f"--replicas must be 0 or 1, got {self.replicas}")
-        if self.replicas and self.servers < 2:
-            raise UserError("--replicas 1 needs a neighbour: at least --servers 2")
         self._together(config)
         self.slowed(size - self.servers)
 

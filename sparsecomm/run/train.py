@@ -36,9 +36,12 @@ def train(name, options):
         guard.patience(running.timeout)
     on_root(comm, running.check)
     options.serving.check(options.exchange, comm.size)
-    seat = _seat(options, comm)
+    if running.on_failure == "shrink" and options.exchange.exchange == "server":
+        raise UserError("--on-failure shrink is not there with --exchange server: the death of a rank ends the run; give "
+                        "--checkpoint, and go on with --resume")
     if running.on_failure == "shrink":
         shrink.enable()
+    seat = _seat(options, comm)
     make = _maker(name, options)
     job = _job(name, options, make, report.say)
     options.serving.rule_of(job.rule)
