@@ -69,10 +69,10 @@ def unpacked(raw, run, sender) -> tuple[Request, np.ndarray]:
     """
     if raw.size < HEADER.size:
         raise refused(sender, f"at least {HEADER.size} bytes", raw.size)
-    magic, version, kind, _, worker, crc, *fields, nbytes = HEADER.unpack(raw[:HEADER.size].tobytes())
+    magic, version, kind, zeros, worker, crc, *fields, nbytes = HEADER.unpack(raw[:HEADER.size].tobytes())
     if magic != MAGIC or version != VERSION:
         raise refused(sender, f"magic {MAGIC} and version {VERSION}", f"{magic} and {version}")
-    if zlib.crc32(HEADER.pack(magic, version, kind, 0, worker, 0, *fields, nbytes)) != crc:
+    if zlib.crc32(HEADER.pack(magic, version, kind, zeros, worker, 0, *fields, nbytes)) != crc:
         raise refused(sender, "a header of the checksum that it states", "another: it was damaged on its way")
     request = Request(kind, worker, *fields)
     if request.run != run:

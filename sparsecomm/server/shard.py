@@ -189,6 +189,8 @@ class Shard:
         touched = None if self.options.stepping == "dense" else step.touched
         for name, part in self.parts.items():
             some = None if touched is None else _within(touched, part)
+            if name in self.l1:
+                self._shrink(name, some)  # for the steps before this one
             if some is None or some.size:
                 self.replica.move(name, step.gradient[part], some, step.scale, step.lr_factor, self.options.clip)
             if name in self.l1:
