@@ -52,6 +52,7 @@ bench: .venv/bench
 	@$(BIN)/python -m hogwild.experiments.bench.quality
 	@$(BIN)/python -m hogwild.experiments.bench.selection
 	@$(BIN)/python -m hogwild.experiments.bench.coding
+	@$(BIN)/python -m hogwild.experiments.bench.server
 	@$(BIN)/python -m hogwild.experiments.bench.compile
 	@$(BIN)/python -m hogwild.experiments.bench.mf
 	@echo "scaling, dropping and the cost of communication: $(BIN)/python -m hogwild.experiments list"

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -43,7 +44,7 @@ def run(work, rule="momentum", lr=0.125, **options):
 
 
 def trained(slow=None, prefetch=False, **options):
-    """Steps with known gradients; the values after the last one, as float32 bytes of all workers, and the servers' records."""
+    """Steps with known gradients: (the values at the end as bytes, of all workers; the servers' records; clocks ahead)."""
     values, ahead = b"", [0]
 
     def work(client):
@@ -97,9 +98,9 @@ def ssp():
 
 
 def asynchronous():
-    """With SGD at rate 1 and whole gradients the values count the pushes: each is applied once, a slow worker holds up none."""
+    """With SGD at rate 1 the values count the pushes: each is applied once, and a slow worker holds up no other."""
     def work(client):
-        for t in range(STEPS):
+        for _ in range(STEPS):
             client.wait(client.pull())
             if client.rank == 0:
                 time.sleep(SLOW)
@@ -152,7 +153,7 @@ def bad_input():
 
     run(work, "sgd")
     for servers in 0, COMM.size, True:
-        raises([f"1 to {COMM.size - 1} servers", repr(servers)], lambda: sparsecomm.Client(parameters(), servers=servers))
+        raises([f"1 to {COMM.size - 1} servers", repr(servers)], partial(sparsecomm.Client, parameters(), servers=servers))
 
 
 for check in bsp, ssp, asynchronous, rows, bad_input:
