@@ -84,7 +84,9 @@ class Serving:
         demand_pushable(config, bool(self.kkt or self.random_skip))
 
     def rule_of(self, rule):
-        """The rule of the servers. Raises UserError where its momentum cannot be delayed."""
+        """The rule of the servers. Raises UserError where its momentum cannot be delayed, or they cannot share a tensor."""
+        from sparsecomm.server.options import whole_tensors
+        whole_tensors(rule, self.servers)
         if not self.delayed_momentum:
             return rule
         from sparsecomm.server.updates import delayed

@@ -61,3 +61,10 @@ class ServerOptions:
     def l1_of(self, name) -> float:
         """The L1 penalty of a tensor."""
         return float(self.l1.get(name, 0) if isinstance(self.l1, dict) else self.l1)
+
+
+def whole_tensors(rule, servers):
+    """Raise UserError for a rule whose step depends on the whole tensor where several servers have parts of it."""
+    if hasattr(rule, "terms") and servers > 1:
+        raise UserError(f"the step of {type(rule).__name__.lower()} depends on the whole tensor, of which each of {servers} "
+                        "servers has a part: use one server, or another rule")

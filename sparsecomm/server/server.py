@@ -5,7 +5,7 @@ import time
 from sparsecomm.replica.rules import decay_of, rule_of, schedule_of
 from sparsecomm.server.filters import Filters
 from sparsecomm.server.link import PATIENCE, Link, stderr
-from sparsecomm.server.options import ServerOptions
+from sparsecomm.server.options import ServerOptions, whole_tensors
 from sparsecomm.server.shard import Shard
 
 LOOK = 0.25  # seconds between two looks for workers that others wait for
@@ -24,6 +24,7 @@ class Server:
 
     def __init__(self, tensors, rule, schedule=None, *, servers=1, comm=None, say=stderr, **options):
         rule, self.say, self.stop = rule_of(rule), say, False
+        whole_tensors(rule, servers)
         schedule = schedule_of(schedule, rule)
         self.options = ServerOptions(**{**options, "decay": decay_of(options.get("decay"), rule)})
         sizes = {name: x if isinstance(x, int) else len(x) for name, x in tensors.items()}

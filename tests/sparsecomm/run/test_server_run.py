@@ -53,8 +53,8 @@ SLOW = {"bsp": ("bsp", []), "ssp 0": ("ssp", ["--staleness", 0]), "ssp 2": ("ssp
 WRONG = {("--servers", 3): "leaves no worker", ("--servers", 0): "at least 1", ("--consistency", "ssp"): "--staleness S",
          ("--staleness", 1): "bound of --consistency ssp", ("--consistency", "ssp", "--staleness", -1): "at least 0",
          ("--consistency", "no"): "bsp, ssp, async", ("--pull", "no"): "sparse, dense",
-         ("--on-failure", "shrink"): "--resume", ("--pull", "dense", "--pull-keep", 0.1): "for --pull sparse",
-         ("--kkt", 0.1): "--l1",
+         ("--on-failure", "shrink"): "--resume", ("--rule", "apollo", "--servers", 2): "whole tensor",
+         ("--pull", "dense", "--pull-keep", 0.1): "for --pull sparse", ("--kkt", 0.1): "--l1",
          ("--pushes-per-step", 2): "for ssp and async", ("--combine", "local"): "combine local",
          ("--compressor", "sign"): "sign", ("--slow-worker", "2:3"): "RANK:FACTOR", ("--random-skip", 1): "[0, 1)",
          ("--delayed-momentum", 2): "nesterov", ("--exchange", "dense", "--servers", 2): "needs --exchange server"}
