@@ -90,7 +90,7 @@ class CnnOptions(_ImageOptions):
 
 @dataclass(frozen=True)
 class LmOptions(_TaskOptions):
-    """LSTM language model on the words of a text."""
+    """Language model on the words of a text."""
 
     group = "model"
 
@@ -99,18 +99,33 @@ class LmOptions(_TaskOptions):
     batch: int = 20
     """Parallel streams of each rank, into which the text is cut."""
     bptt: int = 35
-    """Words through which each step propagates back."""
+    """Words through which each step propagates back; the transformer's context."""
+    network: str = "lstm"
+    """lstm, whose state is carried from step to step, or transformer: causal, norms in front, at most --bptt words seen."""
     hidden: int = 200
-    """Size of the word vectors and of the LSTM layer."""
+    """Size of the word vectors and of the layers."""
+    layers: int | None = None
+    """Layers; default: lstm 1, transformer 2."""
+    heads: int | None = None
+    """Attention heads of each layer of the transformer, a divisor of --hidden; default: 4."""
     tied: bool = False
     """Score the next word with the word vectors themselves."""
     dropout: float = 0.0
-    """Share of the LSTM's inputs and outputs that a step leaves out."""
+    """Share of the layers' inputs and outputs that a step leaves out (transformer: of its attention weights too)."""
     vocab_size: int = 10_000
     """Words that are told apart, the commonest of the training text; the others become <unk>."""
 
+    def check(self):
+        one_of(self, "network", "lstm", "transformer")
+        if self.network == "lstm" and self.heads is not None:
+            raise UserError(f"--heads {self.heads} is of --network transformer; an lstm has no attention")
+        if self.network == "transformer" and self.hidden % (self.heads or 4):
+            raise UserError(f"--hidden must be a multiple of the {self.heads or 4} attention heads, got {self.hidden}; "
+                            "change it, or --heads")
 
-LOWEST = {"batch": 1, "seed": 0, "rows": 2, "features": 1, "width": 1, "channels": 1, "bptt": 1, "hidden": 1, "vocab_size": 3}
+
+LOWEST = {"batch": 1, "seed": 0, "rows": 2, "features": 1, "width": 1, "channels": 1, "bptt": 1, "hidden": 1, "layers": 1,
+          "heads": 1, "vocab_size": 3}
 SHARES = ("holdout", "dropout")
 
 
@@ -120,3 +135,11 @@ def check(options):
     for name in SHARES:
         if not 0 <= getattr(options, name, 0.0) < 1:
             raise UserError(f"--{name} must be a share in [0, 1), got {getattr(options, name):g}")
+    if hasattr(options, "check"):
+        options.check()
+
+
+def one_of(options, name, *choices):
+    """Raises UserError unless option `name` is one of the choices."""
+    if getattr(options, name) not in choices:
+        raise UserError(f"--{name} must be {' or '.join(choices)}, got '{getattr(options, name)}'")

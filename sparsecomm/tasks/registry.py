@@ -50,11 +50,12 @@ Examples:
   mpiexec -n 2 sparsecomm train cnn
   mpiexec -n 4 sparsecomm train cnn mnist/ --rule sgd --lr 0.05 --momentum-correction 0.9"""),
     "lm": Entry(
-        LmOptions, "torch_tasks", "LanguageTask", "an LSTM language model on a text",
-        """Train an LSTM language model on the words of a text, on many processes.
+        LmOptions, "torch_tasks", "LanguageTask", "a language model on a text: LSTM or Transformer",
+        """Train a language model, LSTM or Transformer, on the words of a text, on many processes.
 
 Examples:
   mpiexec -n 2 sparsecomm train lm ptb/ --epochs 2 --early-stopping perplexity
+  mpiexec -n 2 sparsecomm train lm ptb/ --network transformer --warmup 500steps --dropout 0.1
   mpiexec -n 4 sparsecomm train lm novel.txt.gz --rule sgd --lr 1 --clip-norm 5 --schedule plateau""",
         rule="adam", lr_factor=4, data="DATA"),
 }

@@ -56,6 +56,12 @@ class TorchTask(Task):
             ready(name, self.gradients[name])
         return 0.0 if loss is None else float(loss.detach())
 
+    def draw(self, k):
+        """Seed what step k's dropout leaves out: a state of its own at each step, so a resumed run has nothing to keep."""
+        if self.options.dropout:
+            seed = np.random.SeedSequence((self.options.seed, self.epoch, k, self.rank)).generate_state(1, np.uint64)
+            torch.default_generator.manual_seed(int(seed[0]))
+
     def export(self):
         tensors = {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
         return tensors, {"family": self.name, "versions": {**versions(), "torch": torch.__version__}}
@@ -201,7 +207,23 @@ class LanguageTask(TorchTask):
                       "held_out": 0 if held is None else len(held), "vocabulary": words,
                       "unknown": float(np.mean(self.corpus.train == 0))}
         self.bptt = options.bptt
-        self.adopt(lambda: models.LanguageModel(words, options.hidden, options.dropout, options.tied))
+        self.adopt(lambda: self.network(words, self.chosen(options), options.dropout))
+
+    @staticmethod
+    def chosen(options) -> dict:
+        """What of the options the network depends on, for the header of a model file."""
+        lstm = options.network == "lstm"
+        more = {} if lstm else {"heads": options.heads or 4, "context": options.bptt}
+        return {"network": options.network, "hidden": options.hidden, "layers": options.layers or (1 if lstm else 2),
+                "tied": options.tied, **more}
+
+    @staticmethod
+    def network(words, chosen, dropout=0.0) -> torch.nn.Module:
+        """The model for `words` words, from what `chosen` gives; files that name no network hold one LSTM layer."""
+        hidden, layers, tied = chosen["hidden"], chosen.get("layers", 1), chosen["tied"]
+        if chosen.get("network", "lstm") == "lstm":
+            return models.LanguageModel(words, hidden, layers, dropout, tied)
+        return models.TransformerModel(words, hidden, layers, chosen["heads"], chosen["context"], dropout, tied)
 
     @classmethod
     def from_model(cls, tensors, header, data, labels):
@@ -210,7 +232,7 @@ class LanguageTask(TorchTask):
         words, task = header["vocabulary"], cls.__new__(cls)
         held = text.numbered(Path(data), {word.encode(): k for k, word in enumerate(words)})
         task.corpus = text.Corpus(held, held, words, place(data))
-        task.model = models.LanguageModel(len(words), header["hidden"], tied=header["tied"])
+        task.model = cls.network(len(words), header)
         task.put(tensors)
         return task, f"{place(data)}: {len(held):,} words"
 
@@ -236,9 +258,7 @@ class LanguageTask(TorchTask):
         start, stop = k * self.bptt, min((k + 1) * self.bptt, self.length)
         at = (self.starts + np.arange(start, stop + 1)[:, None]) % len(self.corpus.train)
         words = torch.from_numpy(self.corpus.train[at].astype(np.int64))
-        if self.options.dropout:  # a state of its own at each step: nothing to keep for a resumed run
-            seed = np.random.SeedSequence((self.options.seed, self.epoch, k, self.rank)).generate_state(1, np.uint64)
-            torch.default_generator.manual_seed(int(seed[0]))
+        self.draw(k)
         z, hidden = self.model(words[:-1], self.hidden)
         self.hidden = tuple(x.detach() for x in hidden)
         loss = F.cross_entropy(z, words[1:].flatten(), reduction="sum")
@@ -268,20 +288,22 @@ class LanguageTask(TorchTask):
     def _loss(self, before, words):
         """Loss sum of words [length, streams] that follow `before`, read from the zero state on."""
         state, total = self.model.start(before.shape[1]), 0.0
-        for start in range(0, len(before), self.bptt):
-            z, state = self.model(before[start:start + self.bptt], state)
-            total += float(F.cross_entropy(z, words[start:start + self.bptt].flatten(), reduction="sum"))
+        context = getattr(self.model, "context", None)
+        length = context - context // 2 if context else self.bptt
+        for start in range(0, len(before), length):
+            z, state = self.model(before[start:start + length], state)
+            total += float(F.cross_entropy(z, words[start:start + length].flatten(), reduction="sum"))
         return total
 
     def state(self):
-        return dict(zip(("h", "c"), (x.numpy() for x in self.hidden)))
+        return dict(zip(self.model.carried, (x.numpy() for x in self.hidden)))
 
     def load(self, state):
-        self.hidden = tuple(torch.from_numpy(np.array(state[name], np.float32)) for name in ("h", "c"))
+        self.hidden = tuple(torch.from_numpy(np.array(state[name], np.float32)) for name in self.model.carried)
 
     def arrays(self):
         return {"words": self.corpus.train}
 
     def export(self):
         tensors, header = super().export()
-        return tensors, {**header, "hidden": self.options.hidden, "tied": self.options.tied, "vocabulary": self.corpus.words}
+        return tensors, {**header, **self.chosen(self.options), "vocabulary": self.corpus.words}

@@ -6,7 +6,7 @@ from sparsecomm.tasks.options import CnnOptions, LinearOptions, LmOptions, MlpOp
 from sparsecomm.tasks.registry import build
 
 SHUFFLED = ("logistic", "one-against-rest", "softmax", "huber", "mlp", "mlp-norm", "cnn")  # by examples
-NAMES = (*SHUFFLED, "lm", "lm-tied")
+NAMES = (*SHUFFLED, "lm", "lm-tied", "lm-transformer")
 EXAMPLES = 44  # for training: batches of 6 leave one of 2, which on three ranks leaves one without any
 
 
@@ -55,7 +55,8 @@ def options(name, folder, batch=6, **more):
     if name == "cnn":
         return "cnn", CnnOptions(pictures(folder / "a.npz"), channels=3, **common)
     if name.startswith("lm"):
-        return "lm", LmOptions(story(folder / "a.txt"), bptt=4, tied=name == "lm-tied", **{"hidden": 7, **common})
+        kind = {"network": "transformer", "heads": 2, "hidden": 8} if name == "lm-transformer" else {"hidden": 7}
+        return "lm", LmOptions(story(folder / "a.txt"), bptt=4, tied=name == "lm-tied", **{**kind, **common})
     classes = {"logistic": 2, "huber": 0}.get(name, 4)
     loss = name if name in ("softmax", "huber") else "logistic"
     path = svmlight(folder / "a.svm", *rows(classes))
