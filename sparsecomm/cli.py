@@ -30,7 +30,7 @@ class Training(Stopping, Optimization):
 
     rule: str | None = None
     """sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, radam, adabelief, apollo; or module.Class of your
-    own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6. Default: adagrad; lm: adam."""
+    own. Hyper-parameters follow: adam:b1=0.95,eps=1e-6. Default: adagrad; lm and tagger: adam."""
     lr: float | None = None
     """Learning rate; default: what suits the rule and the task (linear: and the rows' length)."""
     clip_norm: float | None = None
@@ -101,7 +101,8 @@ def command_options(task) -> type:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a saved mlp, cnn or lm: accuracy, F1 and log-loss on images, perplexity on a text.
+    """Measure a saved mlp, cnn, lm or tagger: accuracy, F1 and log-loss on images, perplexity on a text, F1 of chunks on
+    tagged sentences.
 
     Examples:
       sparsecomm evaluate digits.safetensors mnist/
@@ -111,7 +112,7 @@ class Evaluate:
     model: Positional[Path]
     """A model saved by `sparsecomm train`."""
     data: Positional[Path]
-    """Images or text, in the form of training data; of a folder or .npz with two parts, the test part."""
+    """Images, text or tagged sentences, in the form of training data; of a folder or .npz with two parts, the test part."""
     labels: Path | None = None
     """idx file of the labels of DATA; default: the one beside it that MNIST's naming tells."""
 

@@ -124,6 +124,30 @@ class LmOptions(_TaskOptions):
                             "change it, or --heads")
 
 
+@dataclass(frozen=True)
+class TaggerOptions(_TaskOptions):
+    """BiLSTM that tags the words of sentences."""
+
+    group = "model"
+
+    data: Positional[Path | None] = None
+    """CoNLL columns (plain, .gz, .bz2, .xz): a word a line, the word first and its tag last, a blank line behind each
+    sentence; or a folder with *train* and *valid*, *dev* or *test* files; nothing: synthetic sentences."""
+    batch: int = 16
+    """Sentences of each rank in a step; all ranks together make the batch."""
+    decoder: str = "softmax"
+    """softmax: each word's tag by itself; crf: the likeliest sequence of tags, with a score for each pair in a row."""
+    hidden: int = 100
+    """Size of the word vectors and of the LSTM in each direction."""
+    dropout: float = 0.0
+    """Share of the LSTM's inputs and outputs that a step leaves out."""
+    vocab_size: int = 20_000
+    """Words that are told apart, the commonest of the training sentences; the others become <unk>."""
+
+    def check(self):
+        one_of(self, "decoder", "softmax", "crf")
+
+
 LOWEST = {"batch": 1, "seed": 0, "rows": 2, "features": 1, "width": 1, "channels": 1, "bptt": 1, "hidden": 1, "layers": 1,
           "heads": 1, "vocab_size": 3}
 SHARES = ("holdout", "dropout")

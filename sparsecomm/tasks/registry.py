@@ -5,7 +5,7 @@ import importlib.util
 from typing import NamedTuple
 
 from hogwild.errors import UserError
-from sparsecomm.tasks.options import CnnOptions, LinearOptions, LmOptions, MlpOptions, check
+from sparsecomm.tasks.options import CnnOptions, LinearOptions, LmOptions, MlpOptions, TaggerOptions, check
 
 
 class Entry(NamedTuple):
@@ -58,6 +58,15 @@ Examples:
   mpiexec -n 2 sparsecomm train lm ptb/ --network transformer --warmup 500steps --dropout 0.1
   mpiexec -n 4 sparsecomm train lm novel.txt.gz --rule sgd --lr 1 --clip-norm 5 --schedule plateau""",
         rule="adam", lr_factor=4, data="DATA"),
+    "tagger": Entry(
+        TaggerOptions, "tagger", "TaggerTask", "a BiLSTM that tags words (no DATA: synthetic sentences)",
+        """Train a BiLSTM, with softmax or CRF, that tags the words of sentences, on many processes. Without DATA: on
+synthetic sentences. F1 is that of whole chunks (seqeval, strict); where tags mark no chunks, accuracy is measured alone.
+
+Examples:
+  mpiexec -n 2 sparsecomm train tagger --epochs 3
+  mpiexec -n 4 sparsecomm train tagger conll2000/ --decoder crf --dropout 0.5 --early-stopping f1""",
+        rule="adam", lr_factor=4),
 }
 
 

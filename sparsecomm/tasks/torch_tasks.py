@@ -1,4 +1,4 @@
-"""Tasks `mlp`, `cnn` and `lm`: torch models on the CPU, whose gradients are handed over while backward still runs."""
+"""Torch models on the CPU, whose gradients are handed over while backward still runs; the tasks `mlp`, `cnn` and `lm`."""
 
 import functools
 import math
@@ -244,6 +244,9 @@ class LanguageTask(TorchTask):
         if not self.length:
             raise UserError(f"{self.corpus.source}: has {len(self.corpus.train)} words, fewer than the {streams} streams of "
                             f"{size} x --batch {self.options.batch}; make --batch smaller")
+
+    def default_lr(self, rule):
+        return super().default_lr(rule) / (1 if self.options.network == "lstm" else 2)
 
     @property
     def steps(self):

@@ -43,8 +43,8 @@ def test_overview(capsys):
 
 def test_what_cannot_be_parsed():
     assert "unknown command 'trian'" in mistake("trian")
-    assert "one of linear, mlp, cnn, lm, got 'mpl'" in mistake("train", "mpl")
-    assert "one of linear, mlp, cnn, lm, got ''" in mistake("train")
+    assert "one of linear, mlp, cnn, lm, tagger, got 'mpl'" in mistake("train", "mpl")
+    assert "one of linear, mlp, cnn, lm, tagger, got ''" in mistake("train")
     assert "did you mean --width?" in mistake("train", "mlp", "--widht", 3)
     assert "--keep needs a number, got 'some'" in mistake("train", "mlp", "--keep", "some")
     assert "--width" in mistake("train", "linear", "--width", 3)

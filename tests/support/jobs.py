@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from sparsecomm.tasks.options import CnnOptions, LinearOptions, LmOptions, MlpOptions
+from sparsecomm.tasks.options import CnnOptions, LinearOptions, LmOptions, MlpOptions, TaggerOptions
 from sparsecomm.tasks.registry import build
 
-SHUFFLED = ("logistic", "one-against-rest", "softmax", "huber", "mlp", "mlp-norm", "cnn")  # by examples
+# By examples:
+SHUFFLED = ("logistic", "one-against-rest", "softmax", "huber", "mlp", "mlp-norm", "cnn", "tagger", "tagger-crf")
 NAMES = (*SHUFFLED, "lm", "lm-tied", "lm-transformer")
 EXAMPLES = 44  # for training: batches of 6 leave one of 2, which on three ranks leaves one without any
 
@@ -38,11 +39,24 @@ def story(path, lines=60, seed=0):
     return path
 
 
+def sentences(path, n=55, seed=0):
+    """Columns of word, number and tag; a chunk lies between theA or theB, which tells its kind, and z."""
+    rng, lines = np.random.default_rng(seed), []
+    for _ in range(n):
+        for _ in range(rng.integers(1, 4)):
+            kind, word, inner = "AB"[rng.integers(2)], rng.integers(5), rng.integers(3)
+            lines += [f"the{kind} 1 O", f"w{word} 1 B-{kind}", *[f"w{word} 1 I-{kind}"] * inner, "z 1 O"]
+        lines.append("")
+    path.write_text("\n".join(lines))
+    return path
+
+
 def files(folder) -> dict:
     """Training data of each task, and held-out data as "TASK.test"."""
     x, y = rows(2, n=490)
     return {"linear": svmlight(folder / "a.svm", x[90:], y[90:]), "mlp": pictures(folder / "a.npz", n=300),
             "cnn": pictures(folder / "b.npz", n=120), "lm": story(folder / "a.txt", lines=120),
+            "tagger": sentences(folder / "b.conll", n=60), "tagger.test": sentences(folder / "c.conll", n=30, seed=1),
             "linear.test": svmlight(folder / "c.svm", x[:90], y[:90]), "mlp.test": pictures(folder / "c.npz", seed=1),
             "cnn.test": pictures(folder / "c.npz", seed=1), "lm.test": story(folder / "c.txt", seed=1)}
 
@@ -57,6 +71,9 @@ def options(name, folder, batch=6, **more):
     if name.startswith("lm"):
         kind = {"network": "transformer", "heads": 2, "hidden": 8} if name == "lm-transformer" else {"hidden": 7}
         return "lm", LmOptions(story(folder / "a.txt"), bptt=4, tied=name == "lm-tied", **{**kind, **common})
+    if name.startswith("tagger"):
+        decoder = "crf" if name == "tagger-crf" else "softmax"
+        return "tagger", TaggerOptions(sentences(folder / "a.conll"), decoder=decoder, **{"hidden": 6, **common})
     classes = {"logistic": 2, "huber": 0}.get(name, 4)
     loss = name if name in ("softmax", "huber") else "logistic"
     path = svmlight(folder / "a.svm", *rows(classes))

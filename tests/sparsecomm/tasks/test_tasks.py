@@ -170,12 +170,12 @@ def test_all_ranks_start_alike(tmp_path, name):
 
 @every
 def test_evaluation_is_the_same_for_any_number_of_ranks(tmp_path, name, monkeypatch):
-    from sparsecomm.tasks import torch_tasks
-    monkeypatch.setattr(torch_tasks, "BLOCK", 3), monkeypatch.setattr(torch_tasks, "LEAST", 7)
-    monkeypatch.setattr(torch_tasks, "GROUP", 2)
+    from sparsecomm.tasks import tagger, torch_tasks
+    monkeypatch.setattr(torch_tasks, "BLOCK", 3), monkeypatch.setattr(tagger, "BLOCK", 3)
+    monkeypatch.setattr(torch_tasks, "LEAST", 7), monkeypatch.setattr(torch_tasks, "GROUP", 2)
     alone = jobs.made(name, tmp_path)
     rng = np.random.default_rng(0)
-    values = {tensor: flat + 0.3 * rng.normal(size=flat.size) for tensor, flat in alone.tensors().items()}
+    values = {tensor: flat + rng.normal(size=flat.size) for tensor, flat in alone.tensors().items()}
 
     def result(task, comm):
         for tensor, flat in task.tensors().items():
@@ -220,7 +220,7 @@ def test_bad_options(field):
 
 
 def test_bad_tasks(tmp_path):
-    with pytest.raises(UserError, match="unknown task 'gan': choose from linear, mlp, cnn, lm"):
+    with pytest.raises(UserError, match="unknown task 'gan': choose from linear, mlp, cnn, lm, tagger"):
         build("gan", MlpOptions())
     with pytest.raises(UserError, match="lm needs DATA"):
         build("lm", LmOptions())
