@@ -11,9 +11,10 @@ one step's length. Here it takes n steps with the mean gradient a = sum / n, in 
 
     delta           SGD: lr times the sum. Momentum, Nesterov: exactly that of the n updates. The adaptive rules: min(n, cap)
                     times that of the last update, whose slots and whose bias corrections (of the run's step t) all n get
-    cap             at most 30, and for each tensor and step so low that the sum of the min(n, cap)² is at most its number of
+    cap             3 to 30, and for each tensor and step so low that the sum of the min(n, cap)² is at most its number of
                     elements: an adaptive rule moves a coordinate by about lr, and so no step is longer than a dense one. At
-                    rates that are just right for dense steps, longer ones of a few coordinates diverge.
+                    rates that are just right for dense steps, longer ones of a few coordinates diverge. Where many elements
+                    arrive, waits are short, and 3 steps at once do no harm.
 
 AdaBelief's mean square is of g - m, which n equal gradients bring to 0: all n updates get that of the first. Centred RMSProp,
 whose variance they bring to 0 too, and block rules do not catch up.
@@ -34,7 +35,7 @@ from hogwild.kernels.optim.hyperparameters import checked
 from hogwild.kernels.optim.steps import bounded, cast, clip_terms, decay_terms, decayed_gradient, load, move, store
 
 TABLE = 512  # waits up to this one have their coefficients computed once a step
-CAP = 30  # of the updates that an adaptive rule owes a coordinate, it moves by at most so many at once
+LEAST, CAP = 3, 30  # of the updates that an adaptive rule owes a coordinate, it moves by at most so many at once
 LONGEST = 1 << 15  # waits of more steps count as so many: the step that a coordinate had last is kept modulo 2^16
 
 
@@ -63,12 +64,12 @@ def shorten_waits(last, t):
 
 
 def cap_of(counts, size) -> int:
-    """The most updates that a coordinate of a tensor of `size` elements moves by at once: Σ min(n, cap)² <= size.
+    """The most updates that a coordinate of a tensor of `size` elements moves by at once: Σ min(n, cap)² <= size or LEAST.
 
     counts: whole numbers [CAP + 1]: how many coordinates have waited for n steps, the last one for CAP or more.
     """
     few = np.arange(CAP + 1.0)
-    return max((cap for cap in range(1, CAP + 1) if (counts * np.minimum(few, cap) ** 2).sum() <= size), default=1)
+    return max((cap for cap in range(LEAST, CAP + 1) if (counts * np.minimum(few, cap) ** 2).sum() <= size), default=LEAST)
 
 
 @kernel

@@ -68,7 +68,7 @@ def test_steps_what_has_arrived_as_often_as_it_has_waited(cls):
             at = np.flatnonzero(p.grad)
             part, few = w[at], slots[:, at]
             if at.size:
-                cap = max(c for c in range(1, 31) if c == 1 or (np.minimum(waited[k][at], c) ** 2).sum() <= w.size)
+                cap = max(c for c in range(3, 31) if c == 3 or (np.minimum(waited[k][at], c) ** 2).sum() <= w.size)
                 array_catch_up(rule, part, p.grad.numpy().ravel()[at].astype(float), few, waited[k][at],
                                (1.0, lr * 0.9**step, clocks[k], cap), decay)
             w[at], slots[:, at], waited[k][at] = part, few, 0

@@ -60,7 +60,7 @@ class Twin:
         n, lr = t - last[at], RATE * factor
         a, few, c = np.clip(g[at], -value, value) / n + decay.l2 * w[at], slots[:, at], rule.prepare(lr, t)
         moved, cap = np.zeros(len(at)), 30
-        while cap > 1 and (np.minimum(n, cap) ** 2).sum() > len(w):
+        while cap > 3 and (np.minimum(n, cap) ** 2).sum() > len(w):
             cap -= 1
         for i in range(n.max(initial=0)):
             delta, new = rule.update(c, a, tuple(few))
