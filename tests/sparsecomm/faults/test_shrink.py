@@ -100,7 +100,7 @@ COMMAND = ("train", "mlp", "digits.npz", "--width", "64", "--seed", "3", "--epoc
 
 
 def test_training(ulfm, tmp_path):
-    """As accurate as dense training where nobody dies, 0.899: first the rank that speaks dies, then one that has become another."""
+    """About as accurate as dense training without deaths, 0.899: first the rank that speaks dies, then one that became it."""
     pytest.importorskip("torch")
     # From a file: to import scikit-learn takes a rank a second.
     digits = pytest.importorskip("sklearn.datasets").load_digits()
