@@ -23,7 +23,7 @@ class Serving:
     """What a worker gets of the parameters: sparse, the largest changes since its last pull, the rest later (the servers then
     keep a copy a worker), or dense, all. Of linear, always the features of its next batch."""
     pull_keep: float | None = None
-    """With --pull sparse: share of the parameters that a pull gets; default: --keep."""
+    """With --pull sparse: share of the parameters that a pull gets; default: that of --keep."""
     pushes_per_step: int = 1
     """With ssp and async: pushes that are averaged into one step."""
     staleness_scaling: bool = False

@@ -60,7 +60,7 @@ def test_a_page_says_what_is_the_default_and_what_is_needed():
     assert "0 trains on everything. (default: 0.1)" in pages["hogwild train linear"]
     assert "--ranks INT Processes that train together. (required)" in pages["python -m hogwild.experiments advise"]
     groups = re.findall(r"(\w+): --", pages["sparsecomm train linear"])
-    assert groups == ["data", "model", "training", "stopping", "exchange", "output", "failures"]
+    assert groups == ["data", "model", "training", "stopping", "exchange", "output", "failures", "server"]
 
 
 def test_version(capsys):
